@@ -1,0 +1,100 @@
+//! What the control thread and a tunnel worker say to each other.
+//!
+//! Commands travel over one bounded-by-protocol channel per worker, events over one channel that
+//! all workers share; each send is followed by a wake-up of the receiver's poll. A worker drains
+//! its commands before it declares a receiver index unknown, so a session that was installed before
+//! its handshake response left is always found.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::routing::{PeerId, PrefixTable};
+use crate::session::keys::LaneSecret;
+use crate::session::lanes::LanePlan;
+use crate::telemetry::counters::SessionUsage;
+use crate::wire::{Features, PathMessage, SessionIndex};
+
+/// Where a peer is reached: its address, and which of our sockets and addresses it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The far end's address and port.
+    pub remote: SocketAddr,
+    /// Our address that the far end sent to; replies leave from it. `None` lets the kernel choose.
+    pub local: Option<IpAddr>,
+    /// Which of this side's listening addresses (in configuration order) it arrived on.
+    pub listener: u8,
+}
+
+/// A session as a worker needs it.
+#[derive(Clone, Debug)]
+pub struct SessionInstall {
+    /// The peer it belongs to.
+    pub peer: PeerId,
+    /// The index that arrives in data messages to us.
+    pub local: SessionIndex,
+    /// The index we write into data messages to the far side.
+    pub remote: SessionIndex,
+    /// Who sends and receives on which lane.
+    pub plan: LanePlan,
+    /// Secret that our sending lane keys are derived from.
+    pub send_secret: Arc<LaneSecret>,
+    /// Secret that our receiving lane keys are derived from.
+    pub receive_secret: Arc<LaneSecret>,
+    /// What both ends agreed on.
+    pub features: Features,
+    /// The client knows its server's address; a server learns each path's from the first
+    /// authenticated packet on it.
+    pub endpoint: Option<Endpoint>,
+    /// Where the worker counts what the session carries.
+    pub usage: Arc<SessionUsage>,
+}
+
+/// From the control thread to a worker.
+#[derive(Clone, Debug)]
+pub enum WorkerCommand {
+    /// Receive on this session at once. Send on it as soon as this worker's path has an endpoint,
+    /// in place of any earlier session of the same peer; the earlier one keeps receiving.
+    InstallSession(Box<SessionInstall>),
+    /// A path of a session was confirmed or moved.
+    SetPathEndpoint { session: SessionIndex, path: u8, endpoint: Endpoint },
+    /// The largest plaintext that fits a path has been measured anew.
+    SetPathPlaintextMax { session: SessionIndex, path: u8, plaintext_max: usize },
+    /// Neither send nor receive on this session any more.
+    RemoveSession { session: SessionIndex },
+    /// Send a path message on this worker's lane, the datagram padded to carry `plaintext_len`
+    /// bytes of plaintext (0: just the message).
+    SendPathMessage { session: SessionIndex, message: PathMessage, plaintext_len: usize },
+    /// Send an empty packet on this worker's lane.
+    SendKeepalive { session: SessionIndex },
+    /// Which peer owns which inner prefix.
+    SetPrefixes(Arc<PrefixTable>),
+    /// Attach or detach this worker's TUN queue (a client falling back to one path).
+    SetQueueAttached(bool),
+    /// Finish: send what is batched and return.
+    Stop,
+}
+
+/// From a worker to the control thread.
+#[derive(Clone, Debug)]
+pub enum WorkerEvent {
+    /// An authenticated packet arrived on a path from an address that is new to this worker:
+    /// the first packet of the session on the path, or the far end moved.
+    PathSeen { worker: usize, session: SessionIndex, path: u8, endpoint: Endpoint },
+    /// An authenticated path message arrived on `lane`, in a datagram with `plaintext_len` bytes
+    /// of plaintext.
+    PathMessage {
+        worker: usize,
+        session: SessionIndex,
+        lane: u8,
+        message: PathMessage,
+        plaintext_len: usize,
+    },
+    /// A lane of the session has used its key up to the rekey threshold.
+    KeyNearlyUsed { worker: usize, session: SessionIndex },
+    /// The path rejected a datagram as too large (`EMSGSIZE`); plaintexts must not exceed this.
+    PathTooBig { worker: usize, session: SessionIndex, path: u8, plaintext_len: usize },
+    /// The worker cannot go on (its TUN queue or socket is gone, or it panicked).
+    Failed { worker: usize, error: String },
+    /// The worker has returned.
+    Stopped { worker: usize },
+}

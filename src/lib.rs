@@ -1,0 +1,18 @@
+//! Corelane: a thread-per-core userspace VPN for Linux.
+
+pub mod handshake;
+pub mod limits;
+pub mod packet;
+pub mod routing;
+pub mod session;
+pub mod sys;
+pub mod telemetry;
+pub mod wire;
+// pub mod dataplane;
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod host;
+pub mod lab;

@@ -1,0 +1,172 @@
+//! Every size, timer and bound of the protocol and the program, in one place.
+//!
+//! Derived values are expressions of others, and each relation the code relies on is asserted at
+//! compile time at the foot of the file. Units stand last in a name.
+
+use std::time::Duration;
+
+// ---- Message layout (docs/protocol.md, "Messages") ----
+
+/// Bytes of a data message in front of the ciphertext: type, lane, zero, receiver index, counter.
+pub const DATA_HEADER_LEN: usize = 16;
+/// Bytes of an AES-256-GCM tag.
+pub const TAG_LEN: usize = 16;
+/// What a data message adds to its padded plaintext.
+pub const DATA_OVERHEAD_LEN: usize = DATA_HEADER_LEN + TAG_LEN;
+/// Plaintexts are zero-padded to a multiple of this (one AES block).
+pub const PADDING_LEN: usize = 16;
+/// Bytes of an X25519 public key, private key or shared secret, and of a pre-shared key.
+pub const KEY_LEN: usize = 32;
+/// Bytes of `mac1` and of `mac2`.
+pub const MAC_LEN: usize = 16;
+/// Bytes of the nonce of a cookie reply. It is a key-derivation salt, so random values never repeat
+/// a (key, nonce) pair of the AEAD however many replies a flood provokes.
+pub const COOKIE_NONCE_LEN: usize = 32;
+/// Bytes of the cookie itself, as carried inside a cookie reply.
+pub const COOKIE_LEN: usize = 16;
+/// Bytes of an ML-KEM-768 encapsulation key (FIPS 203, table 3).
+pub const KEM_PUBLIC_KEY_LEN: usize = 1184;
+/// Bytes of an ML-KEM-768 ciphertext (FIPS 203, table 3).
+pub const KEM_CIPHERTEXT_LEN: usize = 1088;
+/// Bytes of a TAI64N timestamp.
+pub const TIMESTAMP_LEN: usize = 12;
+
+// ---- Lanes and workers ----
+
+/// The most workers on one side. A lane number fits a byte and stays below this.
+pub const WORKERS_MAX: usize = 128;
+
+// ---- Session life (docs/protocol.md, "Timers") ----
+
+/// A session older than this is replaced by its initiator.
+pub const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// A session older than this neither sends nor receives.
+pub const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// Packets under one lane key after which the initiator replaces the session. AES-GCM keeps its
+/// margin up to 2^28 full-sized packets under one key (RFC 9001 appendix B.1).
+pub const REKEY_AFTER_PACKETS: u64 = (1 << 28) - (1 << 24);
+/// No packet is sealed or opened under a lane key once its counter has reached this.
+pub const REJECT_AFTER_PACKETS: u64 = 1 << 28;
+/// Failed openings under one lane key after which the session is given up: far under the 2^52
+/// forgeries that RFC 9001 section 6.6 allows, and still never reached by noise.
+pub const FORGERIES_MAX: u64 = 1 << 36;
+/// The first wait for a handshake response; doubled, with jitter, up to [`HANDSHAKE_RETRY_MAX`].
+pub const HANDSHAKE_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// The longest wait between two handshake initiations.
+pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
+/// The longest pause between attempts once a server has not answered for a while.
+pub const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// With nothing heard for this long after something was sent, a path is probed.
+pub const DEAD_PEER_PROBE_AFTER: Duration = Duration::from_millis(1500);
+/// Probes left unanswered before the peer counts as gone and a new handshake begins.
+pub const DEAD_PEER_PROBES_MAX: u32 = 3;
+/// The wait between two probes of a silent peer.
+pub const DEAD_PEER_PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How long a client waits for each of its paths to be confirmed before it falls back to one.
+pub const PATH_CONFIRM_WITHIN: Duration = Duration::from_secs(3);
+/// How often an unconfirmed path is probed again in that time.
+pub const PATH_CONFIRM_RETRY: Duration = Duration::from_millis(200);
+/// How often the round-trip time of a live path is measured.
+pub const RTT_PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How often the control thread looks at the activity counters of every session.
+pub const ACTIVITY_SCAN_EVERY: Duration = Duration::from_millis(250);
+/// A cookie secret is replaced at this age; a cookie is good for as long.
+pub const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(120);
+/// The most session indices a peer holds at once: previous, current, next.
+pub const SESSIONS_PER_PEER_MAX: usize = 3;
+
+// ---- Replay window (RFC 6479) ----
+
+/// Counters behind the highest one seen that are still accepted, plus one 64-bit word of slack.
+pub const REPLAY_WINDOW_PACKETS: u64 = 8192;
+/// Counters behind the highest one seen that are still accepted.
+pub const REPLAY_WINDOW_USABLE: u64 = REPLAY_WINDOW_PACKETS - 64;
+
+// ---- Handshake admission, per source (IPv4 /32, IPv6 /64) ----
+
+/// Handshake initiations a source may have answered per second.
+pub const HANDSHAKES_PER_SOURCE_PPS: u32 = 20;
+/// The burst a source may send on top.
+pub const HANDSHAKES_PER_SOURCE_BURST: u32 = 5;
+/// Sources the admission table remembers. Once full, a source it does not know must prove its
+/// address with a cookie first.
+pub const HANDSHAKE_SOURCES_MAX: usize = 4096;
+
+// ---- Packets and batches ----
+
+/// The largest IP packet, and so the largest TUN super-packet.
+pub const PACKET_LEN_MAX: usize = 65535;
+/// Bytes of a virtio-net header as TUN uses it.
+pub const VIRTIO_HEADER_LEN: usize = 10;
+/// The largest UDP payload over IPv4.
+pub const UDP_PAYLOAD_MAX: usize = 65507;
+/// The most datagrams in one `UDP_SEGMENT` send. The kernel's bound is 64 before 6.9 (128 since),
+/// and the oldest kernels compare the length in a way that makes 64 fail.
+pub const GSO_SEGMENTS_MAX: usize = 63;
+/// Bytes of one receive slot: a whole GRO aggregate fits.
+pub const RECEIVE_SLOT_LEN: usize = 65536;
+/// Slots of one `recvmmsg` call.
+pub const RECEIVE_SLOTS: usize = 8;
+/// Messages (each possibly a GSO train) of one `sendmmsg` call.
+pub const SEND_MESSAGES_MAX: usize = 64;
+/// Datagrams of one send batch.
+pub const SEND_DATAGRAMS_MAX: usize = 256;
+/// Bytes of the send arena: a worst-case super-packet (64 KiB at the smallest MTU's segment size
+/// grows by its repeated headers) always fits, as does a batch of small packets.
+pub const SEND_ARENA_LEN: usize = 256 * 1024;
+/// Rounds of work a worker does before it looks at its command queue again.
+pub const ROUNDS_BETWEEN_COMMAND_CHECKS: u32 = 16;
+
+// ---- MTU ----
+
+/// The default MTU inside the tunnel: a whole number of AES blocks that fits an outer IPv6 packet
+/// on a 1500-byte link (1500 - 40 - 8 - 32 = 1420, rounded down to 16).
+pub const TUN_MTU_DEFAULT: u16 = 1408;
+/// The smallest MTU an interface that carries IPv6 may have (RFC 8200 section 5).
+pub const TUN_MTU_MIN: u16 = 1280;
+/// The largest MTU inside the tunnel whose datagram still fits one UDP payload.
+pub const TUN_MTU_MAX: u16 = 65408;
+/// The plaintext every path is assumed to carry before it has been measured.
+pub const PATH_PLAINTEXT_BASE: usize = 1152;
+
+// ---- Routing ----
+
+/// Prefixes that all peers together may own.
+pub const PREFIXES_MAX: usize = 1 << 20;
+
+// ---- Status socket ----
+
+/// Bytes of one request on the status socket.
+pub const STATUS_REQUEST_LEN_MAX: usize = 4096;
+/// Clients of the status socket at a time.
+pub const STATUS_CLIENTS_MAX: usize = 32;
+/// A client of the status socket that is silent for this long is dropped.
+pub const STATUS_CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The length of a plaintext once padded to a whole number of AES blocks.
+#[inline]
+pub const fn padded_len(plaintext_len: usize) -> usize {
+    plaintext_len.next_multiple_of(PADDING_LEN)
+}
+
+const _: () = {
+    assert!(DATA_HEADER_LEN.is_multiple_of(PADDING_LEN), "slots keep ciphertext block-aligned");
+    assert!(
+        VIRTIO_HEADER_LEN <= DATA_HEADER_LEN,
+        "a virtio header replaces the data header in place"
+    );
+    assert!(WORKERS_MAX <= 256, "a lane number is one byte");
+    assert!(REKEY_AFTER_PACKETS < REJECT_AFTER_PACKETS);
+    assert!(
+        REJECT_AFTER_PACKETS - REKEY_AFTER_PACKETS >= 1 << 24,
+        "a fast lane must outlast a rekey"
+    );
+    assert!(REKEY_AFTER.as_secs() + 2 * HANDSHAKE_RETRY_MAX.as_secs() < REJECT_AFTER.as_secs());
+    assert!(REPLAY_WINDOW_PACKETS.is_power_of_two());
+    assert!(RECEIVE_SLOT_LEN > UDP_PAYLOAD_MAX, "a shorter slot would truncate a GRO aggregate");
+    assert!(SEND_ARENA_LEN >= 2 * PACKET_LEN_MAX, "a split super-packet fits the arena");
+    assert!(padded_len(TUN_MTU_DEFAULT as usize) == TUN_MTU_DEFAULT as usize);
+    assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
+    assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");
+    assert!(COOKIE_LEN == MAC_LEN, "a cookie is the key of mac2");
+};

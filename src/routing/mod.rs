@@ -1,0 +1,5 @@
+//! Longest prefix match from an inner address to the peer that owns it.
+
+mod prefix_table;
+
+pub use prefix_table::{PeerId, PrefixTable};

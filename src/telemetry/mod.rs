@@ -1,0 +1,5 @@
+//! What the program counts about itself, and how it says so.
+
+pub mod counters;
+pub mod drops;
+pub mod status;

@@ -1,0 +1,172 @@
+//! The report behind `corelane status --json`: a stable, versioned schema.
+//!
+//! Keys are added, never renamed or removed, within one schema number. Times are seconds, sizes
+//! bytes, rates derived by the reader.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The schema number of [`StatusReport`].
+pub const STATUS_SCHEMA: u32 = 1;
+
+/// Everything a running daemon says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Schema number, [`STATUS_SCHEMA`].
+    pub schema: u32,
+    /// `"server"` or `"client"`.
+    pub role: String,
+    /// Program version.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since the daemon was ready.
+    pub uptime_s: f64,
+    /// `"starting"`, `"connecting"`, `"up"` or `"stopping"`. A server is `"up"` once it listens.
+    pub state: String,
+    /// Name of the TUN device.
+    pub tun: String,
+    /// MTU of the TUN device.
+    pub mtu: u32,
+    /// Public key of this side, base64.
+    pub public_key: String,
+    /// Addresses the server listens on, or the client's server.
+    pub endpoints: Vec<String>,
+    /// Offloads in force.
+    pub offloads: OffloadStatus,
+    /// One entry per worker.
+    pub workers: Vec<WorkerStatus>,
+    /// One entry per peer.
+    pub peers: Vec<PeerStatus>,
+    /// Packets dropped by reason, over all threads. Every reason is present.
+    pub drops: BTreeMap<String, u64>,
+    /// The last error, if any: what happened and what mends it.
+    pub last_error: Option<String>,
+}
+
+/// Which offloads are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffloadStatus {
+    /// TUN hands over and takes checksums half done (`TUN_F_CSUM`).
+    pub tun_checksum: bool,
+    /// TUN hands over and takes TCP super-packets (`TUN_F_TSO4`, `TUN_F_TSO6`).
+    pub tun_tcp_segmentation: bool,
+    /// TUN hands over and takes UDP super-packets (`TUN_F_USO4`, `TUN_F_USO6`).
+    pub tun_udp_segmentation: bool,
+    /// UDP sockets send trains of datagrams (`UDP_SEGMENT`).
+    pub udp_gso: bool,
+    /// UDP sockets receive trains of datagrams (`UDP_GRO`).
+    pub udp_gro: bool,
+    /// The kernel steers datagrams to workers by lane (`SO_ATTACH_REUSEPORT_CBPF`).
+    pub steering: bool,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Worker number.
+    pub worker: usize,
+    /// The CPU it is pinned to, if pinning succeeded.
+    pub cpu: Option<usize>,
+    /// Inner packets sealed and sent.
+    pub to_wire_packets: u64,
+    /// Inner bytes sealed and sent.
+    pub to_wire_bytes: u64,
+    /// Inner packets opened and delivered.
+    pub from_wire_packets: u64,
+    /// Inner bytes opened and delivered.
+    pub from_wire_bytes: u64,
+    /// Calls that read, wrote, sent or received a batch.
+    pub batches: u64,
+    /// Packets per batch, both directions.
+    pub average_batch: f64,
+    /// Share of its time spent working since the last report, or since the start, 0 to 1.
+    pub busy_share: f64,
+    /// Datagrams sent singly because a train was refused.
+    pub gso_fallbacks: u64,
+    /// Super-packets written singly because the whole was refused.
+    pub tun_fallbacks: u64,
+    /// Data messages that arrived behind a higher counter of their lane.
+    pub reordered: u64,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Public key, base64.
+    pub public_key: String,
+    /// Prefixes the peer owns.
+    pub allowed_ips: Vec<String>,
+    /// Whether a session is established.
+    pub connected: bool,
+    /// Every path of the current session.
+    pub paths: Vec<PathStatus>,
+    /// Lanes the peer may send on, and lanes this side sends on.
+    pub lanes_in_use: LanesInUse,
+    /// Age of the current session.
+    pub session_age_s: Option<f64>,
+    /// Seconds since the last completed handshake.
+    pub last_handshake_s: Option<f64>,
+    /// Duration of the last handshake: from the first initiation to keys in hand (client only).
+    pub handshake_ms: Option<f64>,
+    /// Sessions that replaced an earlier one.
+    pub rekeys: u64,
+    /// Inner bytes received from the peer over all sessions.
+    pub received_bytes: u64,
+    /// Inner bytes sent to the peer over all sessions.
+    pub sent_bytes: u64,
+    /// Round-trip time of the last answered probe, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Features in force for the session, by name.
+    pub features: Vec<String>,
+}
+
+/// One path of a session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Path number: the client worker that owns it.
+    pub path: usize,
+    /// The far end's address and port.
+    pub endpoint: Option<String>,
+    /// `"unconfirmed"`, `"up"` or `"silent"`.
+    pub state: String,
+    /// The largest plaintext the path is known to carry, in bytes.
+    pub plaintext_max: usize,
+}
+
+/// Lane numbers in use in each direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LanesInUse {
+    /// Lanes of this side's workers.
+    pub sending: Vec<u8>,
+    /// Lanes of the far side's workers.
+    pub receiving: Vec<u8>,
+}
+
+/// One request on the status socket, as one line of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "request")]
+pub enum StatusRequest {
+    /// Answer with a [`StatusReport`].
+    Status,
+    /// Stop the daemon cleanly; answered before it does.
+    Down,
+    /// Read the configuration again, as on SIGHUP.
+    Reload,
+}
+
+/// One answer on the status socket, as one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum StatusAnswer {
+    /// The report.
+    Status(Box<StatusReport>),
+    /// Done, or begun.
+    Ok,
+    /// Refused, with the reason.
+    Error {
+        /// What went wrong.
+        message: String,
+    },
+}
