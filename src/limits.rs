@@ -109,13 +109,21 @@ pub const RECEIVE_SLOT_LEN: usize = 65536;
 pub const RECEIVE_SLOTS: usize = 8;
 /// Messages (each possibly a GSO train) of one `sendmmsg` call.
 pub const SEND_MESSAGES_MAX: usize = 64;
-/// Datagrams of one send batch.
-pub const SEND_DATAGRAMS_MAX: usize = 256;
+/// Datagrams in a send batch at which it leaves before more is read from TUN.
+pub const SEND_DATAGRAMS_DUE: usize = 256;
+/// Bytes in a send batch at which it leaves before more is read from TUN: about one super-packet,
+/// so that it leaves while it is still in the cache.
+pub const SEND_DUE_LEN: usize = 48 * 1024;
 /// Bytes of the send arena: a worst-case super-packet (64 KiB at the smallest MTU's segment size
 /// grows by its repeated headers) always fits, as does a batch of small packets.
 pub const SEND_ARENA_LEN: usize = 256 * 1024;
-/// Rounds of work a worker does before it looks at its command queue again.
-pub const ROUNDS_BETWEEN_COMMAND_CHECKS: u32 = 16;
+/// Packets a worker reads from TUN before it looks at its sockets and commands again.
+pub const TUN_READS_PER_TURN: usize = 128;
+/// Packets of one super-packet written to TUN. Linux before 6.9 refuses UDP super-packets of more,
+/// and 6.6 to 6.8 drop longer TCP ones made of small segments.
+pub const RUN_PACKETS_MAX: usize = 64;
+/// Events a worker may have waiting for the control thread.
+pub const WORKER_EVENTS_MAX: usize = 4096;
 
 // ---- MTU ----
 
@@ -164,7 +172,7 @@ const _: () = {
     assert!(REKEY_AFTER.as_secs() + 2 * HANDSHAKE_RETRY_MAX.as_secs() < REJECT_AFTER.as_secs());
     assert!(REPLAY_WINDOW_PACKETS.is_power_of_two());
     assert!(RECEIVE_SLOT_LEN > UDP_PAYLOAD_MAX, "a shorter slot would truncate a GRO aggregate");
-    assert!(SEND_ARENA_LEN >= 2 * PACKET_LEN_MAX, "a split super-packet fits the arena");
+    assert!(SEND_ARENA_LEN >= SEND_DUE_LEN + 2 * PACKET_LEN_MAX, "a split super-packet fits");
     assert!(padded_len(TUN_MTU_DEFAULT as usize) == TUN_MTU_DEFAULT as usize);
     assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
     assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");
