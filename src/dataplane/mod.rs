@@ -14,4 +14,7 @@ mod tables;
 mod to_wire;
 mod trains;
 
+#[cfg(test)]
+mod tests;
+
 pub use forwarder::ForwarderOptions;

@@ -100,6 +100,14 @@ impl Session {
         }
     }
 
+    /// Makes this worker's sending lane look as if it had sealed `counter` packets.
+    #[cfg(test)]
+    pub(super) fn spend_key(&mut self, worker: usize, counter: u64) {
+        let (secrets, lane) = (&self.secrets, self.plan.send_lane(worker));
+        let spent = SendLane::at_counter(&secrets.send_secret, lane, secrets.remote, counter);
+        self.send = Some(Box::new(spent));
+    }
+
     /// Applies what another worker learned about a path.
     fn set_path_endpoint(&mut self, worker: usize, path: u8, endpoint: Endpoint) {
         if path == self.plan.send_path(worker) {
