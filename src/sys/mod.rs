@@ -10,8 +10,10 @@
 
 pub mod affinity;
 pub mod clock;
+pub mod ethtool;
 mod link;
 pub mod netns;
+pub mod privileges;
 pub mod process;
 pub mod steering;
 pub mod tun;
