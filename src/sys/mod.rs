@@ -21,3 +21,5 @@ pub mod udp;
 
 #[cfg(test)]
 pub(crate) mod allocations;
+#[cfg(test)]
+mod testing;
