@@ -10,9 +10,10 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::Waker;
 
-use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
+use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
 use crate::dataplane::tables::Tables;
 use crate::dataplane::trains::TrainBuilder;
+use crate::limits::{RECEIVE_SLOT_LEN, RUN_PACKETS_MAX};
 use crate::packet::{CoalesceOptions, Coalescer, RunTracker};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
@@ -109,12 +110,12 @@ impl Forwarder {
             worker,
             tables: Tables::new(worker, options.plaintext_max),
             outbound: (0..listeners).map(|_| TrainBuilder::new(options.udp_gso)).collect(),
-            coalescer: Coalescer::new(options.coalesce),
+            coalescer: Coalescer::new(options.coalesce, RUN_PACKETS_MAX),
             run_tracker: RunTracker::new(),
             tracked: None,
             counters,
             events,
-            scratch: vec![0; crate::limits::RECEIVE_SLOT_LEN].into_boxed_slice(),
+            scratch: vec![0; RECEIVE_SLOT_LEN].into_boxed_slice(),
             commands,
             requests: Requests::default(),
         }

@@ -65,7 +65,7 @@ impl Forwarder {
         let Self { coalescer, counters, scratch, .. } = self;
         let mut refused = None;
         coalescer.flush(arena, |arena, run| {
-            refused = write_run(packets, counters, scratch, arena, run);
+            refused = refused.or(write_run(packets, counters, scratch, arena, run));
         });
         self.give_up(refused);
     }
@@ -164,7 +164,7 @@ impl Forwarder {
         let Self { coalescer, counters, scratch, .. } = self;
         let mut refused = None;
         let pushed = coalescer.push(arena, range, &parsed, |arena, run| {
-            refused = write_run(packets, counters, scratch, arena, run);
+            refused = refused.or(write_run(packets, counters, scratch, arena, run));
         });
         self.give_up(refused);
         pushed.map_err(|_| DropReason::InnerMalformed)
@@ -184,19 +184,17 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Stops building what the TUN device refused to take.
-    fn give_up(&mut self, refused: Option<Refused>) {
-        let Some(Refused::SuperPackets) = refused else { return };
+    /// Stops building super-packets once the TUN device has refused one.
+    fn give_up(&mut self, refused: Option<SuperPacketRefused>) {
+        let Some(SuperPacketRefused) = refused else { return };
         let options = CoalesceOptions { tcp: false, udp: false, ..self.coalescer.options() };
         self.coalescer.set_options(options);
     }
 }
 
-/// What TUN turned out not to take.
+/// TUN took a super-packet's parts but not the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    SuperPackets,
-}
+struct SuperPacketRefused;
 
 /// Writes a run, as single packets if TUN refuses the whole.
 fn write_run(
@@ -205,7 +203,7 @@ fn write_run(
     scratch: &mut [u8],
     arena: &[u8],
     run: &FinishedRun<'_>,
-) -> Option<Refused> {
+) -> Option<SuperPacketRefused> {
     let mut pieces = [IoSlice::new(&[]); RUN_PACKETS_MAX];
     let mut used = 0;
     let ranges = std::iter::once(&run.head).chain(run.tails);
@@ -218,7 +216,7 @@ fn write_run(
         Err(error) if error.kind() == ErrorKind::InvalidInput && run.is_super() => {
             counters.tun_fallbacks.add(1);
             run.for_each_single(arena, scratch, |packet| write_single(packets, counters, packet));
-            return Some(Refused::SuperPackets);
+            return Some(SuperPacketRefused);
         }
         Err(error) => counters.drops.add(write_reason(&error), run.packets as u64),
     }
