@@ -116,10 +116,10 @@ fn receive_lanes_lists_what_receives_says() {
     assert_eq!(server.receive_lanes(0).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(server.receive_lanes(1).collect::<Vec<_>>(), [1]);
     assert_eq!(client.receive_lanes(1).collect::<Vec<_>>(), [1]);
-    assert_eq!(client.receive_lanes(2).collect::<Vec<_>>(), []);
+    assert_eq!(client.receive_lanes(2).count(), 0);
     let (server, client) = both_sides(8, 2, 4);
     assert_eq!(server.receive_lanes(4).collect::<Vec<_>>(), [4]);
-    assert_eq!(server.receive_lanes(6).collect::<Vec<_>>(), []);
+    assert_eq!(server.receive_lanes(6).count(), 0);
     assert_eq!(client.receive_lanes(1).collect::<Vec<_>>(), [1, 3, 5, 7]);
     assert_eq!((client.send_lane(0), client.send_lane(1)), (4, 5));
     assert_eq!((client.own_workers(), client.far_workers()), (2, 8));
