@@ -142,12 +142,9 @@ impl ReceiveLane {
         if !self.window.check(header.counter) {
             return Err(OpenError::Replayed);
         }
-        let plaintext_len = match self.authenticate(header.counter, datagram) {
-            Some(plaintext_len) => plaintext_len,
-            None => {
-                self.forgeries += 1;
-                return Err(OpenError::Authentication);
-            }
+        let Some(plaintext_len) = self.authenticate(header.counter, datagram) else {
+            self.forgeries += 1;
+            return Err(OpenError::Authentication);
         };
         let reordered = header.counter < self.window.highest();
         self.window.commit(header.counter);

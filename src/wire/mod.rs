@@ -7,6 +7,8 @@
 mod data;
 mod features;
 mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod inner;
 mod path;

@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use rand::{CryptoRng, RngCore};
 use serde_json::json;
 
+use super::super::kem::KemPrivateKey;
+use super::super::noise::psk2;
 use super::*;
+use crate::wire::Response;
 use crate::wire::vectors::{check, counting, hex, hex_object};
 
 /// Hands out the bytes it was given and panics when they run out, so a vector states every random
@@ -113,6 +116,10 @@ fn the_handshake_is_that_of_the_vectors() {
     let (_, initiation_with_cookie) = initiate(Some(&cookie));
 
     assert_eq!(at_client.send_secret.expose(), at_server.receive_secret.expose());
+    let seed = &mut Scripted::new(&[&inputs.kem_key_seed]);
+    let (kem, _) = KemPrivateKey::generate(seed);
+    let kem_ciphertext = Response::parse(&response).unwrap().kem_ciphertext;
+    let kem_secret = kem.decapsulate(kem_ciphertext);
     let computed = json!({
         "description": "one handshake and one cookie reply from fixed inputs, hexadecimal",
         "inputs": hex_object(&[
@@ -137,6 +144,8 @@ fn the_handshake_is_that_of_the_vectors() {
         "base": SERVER_PARAMS.base,
         "client_static_public": hex(&client.public().0),
         "server_static_public": hex(&server.public().0),
+        "kem_shared_secret": hex(&*kem_secret),
+        "psk2": hex(&*psk2(&psk, &kem_secret, kem_ciphertext)),
         "initiation": hex(&initiation),
         "response": hex(&response),
         "client_to_server_secret": hex(at_client.send_secret.expose()),
