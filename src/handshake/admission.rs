@@ -132,3 +132,6 @@ impl BucketTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

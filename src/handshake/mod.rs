@@ -15,6 +15,8 @@
 
 mod admission;
 mod cookie;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod initiator;
 mod kdf;

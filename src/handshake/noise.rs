@@ -83,7 +83,7 @@ impl NoiseHandshake {
         let mut ephemeral = Zeroizing::new([0; KEY_LEN]);
         rng.fill_bytes(&mut *ephemeral);
         let build = || {
-            let resolver = Box::new(Resolver { ephemeral });
+            let resolver = Box::new(Resolver { ephemeral, static_public: *identity.public() });
             let builder = Builder::with_resolver(PROTOCOL.parse()?, resolver)
                 .prologue(PROLOGUE)?
                 .local_private_key(identity.private().expose())?;
@@ -167,6 +167,7 @@ impl NoiseHandshake {
 /// Hands snow its primitives.
 struct Resolver {
     ephemeral: Zeroizing<[u8; KEY_LEN]>,
+    static_public: PublicKey,
 }
 
 impl CryptoResolver for Resolver {
@@ -176,7 +177,10 @@ impl CryptoResolver for Resolver {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         match choice {
-            DHChoice::Curve25519 => Some(Box::<X25519>::default()),
+            DHChoice::Curve25519 => {
+                let private = Zeroizing::default();
+                Some(Box::new(X25519 { private, public: self.static_public.0 }))
+            }
             _ => None,
         }
     }
@@ -202,16 +206,9 @@ impl Random for OneKey {
 }
 
 /// X25519 that wipes its private key and refuses shared secrets of zeros.
-#[derive(Default)]
 struct X25519 {
     private: Zeroizing<[u8; KEY_LEN]>,
     public: [u8; KEY_LEN],
-}
-
-impl X25519 {
-    fn derive_public(&mut self) {
-        self.public = MontgomeryPoint::mul_base_clamped(*self.private).to_bytes();
-    }
 }
 
 impl Dh for X25519 {
@@ -227,14 +224,15 @@ impl Dh for X25519 {
         KEY_LEN
     }
 
+    /// Snow sets the static key and nothing else. Its public half is there from the start: to
+    /// compute it anew would make up a tenth of the handshake.
     fn set(&mut self, private: &[u8]) {
         self.private.copy_from_slice(private);
-        self.derive_public();
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
         rng.try_fill_bytes(&mut *self.private)?;
-        self.derive_public();
+        self.public = MontgomeryPoint::mul_base_clamped(*self.private).to_bytes();
         Ok(())
     }
 

@@ -105,7 +105,7 @@ pub struct AcceptedInitiation {
     /// What the sender tells about itself.
     pub params: InitiatorParams,
     noise: NoiseHandshake,
-    kem_public_key: [u8; KEM_PUBLIC_KEY_LEN],
+    pub(super) kem_public_key: [u8; KEM_PUBLIC_KEY_LEN],
 }
 
 impl fmt::Debug for AcceptedInitiation {

@@ -46,7 +46,7 @@ impl Timestamp {
     fn successor(self) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = self.0;
         let seconds = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        match u32::from_be_bytes([i, j, k, l]) + 1 {
+        match u32::from_be_bytes([i, j, k, l]).saturating_add(1) {
             nanoseconds if nanoseconds < 1_000_000_000 => Self::from_parts(seconds, nanoseconds),
             _ => Self::from_parts(seconds.saturating_add(1), 0),
         }
