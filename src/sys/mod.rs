@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+pub mod arena;
 pub mod clock;
 mod link;
 pub mod netns;
