@@ -7,9 +7,7 @@ use ipnet::IpNet;
 use crate::config::checks;
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Role, Sections, Setting};
-use crate::config::types::{
-    LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig,
-};
+use crate::config::types::{LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig};
 
 /// The configuration of a server, once `problems` has heard of everything that is wrong with it.
 /// `None` if something indispensable is missing; a result is good only if there are no errors.
@@ -126,7 +124,8 @@ fn peers(sections: &Sections, problems: &mut Problems) -> Vec<PeerConfig> {
 /// The prefixes with their host bits cleared, as routing takes them.
 fn without_host_bits(prefixes: &Setting<Vec<IpNet>>, problems: &mut Problems) -> Vec<IpNet> {
     if let Some(prefix) = prefixes.value.iter().find(|prefix| prefix.trunc() != **prefix) {
-        let what = format!("`{prefix}` has bits set beyond its prefix: it is taken as {}", prefix.trunc());
+        let what =
+            format!("`{prefix}` has bits set beyond its prefix: it is taken as {}", prefix.trunc());
         problems.warning(prefixes.origin.clone(), what);
     }
     prefixes.value.iter().map(IpNet::trunc).collect()

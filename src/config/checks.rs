@@ -92,7 +92,8 @@ fn listeners(sections: &Sections, problems: &mut Problems) {
             refuse(format!("`{address}` is there twice"));
         }
     }
-    for address in seen.iter().filter(|address| address.is_ipv4() && address.ip().is_unspecified()) {
+    for address in seen.iter().filter(|address| address.is_ipv4() && address.ip().is_unspecified())
+    {
         let everything = |other: &&std::net::SocketAddr| {
             other.is_ipv6() && other.ip().is_unspecified() && other.port() == address.port()
         };
@@ -139,16 +140,19 @@ fn peer_prefixes(sections: &Sections, problems: &mut Problems) {
         total += value.len();
         for prefix in prefixes.clone() {
             if owners.insert(prefix, position).is_some_and(|owner| owner != position) {
-                let what = format!("`{prefix}` belongs to an earlier peer too: the last one has it");
+                let what =
+                    format!("`{prefix}` belongs to an earlier peer too: the last one has it");
                 problems.warning(origin.clone(), what);
             }
             if own.iter().any(|own| is_host(&prefix, own.addr())) {
-                problems.warning(origin.clone(), format!("`{prefix}` is this server's own address"));
+                problems
+                    .warning(origin.clone(), format!("`{prefix}` is this server's own address"));
             }
         }
         let is_routed =
             |prefix: &IpNet| prefix.prefix_len() == 0 || own.iter().any(|own| own.contains(prefix));
-        if let Some(prefix) = prefixes.clone().find(|prefix| !own.is_empty() && !is_routed(prefix)) {
+        if let Some(prefix) = prefixes.clone().find(|prefix| !own.is_empty() && !is_routed(prefix))
+        {
             let what = format!(
                 "`{prefix}` lies outside the networks of this server's own addresses: the kernel \
                  needs a route for it (`ip route add {prefix} dev {}`)",

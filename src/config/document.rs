@@ -13,7 +13,9 @@ use crate::config::values::Reader;
 /// Finds out which role a file is for, by the section it has.
 pub(crate) fn role_of(text: &str) -> Option<Role> {
     let (table, _) = DeTable::parse_recoverable(text);
-    [Role::Server, Role::Client].into_iter().find(|role| table.get_ref().contains_key(role.section()))
+    [Role::Server, Role::Client]
+        .into_iter()
+        .find(|role| table.get_ref().contains_key(role.section()))
 }
 
 /// Reads `text` as a configuration for `role`.
@@ -26,7 +28,8 @@ pub(crate) fn read(text: &str, role: Role, problems: &mut Problems) -> Sections 
     let sections = walker.sections;
 
     // A line that is not TOML was guessed at: what the guess led to would only confuse.
-    let spoiled: Vec<Range<usize>> = syntax_errors.iter().filter_map(toml::de::Error::span).collect();
+    let spoiled: Vec<Range<usize>> =
+        syntax_errors.iter().filter_map(toml::de::Error::span).collect();
     problems.forget_lines(text, &spoiled);
     for error in &syntax_errors {
         let origin = error.span().map_or(Origin::Default, Origin::File);
@@ -36,17 +39,20 @@ pub(crate) fn read(text: &str, role: Role, problems: &mut Problems) -> Sections 
 }
 
 /// Lays a value from the command line or the environment over the file's.
-pub(crate) fn apply(change: &Override, sections: &mut Sections, role: Role, problems: &mut Problems) {
+pub(crate) fn apply(
+    change: &Override,
+    sections: &mut Sections,
+    role: Role,
+    problems: &mut Problems,
+) {
     let Override { flag, section, key, toml } = change;
     let parsed = DeValue::parse(toml);
     // `--set tun.name=vpn0` need not be quoted twice.
-    let value = parsed.unwrap_or_else(|_| {
-        Spanned::new(0..toml.len(), DeValue::String(toml.as_str().into()))
-    });
+    let value = parsed
+        .unwrap_or_else(|_| Spanned::new(0..toml.len(), DeValue::String(toml.as_str().into())));
     let reader = &mut Reader { key, flag: Some(flag), problems };
-    let known = (section != other(role).section())
-        .then(|| sections.set(section, &value, reader))
-        .flatten();
+    let known =
+        (section != other(role).section()).then(|| sections.set(section, &value, reader)).flatten();
     if known != Some(true) {
         let what = format!("there is no key `{key}` in [{section}] for `{}`", role.command());
         match hint(section, key) {
@@ -131,7 +137,8 @@ impl Walker<'_> {
             };
             let mut keys = PeerSection::default();
             for (key, value) in table {
-                let reader = &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
+                let reader =
+                    &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
                 if !keys.set(value, reader) {
                     self.unknown_key(PeerSection::NAME, key);
                 }

@@ -27,6 +27,6 @@ pub use types::{
     HostPort, LogConfig, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig, UpConfig,
 };
 
-pub(crate) use schema::{Keepalive, Mark, Mtu, QueueLen, Workers};
+pub(crate) use schema::{Keepalive, Mtu, Workers};
 pub(crate) use types::{CpuList, Directives, InterfaceName};
-pub(crate) use values::{Auto, ConfigValue, TextValue, parse_argument};
+pub(crate) use values::{Auto, ConfigValue, parse_argument, quoted};

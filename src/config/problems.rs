@@ -113,31 +113,40 @@ impl Report {
         self.problems.is_empty()
     }
 
-    /// The 1-based line and column (in characters) of a problem that lies in the file.
-    pub fn line_and_column(&self, problem: &Problem) -> Option<(usize, usize)> {
-        match &problem.origin {
+    /// Each problem with its place on one line, for a log.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let index = LineIndex::new(&self.text);
+        self.problems.iter().map(move |problem| {
+            format!("{}: {}", self.place(&index, &problem.origin), problem.what)
+        })
+    }
+
+    /// `file:line:column`, both counted from 1 and the column in characters, or the flag.
+    fn place(&self, index: &LineIndex, origin: &Origin) -> String {
+        match origin {
+            Origin::Default => self.name.clone(),
+            Origin::Flag(flag) => flag.clone(),
             Origin::File(span) => {
-                let (line, column) = LineIndex::new(&self.text).position(&self.text, span.start);
-                Some((line + 1, column + 1))
+                let (line, column) = index.position(&self.text, span.start);
+                format!("{}:{}:{}", self.name, line + 1, column + 1)
             }
-            Origin::Default | Origin::Flag(_) => None,
         }
     }
 
-    fn show(&self, index: &LineIndex, problem: &Problem, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn show(
+        &self,
+        index: &LineIndex,
+        problem: &Problem,
+        out: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
         let severity = match problem.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        match &problem.origin {
-            Origin::Default => writeln!(out, "{}: {severity}: {}", self.name, problem.what)?,
-            Origin::Flag(flag) => writeln!(out, "{flag}: {severity}: {}", problem.what)?,
-            Origin::File(span) => {
-                let (line, column) = index.position(&self.text, span.start);
-                let (name, what) = (&self.name, &problem.what);
-                writeln!(out, "{name}:{}:{}: {severity}: {what}", line + 1, column + 1)?;
-                show_source(out, index.line(&self.text, line), line, column, self.width(span))?;
-            }
+        writeln!(out, "{}: {severity}: {}", self.place(index, &problem.origin), problem.what)?;
+        if let Origin::File(span) = &problem.origin {
+            let (line, column) = index.position(&self.text, span.start);
+            show_source(out, index.line(&self.text, line), line, column, self.width(span))?;
         }
         match &problem.help {
             Some(help) => writeln!(out, "  = help: {help}"),
@@ -253,7 +262,11 @@ mod tests {
 
     fn shown(text: &str, span: Range<usize>) -> String {
         let mut problems = Problems::default();
-        problems.error_with_help(Origin::File(span), "unknown key `lisen`", "did you mean `listen`?");
+        problems.error_with_help(
+            Origin::File(span),
+            "unknown key `lisen`",
+            "did you mean `listen`?",
+        );
         problems.into_report("server.toml", text).to_string()
     }
 

@@ -112,7 +112,7 @@ pub(crate) struct Entry {
     pub(crate) origin: Origin,
     /// What the key takes.
     #[cfg_attr(not(test), expect(dead_code, reason = "the examples are checked against it"))]
-    pub(crate) expected: String,
+    pub(crate) takes: String,
     #[cfg_attr(not(test), expect(dead_code, reason = "the examples are checked against it"))]
     pub(crate) reload: Reload,
 }
@@ -166,7 +166,7 @@ macro_rules! section {
                     key: stringify!($key),
                     toml: self.$key.value.to_toml(),
                     origin: self.$key.origin.clone(),
-                    expected: <$Type>::expected(),
+                    takes: <$Type>::takes(),
                     reload: Reload::$reload,
                 }),*]
             }

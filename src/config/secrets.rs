@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
-use crate::config::problems::{Origin, Problems};
+use crate::config::problems::Problems;
 use crate::config::schema::{Role, Sections, Setting};
 use crate::exit::ExitCode;
 use crate::handshake::keys::{KeyParseError, PresharedKey, PrivateKey};
@@ -176,7 +176,8 @@ fn load_with<K: FromStr<Err = KeyParseError>>(
         return Err(SecretError::TooLong { path: path.to_owned() });
     }
     let malformed = |source| SecretError::Malformed { path: path.to_owned(), source };
-    let text = std::str::from_utf8(&buffer[..len]).map_err(|_| malformed(KeyParseError::NotBase64))?;
+    let text =
+        std::str::from_utf8(&buffer[..len]).map_err(|_| malformed(KeyParseError::NotBase64))?;
     text.trim().parse().map_err(malformed)
 }
 

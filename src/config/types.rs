@@ -143,7 +143,7 @@ impl Switch {
     }
 
     /// Whether its absence deserves a warning.
-    pub fn expected(self) -> bool {
+    pub fn insisted(self) -> bool {
         self == Self::On
     }
 }
@@ -347,10 +347,23 @@ mod tests {
 
     #[test]
     fn host_and_port() {
-        for text in ["vpn.example.org:1", "192.0.2.1:65535", "[2001:db8::1]:20443", "[fe80::1%eth0]:9"] {
+        for text in
+            ["vpn.example.org:1", "192.0.2.1:65535", "[2001:db8::1]:20443", "[fe80::1%eth0]:9"]
+        {
             assert_eq!(text.parse::<HostPort>().map(|host| host.to_string()), Ok(text.to_owned()));
         }
-        for text in ["", "host", "host:", ":1", "host:0", "host:65536", "::1:5", "[192.0.2.1]:5", "a b:1", "-a:1"] {
+        for text in [
+            "",
+            "host",
+            "host:",
+            ":1",
+            "host:0",
+            "host:65536",
+            "::1:5",
+            "[192.0.2.1]:5",
+            "a b:1",
+            "-a:1",
+        ] {
             assert!(text.parse::<HostPort>().is_err(), "{text}");
         }
     }

@@ -69,7 +69,7 @@ fn describe(value: &DeValue<'_>) -> String {
 /// What a configuration key may hold.
 pub(crate) trait ConfigValue: Sized {
     /// What is acceptable, to stand behind "takes": `an integer from 1 to 128`.
-    fn expected() -> String;
+    fn takes() -> String;
     /// The value, or `None` once the reader has been told what is wrong.
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self>;
     /// The value as TOML; `None` if the key is simply absent.
@@ -97,7 +97,7 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 impl<T: TextValue> ConfigValue for T {
-    fn expected() -> String {
+    fn takes() -> String {
         T::EXPECTED.to_owned()
     }
 
@@ -116,17 +116,18 @@ impl<T: TextValue> ConfigValue for T {
 
 /// A list, each element of which may be wrong on its own.
 impl<T: ConfigValue> ConfigValue for Vec<T> {
-    fn expected() -> String {
-        format!("a list, each element {}", T::expected())
+    fn takes() -> String {
+        format!("a list, each element {}", T::takes())
     }
 
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(elements) = value.get_ref().as_array() else {
-            reader.refuse(value, &Self::expected());
+            reader.refuse(value, &Self::takes());
             return None;
         };
         // Every element is read, so that every wrong one is reported.
-        let read: Vec<Option<T>> = elements.iter().map(|element| T::read(element, reader)).collect();
+        let read: Vec<Option<T>> =
+            elements.iter().map(|element| T::read(element, reader)).collect();
         read.into_iter().collect()
     }
 
@@ -138,8 +139,8 @@ impl<T: ConfigValue> ConfigValue for Vec<T> {
 
 /// A key that may be absent.
 impl<T: ConfigValue> ConfigValue for Option<T> {
-    fn expected() -> String {
-        T::expected()
+    fn takes() -> String {
+        T::takes()
     }
 
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
@@ -152,14 +153,14 @@ impl<T: ConfigValue> ConfigValue for Option<T> {
 }
 
 impl ConfigValue for bool {
-    fn expected() -> String {
+    fn takes() -> String {
         "true or false".to_owned()
     }
 
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
         let truth = value.get_ref().as_bool();
         if truth.is_none() {
-            reader.refuse(value, &Self::expected());
+            reader.refuse(value, &Self::takes());
         }
         truth
     }
@@ -176,11 +177,10 @@ pub(crate) struct Bounded<const MIN: u64, const MAX: u64>(u64);
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     /// The integer `value`, clamped into the range.
     pub(crate) const fn clamped(value: u64) -> Self {
-        match value {
-            ..MIN => Self(MIN),
-            MAX.. => Self(MAX),
-            _ => Self(value),
+        if value < MIN {
+            return Self(MIN);
         }
+        Self(if value > MAX { MAX } else { value })
     }
 
     fn new(value: u64) -> Option<Self> {
@@ -215,12 +215,12 @@ impl<const MIN: u64, const MAX: u64> FromStr for Bounded<MIN, MAX> {
             Some(digits) => u64::from_str_radix(digits, 16),
             None => text.parse(),
         };
-        value.ok().and_then(Self::new).ok_or_else(|| format!("expected {}", Self::expected()))
+        value.ok().and_then(Self::new).ok_or_else(|| format!("expected {}", Self::takes()))
     }
 }
 
 impl<const MIN: u64, const MAX: u64> ConfigValue for Bounded<MIN, MAX> {
-    fn expected() -> String {
+    fn takes() -> String {
         format!("an integer from {MIN} to {MAX}")
     }
 
@@ -231,7 +231,7 @@ impl<const MIN: u64, const MAX: u64> ConfigValue for Bounded<MIN, MAX> {
             .and_then(|integer| u64::from_str_radix(integer.as_str(), integer.radix()).ok())
             .and_then(Self::new);
         if read.is_none() {
-            reader.refuse(value, &Self::expected());
+            reader.refuse(value, &Self::takes());
         }
         read
     }
@@ -268,8 +268,8 @@ impl<T: FromStr> FromStr for Auto<T> {
 }
 
 impl<T: ConfigValue> ConfigValue for Auto<T> {
-    fn expected() -> String {
-        format!("\"auto\" or {}", T::expected())
+    fn takes() -> String {
+        format!("\"auto\" or {}", T::takes())
     }
 
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
@@ -288,7 +288,7 @@ impl<T: ConfigValue> ConfigValue for Auto<T> {
 }
 
 impl ConfigValue for Switch {
-    fn expected() -> String {
+    fn takes() -> String {
         "\"auto\", true or false".to_owned()
     }
 
@@ -298,7 +298,7 @@ impl ConfigValue for Switch {
             DeValue::Boolean(true) => Some(Self::On),
             DeValue::Boolean(false) => Some(Self::Off),
             _ => {
-                reader.refuse(value, &Self::expected());
+                reader.refuse(value, &Self::takes());
                 None
             }
         }
@@ -350,8 +350,7 @@ impl TextValue for PathBuf {
         (!text.is_empty() && !text.contains('\0')).then(|| Self::from(text))
     }
 
-    /// A path that is not UTF-8 can only come from the command line; it is shown as nearly as
-    /// TOML can.
+    /// Paths come from TOML or from [`parse_argument`], so they are UTF-8.
     fn to_text(&self) -> String {
         self.display().to_string()
     }

@@ -116,7 +116,11 @@ struct OneLine<'t>(&'t str);
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if c.is_control() { write!(out, "{}", c.escape_default())? } else { write!(out, "{c}")? }
+            if c.is_control() {
+                write!(out, "{}", c.escape_default())?
+            } else {
+                write!(out, "{c}")?
+            }
         }
         Ok(())
     }
