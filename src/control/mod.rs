@@ -1,1 +1,2 @@
-//!
+//! The control thread.
+pub mod engine;

@@ -1,0 +1,2 @@
+//! The control engine.
+mod path_mtu;
