@@ -102,6 +102,9 @@ pub const HANDSHAKES_PER_SOURCE_BURST: u32 = 5;
 /// Sources the admission table remembers. Once full, a source it does not know must prove its
 /// address with a cookie first.
 pub const HANDSHAKE_SOURCES_MAX: usize = 4096;
+/// The least time between two searches of a full admission table for entries that have lapsed, and
+/// so the time in which at most [`HANDSHAKE_SOURCES_MAX`] new sources get in without a cookie.
+pub const HANDSHAKE_SOURCES_SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 // ---- Packets and batches ----
 

@@ -185,3 +185,6 @@ fn nonce(counter: u64) -> Nonce {
     bytes[NONCE_LEN - size_of::<u64>()..].copy_from_slice(&counter.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
+
+#[cfg(test)]
+mod tests;

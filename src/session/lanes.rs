@@ -179,3 +179,6 @@ fn bases(server_workers: u8, client_workers: u8) -> impl Iterator<Item = u8> {
     let last = server_workers.saturating_sub(client_workers);
     (0..=last).step_by(usize::from(client_workers.max(1)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ mod inner;
 mod path;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 use std::fmt;
 
