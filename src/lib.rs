@@ -8,7 +8,7 @@ pub mod session;
 pub mod sys;
 pub mod telemetry;
 pub mod wire;
-// pub mod dataplane;
+pub mod dataplane;
 pub mod bench;
 pub mod cli;
 pub mod config;

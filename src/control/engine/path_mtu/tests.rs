@@ -55,7 +55,8 @@ impl Simulation {
         let end = self.now + span;
         loop {
             let answer = self.in_flight.iter().map(|(at, _)| *at).min();
-            let next = answer.map_or(self.path.poll_timeout(), |at| at.min(self.path.poll_timeout()));
+            let next =
+                answer.map_or(self.path.poll_timeout(), |at| at.min(self.path.poll_timeout()));
             if next > end {
                 self.now = end;
                 return;
@@ -172,6 +173,7 @@ fn a_refusal_by_the_kernel_lowers_at_once() {
     let mut simulation = Simulation::new(1408, 1300);
     simulation.path.handle_too_big(simulation.now, 1240);
     assert_eq!(simulation.path.take_change(), Some(1232));
+    simulation.in_use = 1232;
     simulation.seconds(10);
     assert_eq!(simulation.in_use, 1232);
     simulation.path.handle_too_big(simulation.now, 1300);
