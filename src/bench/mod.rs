@@ -1,1 +1,36 @@
+//! The traffic generator behind `corelane bench` and the measurements of `corelane demo`.
 //!
+//! A client opens a control connection (TCP), describes the test in one line of JSON and gets a
+//! random token back. It opens the data streams (TCP connections that present the token, or UDP
+//! sockets whose first datagram does), and once the server has matched them all both ends start.
+//! From then on they do the same thing ([`conduct`]): one thread per stream moves data, the
+//! control connection carries a line per second and, at the end, each end's report. What counts
+//! is what the receiver saw.
+//!
+//! Nothing here waits without a bound: every socket has a timeout of [`crate::limits::BENCH_TICK`]
+//! or less, every test a latest end, and a server bounds its tests and its unidentified
+//! connections. Data is neither encrypted nor authenticated beyond the token: a test server
+//! belongs on a network one trusts.
+
+mod client;
+mod conduct;
+mod error;
+mod line;
+mod pacer;
+mod protocol;
+mod report;
+mod server;
+pub mod statistics;
+mod stop;
+mod tcp;
+pub mod units;
+
+pub use client::run_test;
+pub use error::BenchError;
+pub use protocol::{Direction, Protocol, TestSpec};
+pub use report::{BENCH_SCHEMA, Interval, SideReport, StreamReport, TestReport};
+pub use server::BenchServer;
+pub use stop::StopFlag;
+
+#[cfg(test)]
+mod tests;
