@@ -1,0 +1,101 @@
+//! What processes and threads have used: CPU time and memory.
+
+use std::io;
+use std::time::Duration;
+
+/// CPU time, user and system, that a process has used in all its threads so far. Nanosecond
+/// resolution: this is the process's CPU clock, not the tick counters of `/proc/PID/stat`.
+///
+/// # Errors
+/// `ESRCH` for a process that does not exist or has been waited for.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: `clock` is a live clockid_t that the call fills in.
+    let errno = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    if errno != 0 {
+        return Err(io::Error::from_raw_os_error(errno));
+    }
+    read_clock(clock)
+}
+
+/// CPU time, user and system, that the calling thread has used so far.
+///
+/// # Errors
+/// None on Linux; the kernel's answer is passed on.
+pub fn thread_cpu_time() -> io::Result<Duration> {
+    read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Memory of a process that is resident now (`VmRSS`), in bytes.
+///
+/// # Errors
+/// `NotFound` for a process that does not exist, `InvalidData` for one that has no memory left (a
+/// zombie).
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most memory of a process that was ever resident (`VmHWM`), in bytes.
+///
+/// # Errors
+/// As [`resident_bytes`].
+pub fn resident_bytes_peak(pid: u32) -> io::Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a live timespec that the call fills in.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seconds = u64::try_from(time.tv_sec).map_err(io::Error::other)?;
+    let nanoseconds = u32::try_from(time.tv_nsec).map_err(io::Error::other)?;
+    Ok(Duration::new(seconds, nanoseconds))
+}
+
+/// A `kB` line of `/proc/PID/status`.
+fn status_bytes(pid: u32, key: &str) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .and_then(|value| value.trim().strip_suffix("kB"))
+        .and_then(|kibibytes| kibibytes.trim().parse::<u64>().ok())
+        .map(|kibibytes| kibibytes * 1024)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {key} in status")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cpu_time, resident_bytes, resident_bytes_peak, thread_cpu_time};
+    use std::time::Duration;
+
+    #[test]
+    fn work_shows_in_the_thread_and_in_the_process() {
+        let (thread, process) = (thread_cpu_time().unwrap(), cpu_time(std::process::id()).unwrap());
+        let mut sum = 0_u64;
+        while thread_cpu_time().unwrap() < thread + Duration::from_millis(5) {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(cpu_time(std::process::id()).unwrap() >= process + Duration::from_millis(5));
+    }
+
+    #[test]
+    fn touched_memory_is_resident() {
+        const LEN: usize = 8 << 20;
+        let memory = vec![1_u8; LEN];
+        assert!(resident_bytes(std::process::id()).unwrap() >= LEN as u64);
+        assert!(resident_bytes_peak(std::process::id()).unwrap() >= LEN as u64);
+        assert_eq!(std::hint::black_box(memory).len(), LEN);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_an_error() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert!(cpu_time(child.id()).is_err());
+        assert!(resident_bytes(child.id()).is_err());
+    }
+}
