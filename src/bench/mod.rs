@@ -15,20 +15,29 @@
 mod client;
 mod conduct;
 mod error;
+mod gather;
+mod latency;
 mod line;
 mod pacer;
 mod protocol;
+mod rate_search;
 mod report;
+mod sequence;
 mod server;
 pub mod statistics;
 mod stop;
 mod tcp;
+mod udp;
 pub mod units;
 
 pub use client::run_test;
 pub use error::BenchError;
+pub use latency::{LatencyReport, LatencySpec, run_latency};
 pub use protocol::{Direction, Protocol, TestSpec};
-pub use report::{BENCH_SCHEMA, Interval, SideReport, StreamReport, TestReport};
+pub use rate_search::{Attempt, SearchReport, search_rate};
+pub use report::{
+    BENCH_SCHEMA, DatagramSummary, EndSummary, Interval, StreamReport, TestReport, render_interval,
+};
 pub use server::BenchServer;
 pub use stop::StopFlag;
 

@@ -108,6 +108,11 @@ impl TestSpec {
         if !(min..=max).contains(&self.length) {
             return invalid(format!("the length must be {min} to {max} bytes"));
         }
+        if self.protocol == Protocol::Echo
+            && (self.streams, self.direction) != (1, Direction::Forward)
+        {
+            return invalid("an echo test has one stream, which the client sends".to_owned());
+        }
         if self.rate_bps == Some(0) {
             return invalid("the rate must be above 0".to_owned());
         }

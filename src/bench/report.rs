@@ -48,14 +48,14 @@ pub struct StreamReport {
 
 /// What one end of a test did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SideReport {
+pub(crate) struct SideReport {
     /// One entry per stream, in their order.
-    pub streams: Vec<StreamReport>,
+    pub(crate) streams: Vec<StreamReport>,
 }
 
 impl SideReport {
     /// The streams added up; the time is that of the longest.
-    pub fn total(&self) -> StreamReport {
+    pub(crate) fn total(&self) -> StreamReport {
         self.streams.iter().fold(StreamReport::default(), |sum, stream| StreamReport {
             bytes: sum.bytes.saturating_add(stream.bytes),
             seconds: sum.seconds.max(stream.seconds),

@@ -10,19 +10,21 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use socket2::{Domain, Socket, Type};
 
 use super::conduct::{self, Job};
 use super::error::{BenchError, is_transient};
+use super::gather;
+use super::latency;
 use super::line::LineChannel;
 use super::protocol::{
     Answer, Direction, Greeting, PROTOCOL_VERSION, Protocol, Signal, TestSpec, Token,
 };
 use super::stop::StopFlag;
 use super::tcp;
+use super::udp;
 use crate::limits::{
     BENCH_GREETING_LEN_MAX, BENCH_GREETINGS_MAX, BENCH_LINE_LEN_MAX, BENCH_SETUP_TIMEOUT,
     BENCH_TESTS_MAX, BENCH_TICK,
@@ -222,9 +224,13 @@ fn serve_test(
 ) -> Result<(), BenchError> {
     log::info!("bench: {from} runs a test: {test:?}");
     let token = Token::random()?;
+    let sends = test.direction == Direction::Reverse;
     let jobs = match test.protocol {
-        Protocol::Tcp => gather_tcp_streams(shared, control, test, token),
-        Protocol::Udp | Protocol::Echo => Ok(Vec::new()),
+        Protocol::Tcp => gather_tcp(shared, control, test, token, sends),
+        Protocol::Udp => gather::udp_ends(control, test, token, &shared.stop)
+            .map(|ends| ends.into_iter().map(|(end, to)| udp::job(end, to, test, sends)).collect()),
+        Protocol::Echo => gather::udp_ends(control, test, token, &shared.stop)
+            .map(|ends| ends.into_iter().map(|(end, to)| latency::echo_job(end, to)).collect()),
     };
     let jobs = match jobs {
         Ok(jobs) => jobs,
@@ -237,48 +243,19 @@ fn serve_test(
     conduct::conduct(control, test, jobs, &shared.stop, &mut |_, _| {}).map(drop)
 }
 
-/// Names the test to the client and waits for all its streams.
-fn gather_tcp_streams(
-    shared: &Arc<Shared>,
+/// Makes the test known to data connections for as long as it waits for them.
+fn gather_tcp(
+    shared: &Shared,
     control: &mut LineChannel,
     test: &TestSpec,
     token: Token,
+    sends: bool,
 ) -> Result<Vec<Job<'static>>, BenchError> {
     let (sender, arrivals) = bounded(usize::from(test.streams));
     shared.waiting().insert(token, sender);
-    let streams = control
-        .send(&Answer::Ready { token, udp_ports: Vec::new() })
-        .and_then(|()| collect(&arrivals, test.streams, &shared.stop));
+    let streams = gather::tcp_streams(control, test, token, &arrivals, &shared.stop);
     shared.waiting().remove(&token);
-    let sends = test.direction == Direction::Reverse;
     streams?.into_iter().map(|stream| tcp::job(stream, test, sends)).collect()
-}
-
-/// Takes streams as they arrive until there is one of each number, and returns them in order.
-fn collect(
-    arrivals: &Receiver<(u16, TcpStream)>,
-    streams: u16,
-    stop: &StopFlag,
-) -> Result<Vec<TcpStream>, BenchError> {
-    let mut found: Vec<Option<TcpStream>> = (0..streams).map(|_| None).collect();
-    let deadline: Instant = clock::now() + BENCH_SETUP_TIMEOUT;
-    while found.iter().any(Option::is_none) {
-        let now = clock::now();
-        if stop.is_raised() {
-            return Err(BenchError::Interrupted);
-        }
-        if now >= deadline {
-            return Err(BenchError::TimedOut("waiting for the client's streams"));
-        }
-        match arrivals.recv_timeout((deadline - now).min(BENCH_TICK)) {
-            Ok((number, stream)) => match found.get_mut(usize::from(number)) {
-                Some(slot @ None) => *slot = Some(stream),
-                _ => return Err(BenchError::Protocol("a stream number too many".to_owned())),
-            },
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
-    }
-    Ok(found.into_iter().flatten().collect())
 }
 
 /// A listening socket; `both` takes IPv4 on an IPv6 wildcard address as well.

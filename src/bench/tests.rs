@@ -5,7 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{BenchError, BenchServer, Direction, StopFlag, TestReport, TestSpec, run_test};
+use super::{
+    BenchError, BenchServer, Direction, LatencySpec, StopFlag, TestReport, TestSpec, run_latency,
+    run_test, search_rate,
+};
 
 /// A server on a port of the kernel's choice; stopped and joined when dropped.
 struct RunningServer {
@@ -141,25 +144,51 @@ fn garbage_is_hung_up_on_and_the_server_goes_on() {
     server.run(&short()).unwrap();
 }
 
+/// Asks for a test by hand and returns the connection once the server is ready for it.
+fn ask_for_a_test(server: SocketAddr, protocol: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let test = format!(
+        r#"{{"protocol":"{protocol}","direction":"forward","streams":1,"duration_ms":60000,"length":64,"rate_bps":null,"gso":false}}"#
+    );
+    let line = format!("{{\"greeting\":\"control\",\"version\":1,\"test\":{test}}}\n");
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let len = stream.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..len]).into_owned();
+    assert!(answer.contains("ready"), "{answer}");
+    stream
+}
+
 #[test]
-fn a_client_that_vanishes_in_the_middle_frees_its_place() {
+fn clients_that_vanish_free_their_places() {
     let server = RunningServer::start();
-    for _ in 0..crate::limits::BENCH_TESTS_MAX + 2 {
-        let stop = StopFlag::new();
-        let spec = TestSpec::tcp(Duration::from_secs(60));
-        let mut intervals = 0;
-        thread::scope(|scope| {
-            let run =
-                scope.spawn(|| run_test(server.address, &spec, &stop, &mut |_| intervals += 1));
-            stop.raise();
-            assert!(matches!(run.join().unwrap(), Err(BenchError::Interrupted)));
-        });
+    for protocol in ["tcp", "udp", "echo"] {
+        let held: Vec<_> = (0..crate::limits::BENCH_TESTS_MAX)
+            .map(|_| ask_for_a_test(server.address, protocol))
+            .collect();
+        let full = server.run(&short());
+        assert!(matches!(&full, Err(BenchError::Refused(reason)) if reason.contains("running")));
+        drop(held);
+        let deadline = crate::sys::clock::now() + Duration::from_secs(4);
+        while matches!(server.run(&short()), Err(BenchError::Refused(_))) {
+            assert!(crate::sys::clock::now() < deadline, "places are not given back");
+        }
     }
-    // Places are given back within a tick or two.
-    let deadline = crate::sys::clock::now() + Duration::from_secs(5);
-    while matches!(server.run(&short()), Err(BenchError::Refused(_))) {
-        assert!(crate::sys::clock::now() < deadline, "places are never given back");
-    }
+}
+
+#[test]
+fn a_client_interrupted_in_the_middle_returns_at_once_and_so_does_the_server() {
+    let server = RunningServer::start_with(true);
+    let stop = StopFlag::new();
+    let spec = TestSpec::tcp(Duration::from_secs(60));
+    let raise = stop.clone();
+    let result = run_test(server.address, &spec, &stop, &mut |_| raise.raise());
+    assert!(matches!(result, Err(BenchError::Interrupted)), "{result:?}");
+    // The one test is over, so the server ends by itself.
+    let mut server = server;
+    server.thread.take().unwrap().join().unwrap().unwrap();
+    server.thread = Some(thread::spawn(|| Ok(())));
 }
 
 #[test]
@@ -180,4 +209,66 @@ fn nobody_listening_is_told_apart_from_other_failures() {
     let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let result = run_test(port, &short(), &StopFlag::new(), &mut |_| {});
     assert!(matches!(result, Err(BenchError::NotRunning(_))));
+}
+
+#[test]
+fn udp_forward_and_reverse_account_for_every_datagram() {
+    let server = RunningServer::start();
+    for (direction, gso) in [
+        (Direction::Forward, false),
+        (Direction::Forward, true),
+        (Direction::Reverse, false),
+        (Direction::Reverse, true),
+    ] {
+        let duration = Duration::from_millis(200);
+        let spec = TestSpec { direction, gso, streams: 2, ..TestSpec::udp(duration) };
+        let report = server.run(&spec).unwrap();
+        let fate = report.datagrams.unwrap();
+        assert!(report.receiver.datagrams > 0);
+        assert_eq!(report.sender.datagrams, report.receiver.datagrams + fate.lost);
+        assert_eq!(report.receiver.bytes, report.receiver.datagrams * 1300);
+        assert_eq!(fate.duplicates, 0);
+    }
+}
+
+#[test]
+fn paced_udp_keeps_to_its_rate_and_loses_nothing() {
+    let server = RunningServer::start();
+    let spec =
+        TestSpec { rate_bps: Some(4_000_000), length: 100, ..TestSpec::udp(short().duration()) };
+    let report = server.run(&spec).unwrap();
+    assert_eq!(report.loss_percent(), 0.0);
+    let bytes = report.receiver.bytes;
+    assert!((50_000..=106_000).contains(&bytes), "200 ms at 500 kB/s: {bytes}");
+}
+
+#[test]
+fn a_datagram_that_does_not_fit_the_path_is_said_to() {
+    let server = RunningServer::start();
+    let spec = TestSpec { length: 65_507, ..TestSpec::udp(short().duration()) };
+    // The loopback's MTU is 65536: with headers this is the largest that fits.
+    server.run(&spec).unwrap();
+    let too_long = TestSpec { length: 65_508, ..spec };
+    assert!(matches!(server.run(&too_long), Err(BenchError::InvalidTest(_))));
+}
+
+#[test]
+fn round_trips_are_measured() {
+    let server = RunningServer::start();
+    let spec = LatencySpec { count: 20, interval: Duration::from_millis(2), length: 64 };
+    let report = run_latency(server.address, &spec, &StopFlag::new()).unwrap();
+    assert_eq!((report.sent, report.received), (20, 20));
+    assert!(report.min_ms <= report.median_ms && report.median_ms <= report.p99_ms);
+    assert!(report.min_ms.unwrap() > 0.0);
+}
+
+#[test]
+fn a_rate_search_ends_with_a_test_that_kept_to_the_target() {
+    let server = RunningServer::start();
+    let spec = TestSpec::udp(Duration::from_millis(50));
+    let mut seen = 0;
+    let report =
+        search_rate(server.address, &spec, 100.0, &StopFlag::new(), &mut |_| seen += 1).unwrap();
+    assert_eq!((seen, report.attempts.len()), (1, 1), "any loss is allowed: full speed is best");
+    assert!(report.best.unwrap().loss_percent() <= 100.0);
 }
