@@ -1,1 +1,14 @@
+//! What the program asks of the host's network configuration, and how it gives it back.
 //!
+//! - [`netlink`]: a synchronous rtnetlink client (links, addresses, routes, rules).
+//! - [`link`]: brings the TUN device up.
+//! - [`routes`]: the client's routes and policy rules, installed, reconciled, removed and, after a
+//!   crash, repaired.
+//! - [`privileges`]: which capabilities the process keeps.
+//!
+//! Everything here runs before the workers start or on the control thread; nothing is on the
+//! packet path.
+
+pub mod netlink;
+
+mod sysctl;

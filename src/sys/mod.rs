@@ -10,8 +10,10 @@
 
 pub mod affinity;
 pub mod clock;
+pub mod ethtool;
 mod link;
 pub mod netns;
+pub mod privileges;
 pub mod process;
 pub mod steering;
 pub mod tun;
@@ -19,3 +21,5 @@ pub mod udp;
 
 #[cfg(test)]
 pub(crate) mod allocations;
+#[cfg(test)]
+mod testing;

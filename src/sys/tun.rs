@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-use super::link;
+use super::link::{self, Occupant};
 use crate::limits::{VIRTIO_HEADER_LEN, WORKERS_MAX};
 
 /// The offloads a caller wants. TCP and UDP segmentation both need `checksum`.
@@ -154,10 +154,7 @@ impl TunDevice {
             return Err(TunError::QueuesInvalid { queues });
         }
         check_node()?;
-        let existed = link::exists(wished_name);
-        if existed && link::has_carrier(wished_name) {
-            return Err(TunError::NameInUse { name: wished_name.to_owned() });
-        }
+        check_occupant(wished_name)?;
 
         let devices = attach_queues(wished_name, queues)?;
         let name = devices[0].name().map_err(refused(wished_name, "reading the name"))?;
@@ -167,10 +164,6 @@ impl TunDevice {
             .collect::<io::Result<Vec<_>>>()
             .map_err(refused(&name, "setting a queue up"))?;
         let first = &queues[0];
-        // A device that is not persistent exists only while somebody has it open.
-        if existed && !first.is_persistent().map_err(refused(&name, "TUNGETIFF"))? {
-            return Err(TunError::NameInUse { name });
-        }
         // Both are the device's, not the queue's, and outlive earlier users of a persistent one.
         first.set_virtio_header_len().map_err(refused(&name, "TUNSETVNETHDRSZ"))?;
         let offloads = first.set_offloads_of(wish).map_err(refused(&name, "TUNSETOFFLOAD"))?;
@@ -229,15 +222,6 @@ impl TunQueue {
     fn adopt(device: SyncDevice) -> io::Result<Self> {
         device.set_nonblocking(true)?;
         Ok(Self { file: File::from(device.as_fd().try_clone_to_owned()?) })
-    }
-
-    fn is_persistent(&self) -> io::Result<bool> {
-        let mut request = link::request("");
-        // SAFETY: TUNGETIFF fills in an ifreq, which `request` is.
-        check(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
-        // SAFETY: TUNGETIFF has set the flags; any bit pattern is a valid integer.
-        let flags = unsafe { request.ifr_ifru.ifru_flags };
-        Ok(libc::c_int::from(flags) & libc::IFF_PERSIST != 0)
     }
 
     fn set_virtio_header_len(&self) -> io::Result<()> {
@@ -320,6 +304,20 @@ fn check_node() -> Result<(), TunError> {
     }
 }
 
+/// A second user of a device would silently be given some of the first one's flows, and would
+/// change its offloads: so only a device that nobody has open is adopted.
+fn check_occupant(name: &str) -> Result<(), TunError> {
+    let name = name.to_owned();
+    match link::occupant(&name) {
+        Ok(Occupant::Nobody | Occupant::Tun { multi_queue: true, open_queues: 0 }) => Ok(()),
+        Ok(Occupant::Tun { multi_queue: true, .. }) => Err(TunError::NameInUse { name }),
+        Ok(Occupant::Tun { multi_queue: false, .. } | Occupant::Foreign) => {
+            Err(TunError::NotAdoptable { name })
+        }
+        Err(source) => Err(TunError::Refused { name, operation: "RTM_GETLINK", source }),
+    }
+}
+
 fn attach_queues(name: &str, queues: usize) -> Result<Vec<SyncDevice>, TunError> {
     let first = DeviceBuilder::new()
         .name(name)
@@ -342,7 +340,6 @@ fn attach_error(name: &str, source: io::Error) -> TunError {
     match source.raw_os_error() {
         Some(libc::EPERM) => TunError::NotPermitted { name },
         Some(libc::EBUSY) => TunError::NameInUse { name },
-        Some(libc::EINVAL) if link::exists(&name) => TunError::NotAdoptable { name },
         _ => TunError::Refused { name, operation: "TUNSETIFF", source },
     }
 }

@@ -77,8 +77,9 @@ pub enum SendFaultKind {
     /// The kernel refused a train (`EIO`, `EINVAL`, `EMSGSIZE`, `EOPNOTSUPP`); its datagrams are
     /// sent one by one. It may take the next: route, device and size decide.
     TrainRefused,
-    /// The source address is not ours any more (`EINVAL`); the message is sent from whichever
-    /// address the kernel chooses, and the caller should forget the old one.
+    /// The source address is not ours any more (`EINVAL` or `ENETUNREACH`, depending on family and
+    /// kernel); the message has been sent from whichever address the kernel chose, and the caller
+    /// should forget the old one.
     SourceGone,
     /// A datagram of `datagram_len` bytes does not fit the path (`EMSGSIZE`).
     TooBig {
@@ -99,6 +100,8 @@ struct Queued {
     ecn: u8,
     /// A train that goes out as single datagrams.
     split: bool,
+    /// The error that sending from the wished source met, after which the kernel chooses one.
+    source_refused: Option<i32>,
 }
 
 impl Queued {
@@ -192,6 +195,7 @@ impl SendBatch {
             segment_size,
             ecn: ecn & 0b11,
             split: !self.gso,
+            source_refused: None,
         });
         Ok(self.messages.len() - 1)
     }
@@ -217,6 +221,9 @@ impl SendBatch {
             };
             match result.map_err(|error| error.raw_os_error().unwrap_or(0)) {
                 Ok(accepted) => {
+                    if let Some(fault) = self.take_source_fault() {
+                        on_fault(fault);
+                    }
                     self.advance(accepted, &mut report);
                     stale_error_seen = false;
                 }
@@ -227,7 +234,9 @@ impl SendBatch {
                 }
                 Err(libc::ECONNREFUSED) if !stale_error_seen => stale_error_seen = true,
                 Err(errno) => {
-                    on_fault(self.handle_refusal(errno, &mut report));
+                    if let Some(fault) = self.handle_refusal(errno, &mut report) {
+                        on_fault(fault);
+                    }
                     stale_error_seen = false;
                 }
             }
@@ -280,7 +289,7 @@ impl SendBatch {
 
     /// The kernel refused the first message that waits: tries it in a simpler way if there is
     /// one, gives it up otherwise.
-    fn handle_refusal(&mut self, errno: i32, report: &mut SendReport) -> SendFault {
+    fn handle_refusal(&mut self, errno: i32, report: &mut SendReport) -> Option<SendFault> {
         let index = self.next;
         let message = &mut self.messages[index];
         let mut fault = SendFault { index, kind: SendFaultKind::Refused, errno, datagrams: 0 };
@@ -290,11 +299,13 @@ impl SendBatch {
             message.split = true;
             report.train_fallbacks += 1;
             fault.kind = SendFaultKind::TrainRefused;
-            return fault;
+            return Some(fault);
         }
-        if errno == libc::EINVAL && message.target.local.take().is_some() {
-            fault.kind = SendFaultKind::SourceGone;
-            return fault;
+        let about_source = matches!(errno, libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL);
+        if about_source && message.target.local.take().is_some() {
+            // The next try tells whether it was the source: then that is what is reported.
+            message.source_refused = Some(errno);
+            return None;
         }
         if errno == libc::EMSGSIZE {
             fault.kind = SendFaultKind::TooBig { datagram_len: message.datagram_len() };
@@ -302,7 +313,13 @@ impl SendBatch {
         fault.datagrams = message.datagrams();
         report.failed += fault.datagrams;
         self.next += 1;
-        fault
+        Some(fault)
+    }
+
+    /// The kernel took the first message that waits: was its wished source the obstacle?
+    fn take_source_fault(&mut self) -> Option<SendFault> {
+        let errno = self.messages.get_mut(self.next)?.source_refused.take()?;
+        Some(SendFault { index: self.next, kind: SendFaultKind::SourceGone, errno, datagrams: 0 })
     }
 }
 

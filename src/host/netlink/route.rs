@@ -1,0 +1,265 @@
+//! Routes and route lookups.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
+};
+
+pub use netlink_packet_route::route::RouteScope;
+
+use super::{Family, Netlink, NetlinkError};
+
+/// The main routing table (`RT_TABLE_MAIN`).
+pub const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// What the kernel makes of an IPv6 route without a metric (`IP6_RT_PRIO_USER`).
+const IPV6_METRIC_DEFAULT: u32 = 1024;
+
+/// A unicast route with one next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where packets are going; host bits are zero.
+    pub destination: IpNet,
+    /// Index of the interface they leave by.
+    pub device: u32,
+    /// The router they are handed to, if not to the link itself.
+    pub gateway: Option<IpAddr>,
+    /// The routing table.
+    pub table: u32,
+    /// Preference among routes to the same destination; lower wins.
+    pub metric: u32,
+    /// Who made the route (`rtm_protocol`).
+    pub protocol: u8,
+    /// How far the destination is.
+    pub scope: RouteScope,
+    /// The largest packet to send along it, in bytes, if not the interface's MTU.
+    pub mtu: Option<u32>,
+}
+
+impl Route {
+    /// The route straight into `device`, in the main table, with the metric and scope the kernel
+    /// gives such a route by default.
+    pub fn through(device: u32, destination: IpNet, protocol: u8) -> Self {
+        let (metric, scope) = match Family::of(&destination) {
+            Family::V4 => (0, RouteScope::Link),
+            Family::V6 => (IPV6_METRIC_DEFAULT, RouteScope::Universe),
+        };
+        Self {
+            destination: destination.trunc(),
+            device,
+            gateway: None,
+            table: TABLE_MAIN,
+            metric,
+            protocol,
+            scope,
+            mtu: None,
+        }
+    }
+
+    /// The same route by way of a router.
+    #[must_use]
+    pub fn via(mut self, gateway: IpAddr) -> Self {
+        self.gateway = Some(gateway);
+        self.scope = RouteScope::Universe;
+        self
+    }
+
+    /// The same route in another table.
+    #[must_use]
+    pub fn in_table(mut self, table: u32) -> Self {
+        self.table = table;
+        self
+    }
+
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
+        header.address_family = Family::of(&self.destination).address_family();
+        header.destination_prefix_length = self.destination.prefix_len();
+        // Table numbers beyond a byte travel in the attribute alone.
+        header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        header.protocol = self.protocol.into();
+        header.scope = self.scope;
+        header.kind = RouteType::Unicast;
+        let attributes = &mut message.attributes;
+        attributes.push(RouteAttribute::Destination(self.destination.network().into()));
+        attributes.push(RouteAttribute::Oif(self.device));
+        attributes.push(RouteAttribute::Table(self.table));
+        attributes.push(RouteAttribute::Priority(self.metric));
+        if let Some(gateway) = self.gateway {
+            attributes.push(RouteAttribute::Gateway(gateway.into()));
+        }
+        if let Some(mtu) = self.mtu {
+            attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        }
+        message
+    }
+
+    fn described(&self) -> String {
+        let table = match self.table {
+            TABLE_MAIN => String::new(),
+            table => format!(" in table {table}"),
+        };
+        format!("the route {}{table} through interface {}", self.destination, self.device)
+    }
+}
+
+/// How the kernel would send a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteLookup {
+    /// Index of the interface it would leave by.
+    pub device: u32,
+    /// The largest packet that fits: the route's or learned path MTU, else the interface's.
+    pub mtu: u32,
+    /// The source address it would get.
+    pub source: Option<IpAddr>,
+    /// The router it would be handed to.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Netlink {
+    /// Adds a route. Fails with `EEXIST` if its table has one with the same destination and metric.
+    pub fn add_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.new_route("add", route, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds a route in place of any with the same table, destination and metric.
+    pub fn replace_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        self.new_route("replace", route, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Removes a route. Fails with `ESRCH` if there is no such route.
+    pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::DelRoute(route.message());
+        self.execute(&format!("remove {}", route.described()), message, 0)
+    }
+
+    /// Every unicast route, in any table, that `protocol` made.
+    pub fn routes_of_protocol(
+        &mut self,
+        family: Family,
+        protocol: u8,
+    ) -> Result<Vec<Route>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family.address_family();
+        message.header.protocol = protocol.into();
+        let message = RouteNetlinkMessage::GetRoute(message);
+        let attempt = format!("list the routes of protocol {protocol}");
+        let listed = self.dump(&attempt, &message, |object| match object {
+            RouteNetlinkMessage::NewRoute(found) => {
+                parse(&found).filter(|route| route.protocol == protocol)
+            }
+            _ => None,
+        });
+        match listed {
+            Err(error) if error.is_family_missing() => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
+    /// How a packet to `destination` would leave, if its socket had this firewall mark. Fails with
+    /// `ENETUNREACH` or `EHOSTUNREACH` where there is no route.
+    pub fn route_to(
+        &mut self,
+        destination: IpAddr,
+        mark: Option<u32>,
+    ) -> Result<RouteLookup, NetlinkError> {
+        let attempt = format!("find the route to {destination}");
+        let mut message = RouteMessage::default();
+        let host = IpNet::from(destination);
+        message.header.address_family = Family::of(&host).address_family();
+        message.header.destination_prefix_length = host.prefix_len();
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        message.attributes.extend(mark.map(RouteAttribute::Mark));
+        let found = match self.query(&attempt, RouteNetlinkMessage::GetRoute(message))? {
+            RouteNetlinkMessage::NewRoute(found) => found,
+            other => {
+                let detail = format!("{other:?}");
+                return Err(NetlinkError::Unexpected { attempt, detail });
+            }
+        };
+        let device = found.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        let device = device.ok_or_else(|| NetlinkError::Unexpected {
+            attempt,
+            detail: "a route without an interface".to_owned(),
+        })?;
+        let source = found.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(address) => ip_of(address),
+            _ => None,
+        });
+        let mtu = match mtu_of(&found) {
+            Some(mtu) => mtu,
+            None => self.link_by_index(device)?.mtu,
+        };
+        Ok(RouteLookup { device, mtu, source, gateway: gateway_of(&found) })
+    }
+
+    fn new_route(&mut self, verb: &str, route: &Route, flags: u16) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewRoute(route.message());
+        self.execute(&format!("{verb} {}", route.described()), message, flags)
+    }
+}
+
+fn parse(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.kind != RouteType::Unicast {
+        return None;
+    }
+    let unspecified = match header.address_family {
+        netlink_packet_route::AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        netlink_packet_route::AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let mut network = unspecified;
+    let (mut device, mut table, mut metric) = (None, u32::from(header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => network = ip_of(address)?,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    Some(Route {
+        destination: IpNet::new(network, header.destination_prefix_length).ok()?,
+        device: device?,
+        gateway: gateway_of(message),
+        table,
+        metric,
+        protocol: header.protocol.into(),
+        scope: header.scope,
+        mtu: mtu_of(message),
+    })
+}
+
+fn gateway_of(message: &RouteMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip_of(address),
+        _ => None,
+    })
+}
+
+fn mtu_of(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
