@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::conduct::{self, Job};
-use super::error::{BenchError, is_transient};
+use super::error::{BenchError, CONNECTING, is_transient};
 use super::line::LineChannel;
 use super::protocol::{
     Answer, Direction, Greeting, PROTOCOL_VERSION, Protocol, Signal, TestSpec, Token,
@@ -154,7 +154,7 @@ impl Request {
 fn connect(server: SocketAddr) -> Result<TcpStream, BenchError> {
     TcpStream::connect_timeout(&server, BENCH_SETUP_TIMEOUT).map_err(|error| match error.kind() {
         std::io::ErrorKind::ConnectionRefused => BenchError::NotRunning(server),
-        _ if is_transient(&error) => BenchError::TimedOut("connecting to the bench server"),
-        _ => BenchError::Io { action: "connecting to the bench server", source: error },
+        _ if is_transient(&error) => BenchError::TimedOut(CONNECTING),
+        _ => BenchError::Io { action: CONNECTING, source: error },
     })
 }

@@ -3,6 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
+/// What a client does first.
+pub(crate) const CONNECTING: &str = "connecting to the bench server";
+
 /// Why a test gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -50,6 +53,15 @@ impl BenchError {
     /// For `map_err`: wraps an I/O error with what was being done.
     pub(crate) fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, source }
+    }
+
+    /// Whether no connection to the server came about, so that another address of it may do.
+    pub fn is_about_connecting(&self) -> bool {
+        match self {
+            Self::NotRunning(_) => true,
+            Self::TimedOut(action) | Self::Io { action, .. } => *action == CONNECTING,
+            _ => false,
+        }
     }
 }
 
