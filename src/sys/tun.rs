@@ -351,3 +351,6 @@ fn refused(name: &str, operation: &'static str) -> impl FnOnce(io::Error) -> Tun
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

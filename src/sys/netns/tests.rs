@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use super::{NetNamespace, command_in, die_with_parent, enter_user_namespace};
+use super::{NetNamespace, UserNamespaceError, command_in, die_with_parent, enter_user_namespace};
 
 fn inside() -> String {
     fs::read_link("/proc/thread-self/ns/net").unwrap().display().to_string()
@@ -90,34 +90,28 @@ fn a_process_with_threads_cannot_enter_a_user_namespace() {
     assert!(error.to_string().contains("first thread"), "{error}");
 }
 
-/// A child process with a single thread enters and is root over a network of its own.
+/// Between fork and exec a child has a single thread, so there it can enter. It is root in there,
+/// with a network of its own, and may make further network namespaces.
 #[test]
 fn a_single_threaded_process_becomes_root_of_its_namespace() {
-    let (read, write) = std::io::pipe().unwrap();
-    // SAFETY: the child makes system calls and writes to a pipe, then leaves without running
-    // destructors; what it allocates on the way comes from an allocator that glibc keeps usable
-    // across fork.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0);
-    if child == 0 {
-        let outcome = enter_user_namespace().map(|()| {
-            // SAFETY: geteuid only reads.
-            let user = unsafe { libc::geteuid() };
-            (user, NetNamespace::create().is_ok())
-        });
-        let report = match outcome {
-            Ok((user, nested)) => format!("user {user}, nested {nested}"),
-            Err(error) => error.to_string(),
-        };
-        let mut write = write;
-        let _ = std::io::Write::write_all(&mut write, report.as_bytes());
-        // SAFETY: _exit ends the child at once.
-        unsafe { libc::_exit(0) };
-    }
-    drop(write);
-    let report = std::io::read_to_string(read).unwrap();
-    let mut status = 0;
-    // SAFETY: `status` is a live int, and the child is ours and has not been waited for.
-    unsafe { libc::waitpid(child, &raw mut status, 0) };
-    assert_eq!(report, "user 0, nested true");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "id -u; unshare -n grep -c : /proc/self/net/dev; readlink /proc/self/ns/net"]);
+    let enter = || {
+        enter_user_namespace().map_err(|error| match error {
+            UserNamespaceError::Threads => std::io::Error::from_raw_os_error(libc::EINVAL),
+            UserNamespaceError::Forbidden { source }
+            | UserNamespaceError::Refused { source, .. } => source,
+        })
+    };
+    // SAFETY: what the closure allocates comes from an allocator that glibc keeps usable in a
+    // forked child; it takes no lock of ours.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, enter) };
+    let output = command.output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let [user, interfaces, namespace] = lines.lines().collect::<Vec<_>>()[..] else {
+        panic!("{lines}{}", String::from_utf8_lossy(&output.stderr));
+    };
+    assert_eq!((user, interfaces), ("0", "1"));
+    assert_ne!(namespace, inside());
 }
