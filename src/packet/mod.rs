@@ -1,1 +1,29 @@
+//! Inner packets: what is read from a TUN device, carried inside data messages, and written to a
+//! TUN device again.
 //!
+//! To the wire: [`parse::Parsed`] looks at a packet once, [`split::Split`] turns a super-packet into
+//! segments that are ready to seal, [`run::RunTracker`] finds runs among small packets. From the
+//! wire: [`coalesce::Coalescer`] puts runs together again, in place, for one `writev` each.
+//! [`ecn`], [`mss`], [`icmp`] and [`fragment`] are the duties of a router.
+//!
+//! Everything here is pure: no socket, no clock, no allocation after construction. Layouts follow
+//! RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP) and RFC 768 (UDP).
+
+pub mod checksum;
+pub mod coalesce;
+pub mod error;
+pub mod flags;
+pub mod parse;
+pub mod run;
+pub mod split;
+pub mod virtio;
+
+mod field;
+mod segment;
+
+pub use coalesce::{CoalesceOptions, Coalescer, FinishedRun};
+pub use error::PacketError;
+pub use parse::{IpVersion, Parsed, Transport};
+pub use run::RunTracker;
+pub use split::Split;
+pub use virtio::VirtioHeader;
