@@ -1,5 +1,6 @@
 //! Corelane: a thread-per-core userspace VPN for Linux.
 
+pub mod exit;
 pub mod handshake;
 pub mod limits;
 pub mod packet;

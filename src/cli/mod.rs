@@ -1,1 +1,118 @@
-//!
+//! The command line: one file per command group.
+
+use clap::{Parser, Subcommand};
+
+pub mod bench;
+mod config;
+pub mod demo;
+mod error;
+mod generate;
+mod key;
+mod output;
+mod settings;
+mod status;
+mod status_client;
+mod status_text;
+mod tunnel;
+mod units;
+
+pub use error::CliError;
+
+use crate::exit::ExitCode;
+
+/// A thread-per-core VPN for Linux.
+#[derive(Parser, Debug)]
+#[command(name = "corelane", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 ok, 1 failure, 2 usage, 3 configuration invalid, 4 daemon \
+                        not running, 5 not found, 6 denied, 7 timeout.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a server, in the foreground
+    Serve(tunnel::ServeArgs),
+    /// Bring a client's tunnel up, in the foreground
+    Up(tunnel::UpArgs),
+    /// Stop the client's daemon cleanly
+    Down(status::SocketArgs),
+    /// Show what a running daemon is doing
+    Status(status::StatusArgs),
+    /// Make a running daemon read its configuration again, as SIGHUP does
+    Reload(status::SocketArgs),
+    /// Make and convert keys
+    Key {
+        #[command(subcommand)]
+        command: key::KeyCommand,
+    },
+    /// Check and show configurations
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
+    /// Generate and measure traffic, without any other program
+    Bench(bench::BenchArgs),
+    /// Show a server and a client at work between two network namespaces
+    Demo(demo::DemoArgs),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory; made if it is missing
+        #[arg(value_name = "DIR")]
+        directory: std::path::PathBuf,
+    },
+}
+
+/// Does what the command line of this process says, and says how it ended.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // With stderr gone there is nobody left to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::Ok,
+        Err(error) => {
+            error.print();
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Serve(args) => tunnel::serve(args),
+        Command::Up(args) => tunnel::up(args),
+        Command::Down(args) => status::down(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Reload(args) => status::reload(&args),
+        Command::Key { command } => key::run(&command),
+        Command::Config { command } => config::run(command),
+        Command::Bench(args) => bench::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Version => output::print(concat!("corelane ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Completion { shell } => generate::completion(shell),
+        Command::Man { directory } => generate::man(&directory),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

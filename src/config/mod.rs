@@ -1,1 +1,32 @@
+//! The configuration: one TOML file for either role, with flags laid over it.
 //!
+//! `schema` lists every key. `document` reads a text into the sections of that schema and reports
+//! every problem at once; `build` checks the sections as a whole and turns them into the plain
+//! [`ServeConfig`] and [`UpConfig`] that the daemon takes. [`Source`] remembers file and flags, so
+//! that a reload reads the same again. Secrets are never in the file: `secrets` reads them from
+//! files of their own.
+
+mod build;
+mod checks;
+mod document;
+mod effective;
+mod problems;
+mod schema;
+pub mod secrets;
+mod source;
+mod types;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use problems::{Origin, Problem, Report, Severity};
+pub use schema::{MARK_DEFAULT, PORT_DEFAULT, Role};
+pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
+pub use types::{
+    HostPort, LogConfig, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig, UpConfig,
+};
+
+pub(crate) use schema::{Keepalive, Mtu, Workers};
+pub(crate) use types::{CpuList, Directives, InterfaceName};
+pub(crate) use values::{Auto, ConfigValue, parse_argument, quoted};

@@ -2,4 +2,5 @@
 
 pub mod counters;
 pub mod drops;
+pub mod logging;
 pub mod status;

@@ -1,0 +1,246 @@
+//! A status report for people: compact, aligned, only what is worth a look.
+
+use crate::cli::units;
+use crate::telemetry::drops::DropReason;
+use crate::telemetry::status::{OffloadStatus, PeerStatus, StatusReport, WorkerStatus};
+
+/// Paths of a peer shown one by one; more are counted.
+const PATHS_SHOWN_MAX: usize = 8;
+
+/// Renders a report; with the one before it, rates stand in for totals.
+pub(crate) fn render(report: &StatusReport, before: Option<&StatusReport>, colour: bool) -> String {
+    let paint = Paint { colour };
+    // A report within the same tick has no rates.
+    let span_s = before.map(|before| report.uptime_s - before.uptime_s).filter(|span| *span > 0.0);
+    let mut out = String::new();
+    head(&mut out, report, paint);
+    workers(&mut out, report, before.zip(span_s), paint);
+    peers(&mut out, report, before.zip(span_s), paint);
+    drops(&mut out, report, paint);
+    out
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy)]
+struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    fn state(self, state: &str) -> String {
+        match state {
+            "up" => self.wrap("32", state),
+            _ => self.wrap("33", state),
+        }
+    }
+
+    fn alarm(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn head(out: &mut String, report: &StatusReport, paint: Paint) {
+    let name = paint.bold(&format!("corelane {}", report.role));
+    let uptime = units::duration(report.uptime_s);
+    let mut line = |label: &str, value: &str| out.push_str(&format!("{label:<11}{value}\n"));
+    line(&name, "");
+    line("state", &format!("{} for {uptime}", paint.state(&report.state)));
+    line("process", &format!("{}, version {}", report.pid, report.version));
+    line("interface", &format!("{}, MTU {} B", report.tun, report.mtu));
+    line("key", &report.public_key);
+    let label = if report.role == "client" { "server" } else { "listening" };
+    line(label, &report.endpoints.join(", "));
+    line("offloads", &offloads(&report.offloads, report.role == "client"));
+    if let Some(error) = &report.last_error {
+        line("last error", &paint.alarm(&printable(error)));
+    }
+}
+
+fn offloads(offloads: &OffloadStatus, is_client: bool) -> String {
+    let mut all = vec![
+        ("TUN checksums", offloads.tun_checksum),
+        ("TUN TCP segmentation", offloads.tun_tcp_segmentation),
+        ("TUN UDP segmentation", offloads.tun_udp_segmentation),
+        ("UDP GSO", offloads.udp_gso),
+        ("UDP GRO", offloads.udp_gro),
+    ];
+    // A client has a socket per path and nothing to steer.
+    if !is_client {
+        all.push(("lane steering", offloads.steering));
+    }
+    let names = |wanted: bool| -> Vec<&str> {
+        all.iter().filter(|(_, on)| *on == wanted).map(|(name, _)| *name).collect()
+    };
+    match (names(true), names(false)) {
+        (on, off) if off.is_empty() => on.join(", "),
+        (on, off) if on.is_empty() => format!("none; missing: {}", off.join(", ")),
+        (on, off) => format!("{}; missing: {}", on.join(", "), off.join(", ")),
+    }
+}
+
+/// An earlier report and the seconds since.
+type Before<'r> = Option<(&'r StatusReport, f64)>;
+
+fn workers(out: &mut String, report: &StatusReport, before: Before<'_>, paint: Paint) {
+    let mut rows = vec![
+        ["worker", "CPU", "to wire", "", "from wire", "", "batch", "busy", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for worker in &report.workers {
+        let earlier = before.and_then(|(report, span_s)| {
+            Some((report.workers.iter().find(|other| other.worker == worker.worker)?, span_s))
+        });
+        rows.push(worker_row(worker, earlier));
+    }
+    out.push('\n');
+    table(out, &rows, &[8], paint);
+}
+
+fn worker_row(worker: &WorkerStatus, earlier: Option<(&WorkerStatus, f64)>) -> Vec<String> {
+    let traffic = |now: (u64, u64), then: fn(&WorkerStatus) -> (u64, u64)| match earlier {
+        Some((earlier, span_s)) => {
+            let (packets, bytes) = then(earlier);
+            let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / span_s;
+            let bits = units::bit_rate(rate(now.1, bytes) * 8.0);
+            [bits, units::packet_rate(rate(now.0, packets))]
+        }
+        None => [units::bytes(now.1), format!("{} packets", units::count(now.0))],
+    };
+    let to_wire = traffic((worker.to_wire_packets, worker.to_wire_bytes), |earlier| {
+        (earlier.to_wire_packets, earlier.to_wire_bytes)
+    });
+    let from_wire = traffic((worker.from_wire_packets, worker.from_wire_bytes), |earlier| {
+        (earlier.from_wire_packets, earlier.from_wire_bytes)
+    });
+    let mut row = vec![
+        worker.worker.to_string(),
+        worker.cpu.map_or_else(|| "unpinned".to_owned(), |cpu| cpu.to_string()),
+    ];
+    row.extend(to_wire);
+    row.extend(from_wire);
+    row.push(format!("{:.1}", worker.average_batch));
+    row.push(units::percent(worker.busy_share));
+    row.push(worker_notes(worker));
+    row
+}
+
+/// What is only worth a word if it happened.
+fn worker_notes(worker: &WorkerStatus) -> String {
+    let notes = [
+        (worker.gso_fallbacks, "sends without GSO"),
+        (worker.tun_fallbacks, "split TUN writes"),
+        (worker.reordered, "reordered"),
+    ];
+    let said: Vec<String> = notes
+        .iter()
+        .filter(|(value, _)| *value > 0)
+        .map(|(value, name)| format!("{} {name}", units::count(*value)))
+        .collect();
+    said.join(", ")
+}
+
+fn peers(out: &mut String, report: &StatusReport, before: Before<'_>, paint: Paint) {
+    for peer in &report.peers {
+        let earlier = before.and_then(|(report, span_s)| {
+            let same = |other: &&PeerStatus| other.public_key == peer.public_key;
+            Some((report.peers.iter().find(same)?, span_s))
+        });
+        out.push_str(&format!("\n{} {}\n", paint.bold("peer"), printable(&peer.public_key)));
+        let mut line = |label: &str, value: &str| out.push_str(&format!("  {label:<11}{value}\n"));
+        line("allowed", &peer.allowed_ips.join(", "));
+        line("session", &session(peer, paint));
+        line("traffic", &peer_traffic(peer, earlier));
+        for path in peer.paths.iter().take(PATHS_SHOWN_MAX) {
+            let endpoint = path.endpoint.as_deref().unwrap_or("address unknown");
+            let state = paint.state(&path.state);
+            let text = format!("{} {endpoint}, {state}, up to {} B", path.path, path.plaintext_max);
+            line("path", &text);
+        }
+        if peer.paths.len() > PATHS_SHOWN_MAX {
+            line("", &format!("and {} more paths", peer.paths.len() - PATHS_SHOWN_MAX));
+        }
+    }
+}
+
+fn session(peer: &PeerStatus, paint: Paint) -> String {
+    let ago = |seconds: f64| format!("last handshake {} ago", units::duration(seconds));
+    let handshake = peer.last_handshake_s.map(ago);
+    if !peer.connected {
+        let state = paint.wrap("33", "not connected");
+        return match handshake {
+            Some(handshake) => format!("{state}, {handshake}"),
+            None => state,
+        };
+    }
+    let facts = [
+        Some(paint.wrap("32", "connected")),
+        handshake,
+        peer.handshake_ms.map(|took_ms| format!("took {took_ms:.1} ms")),
+        peer.rtt_ms.map(|rtt_ms| format!("RTT {rtt_ms:.2} ms")),
+        (peer.rekeys > 0).then(|| format!("{} rekeys", units::count(peer.rekeys))),
+    ];
+    facts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn peer_traffic(peer: &PeerStatus, earlier: Option<(&PeerStatus, f64)>) -> String {
+    let (received, sent) = match earlier {
+        Some((earlier, span_s)) => {
+            let rate = |now: u64, then: u64| {
+                units::bit_rate(now.saturating_sub(then) as f64 * 8.0 / span_s)
+            };
+            let received = rate(peer.received_bytes, earlier.received_bytes);
+            (received, rate(peer.sent_bytes, earlier.sent_bytes))
+        }
+        None => (units::bytes(peer.received_bytes), units::bytes(peer.sent_bytes)),
+    };
+    format!("received {received}, sent {sent}")
+}
+
+fn drops(out: &mut String, report: &StatusReport, paint: Paint) {
+    let mut rows = vec![["dropped", "why", ""].map(str::to_owned).to_vec()];
+    for (name, packets) in report.drops.iter().filter(|(_, packets)| **packets > 0) {
+        let known = DropReason::ALL.iter().find(|reason| reason.name() == name);
+        let description = known.map_or("", |reason| reason.description());
+        rows.push(vec![units::count(*packets), printable(name), description.to_owned()]);
+    }
+    if rows.len() > 1 {
+        out.push('\n');
+        table(out, &rows, &[1, 2], paint);
+    }
+}
+
+/// Columns two spaces apart, each as wide as its widest cell. Figures stand to the right, the
+/// columns `text` to the left; the first row is the heading.
+fn table(out: &mut String, rows: &[Vec<String>], text: &[usize], paint: Paint) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    for (position, row) in rows.iter().enumerate() {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            match text.contains(&column) {
+                true => line.push_str(&format!("{cell:<width$}  ")),
+                false => line.push_str(&format!("{cell:>width$}  ")),
+            }
+        }
+        let line = line.trim_end();
+        let line = if position == 0 { paint.bold(line) } else { line.to_owned() };
+        out.push_str(&format!("{line}\n"));
+    }
+}
+
+/// Text from a daemon without characters that would move the cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

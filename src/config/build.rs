@@ -1,0 +1,171 @@
+//! From sections to the plain configuration of a role.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::config::checks;
+use crate::config::problems::{Origin, Problems};
+use crate::config::schema::{Role, Sections, Setting};
+use crate::config::types::{LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig};
+
+/// The configuration of a server, once `problems` has heard of everything that is wrong with it.
+/// `None` if something indispensable is missing; a result is good only if there are no errors.
+pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<ServeConfig> {
+    checks::common(sections, problems);
+    checks::server(sections, problems);
+    let place = place_of_role(sections);
+    let private_key_file =
+        require(&sections.server.private_key_file, &place, &PRIVATE_KEY_FILE, problems);
+    let peers = peers(sections, problems);
+
+    Some(ServeConfig {
+        listen: sections.server.listen.value.clone(),
+        tun: tun(sections),
+        addresses: sections.tun.addresses.value.clone(),
+        private_key_file: private_key_file?,
+        peers,
+        workers: workers(sections),
+        cpus: cpus(sections),
+        status_socket: status_socket(sections, Role::Server),
+        tuning: tuning(sections),
+        log: log(sections),
+    })
+}
+
+/// The configuration of a client, on the same terms as [`serve`].
+pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfig> {
+    checks::common(sections, problems);
+    checks::client(sections, problems);
+    let client = &sections.client;
+    let place = place_of_role(sections);
+    let server = require(&client.server, &place, &SERVER, problems);
+    let server_key = require(&client.server_key, &place, &SERVER_KEY, problems);
+    let private_key_file = require(&client.private_key_file, &place, &PRIVATE_KEY_FILE, problems);
+
+    Some(UpConfig {
+        server: server?,
+        server_key: server_key?,
+        tun: tun(sections),
+        addresses: sections.tun.addresses.value.clone(),
+        routes: without_host_bits(&client.routes, problems),
+        private_key_file: private_key_file?,
+        preshared_key_file: client.preshared_key_file.value.clone(),
+        workers: workers(sections),
+        cpus: cpus(sections),
+        keepalive_s: Some(client.keepalive_s.value.as_u16()).filter(|&seconds| seconds > 0),
+        status_socket: status_socket(sections, Role::Client),
+        mark: client.firewall_mark.value.as_u32(),
+        tuning: tuning(sections),
+        log: log(sections),
+    })
+}
+
+/// A key that has no default and must be there.
+struct Indispensable {
+    key: &'static str,
+    flag: &'static str,
+    help: &'static str,
+}
+
+const PRIVATE_KEY_FILE: Indispensable = Indispensable {
+    key: "private_key_file",
+    flag: "--private-key-file",
+    help: "make a key with `(umask 077; corelane key generate > private.key)`",
+};
+const SERVER: Indispensable = Indispensable {
+    key: "server",
+    flag: "--server",
+    help: "the server's name or address and port, such as \"vpn.example.org:20443\"",
+};
+const SERVER_KEY: Indispensable = Indispensable {
+    key: "server_key",
+    flag: "--server-key",
+    help: "on the server, `corelane key public < private.key` prints it",
+};
+
+fn require<T: Clone>(
+    setting: &Setting<Option<T>>,
+    place: &Origin,
+    indispensable: &Indispensable,
+    problems: &mut Problems,
+) -> Option<T> {
+    // With an origin but no value, a bad value has been reported already.
+    if setting.value.is_none() && setting.origin == Origin::Default {
+        let Indispensable { key, flag, help } = indispensable;
+        let what = format!("`{key}` is missing (or `{flag}` on the command line)");
+        problems.error_with_help(place.clone(), what, *help);
+    }
+    setting.value.clone()
+}
+
+fn place_of_role(sections: &Sections) -> Origin {
+    sections.role_span.clone().map_or(Origin::Default, Origin::File)
+}
+
+fn peers(sections: &Sections, problems: &mut Problems) -> Vec<PeerConfig> {
+    let mut peers = Vec::with_capacity(sections.peers.len());
+    for peer in &sections.peers {
+        let keys = &peer.keys;
+        let allowed_ips = without_host_bits(&keys.allowed_ips, problems);
+        // A peer without a key has been reported by the checks.
+        if let Some(public_key) = keys.public_key.value {
+            peers.push(PeerConfig {
+                public_key,
+                allowed_ips,
+                preshared_key_file: keys.preshared_key_file.value.clone(),
+                name: keys.name.value.clone().map(|name| name.0),
+            });
+        }
+    }
+    peers
+}
+
+/// The prefixes with their host bits cleared, as routing takes them.
+fn without_host_bits(prefixes: &Setting<Vec<IpNet>>, problems: &mut Problems) -> Vec<IpNet> {
+    if let Some(prefix) = prefixes.value.iter().find(|prefix| prefix.trunc() != **prefix) {
+        let what =
+            format!("`{prefix}` has bits set beyond its prefix: it is taken as {}", prefix.trunc());
+        problems.warning(prefixes.origin.clone(), what);
+    }
+    prefixes.value.iter().map(IpNet::trunc).collect()
+}
+
+fn tun(sections: &Sections) -> TunConfig {
+    TunConfig {
+        name: sections.tun.name.value.0.clone(),
+        mtu: sections.tun.mtu.value.as_u16(),
+        txqueuelen: sections.tun.txqueuelen_packets.value.as_u32(),
+    }
+}
+
+fn workers(sections: &Sections) -> Option<usize> {
+    sections.workers.count.value.chosen().map(|count| count.as_usize())
+}
+
+fn cpus(sections: &Sections) -> Option<Vec<usize>> {
+    sections.workers.cpus.value.clone().chosen().map(|cpus| cpus.0)
+}
+
+fn status_socket(sections: &Sections, role: Role) -> PathBuf {
+    sections.status.socket.value.clone().unwrap_or_else(|| role.status_socket())
+}
+
+fn log(sections: &Sections) -> LogConfig {
+    let log = &sections.log;
+    LogConfig { format: log.format.value, level: log.level.value.0.clone() }
+}
+
+fn tuning(sections: &Sections) -> TuningConfig {
+    let tuning = &sections.tuning;
+    TuningConfig {
+        udp_gso: tuning.udp_gso.value,
+        udp_gro: tuning.udp_gro.value,
+        tun_checksum_offload: tuning.tun_checksum_offload.value,
+        tun_tcp_segmentation: tuning.tun_tcp_segmentation.value,
+        tun_udp_segmentation: tuning.tun_udp_segmentation.value,
+        coalesce_udp: tuning.coalesce_udp.value,
+        socket_buffer_bytes: tuning.socket_buffer_bytes.value.as_usize(),
+        copy_dscp: tuning.copy_dscp.value,
+    }
+}

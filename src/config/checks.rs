@@ -1,0 +1,173 @@
+//! What no single key can be blamed for: keys that contradict each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::problems::{Origin, Problems};
+use crate::config::schema::{Sections, Setting};
+use crate::config::values::Auto;
+use crate::limits;
+
+/// What holds for both roles.
+pub(crate) fn common(sections: &Sections, problems: &mut Problems) {
+    own_addresses(sections, problems);
+    workers_fit_cpus(sections, problems);
+}
+
+/// What holds for a server.
+pub(crate) fn server(sections: &Sections, problems: &mut Problems) {
+    listeners(sections, problems);
+    peer_keys(sections, problems);
+    peer_prefixes(sections, problems);
+}
+
+/// What holds for a client.
+pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
+    let client = &sections.client;
+    let addresses = &sections.tun.addresses.value;
+    let has_family = |prefix: &IpNet| addresses.iter().any(|own| same_family(own, prefix));
+    if let Some(route) = client.routes.value.iter().find(|route| !has_family(route)) {
+        let family = if route.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        let what = format!("`{route}` is routed into the tunnel, which has no {family} address");
+        problems.warning(client.routes.origin.clone(), what);
+    }
+}
+
+fn same_family(one: &IpNet, other: &IpNet) -> bool {
+    one.addr().is_ipv4() == other.addr().is_ipv4()
+}
+
+fn own_addresses(sections: &Sections, problems: &mut Problems) {
+    let setting = &sections.tun.addresses;
+    if setting.value.is_empty() && setting.origin == Origin::Default {
+        let what = "the tunnel has no address of its own (`addresses` in [tun], or `--address`)";
+        problems.warning(Origin::Default, what);
+    }
+    let mut seen = BTreeSet::new();
+    for address in &setting.value {
+        let mut refuse = |what: String| problems.error(setting.origin.clone(), what);
+        let ip = address.addr();
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+            refuse(format!("`{address}` cannot be the address of an interface"));
+        }
+        if address.prefix_len() == 0 {
+            refuse(format!("`{address}` would draw all traffic into the tunnel: use `routes`"));
+        }
+        if !seen.insert(ip) {
+            refuse(format!("`{ip}` is there twice"));
+        }
+    }
+}
+
+fn workers_fit_cpus(sections: &Sections, problems: &mut Problems) {
+    let workers = &sections.workers;
+    let Auto::Chosen(cpus) = &workers.cpus.value else { return };
+    let place = workers.cpus.origin.clone();
+    match workers.count.value {
+        Auto::Chosen(count) if count.as_usize() > cpus.0.len() => {
+            let what = format!("{count} workers cannot be pinned to {} CPUs", cpus.0.len());
+            problems.error_with_help(place, what, "list as many CPUs as workers, or more");
+        }
+        Auto::Auto if cpus.0.len() > limits::WORKERS_MAX => {
+            let what = format!("one worker per CPU would be more than {}", limits::WORKERS_MAX);
+            problems.error_with_help(place, what, "set `count`, or list fewer CPUs");
+        }
+        Auto::Auto | Auto::Chosen(_) => {}
+    }
+}
+
+fn listeners(sections: &Sections, problems: &mut Problems) {
+    let setting = &sections.server.listen;
+    let mut refuse = |what: String| problems.error(setting.origin.clone(), what);
+    if setting.value.is_empty() {
+        refuse("a server must listen somewhere".to_owned());
+    }
+    let mut seen = BTreeSet::new();
+    for address in &setting.value {
+        if address.port() == 0 {
+            refuse(format!("`{address}`: no client could know a port that the kernel chooses"));
+        } else if !seen.insert(*address) {
+            refuse(format!("`{address}` is there twice"));
+        }
+    }
+    for address in seen.iter().filter(|address| address.is_ipv4() && address.ip().is_unspecified())
+    {
+        let everything = |other: &&std::net::SocketAddr| {
+            other.is_ipv6() && other.ip().is_unspecified() && other.port() == address.port()
+        };
+        if let Some(both) = seen.iter().find(everything) {
+            refuse(format!("`{both}` takes IPv4 too: leave `{address}` out"));
+        }
+    }
+}
+
+fn peer_keys(sections: &Sections, problems: &mut Problems) {
+    if sections.peers.is_empty() {
+        let what = "no peer may connect (`[[peer]]`, or `--peer PUBKEY=CIDR`)";
+        problems.warning(Origin::Default, what);
+    }
+    let mut seen = BTreeSet::new();
+    for peer in &sections.peers {
+        let Setting { value, origin } = &peer.keys.public_key;
+        match value {
+            Some(key) if !seen.insert(*key) => {
+                problems.error(origin.clone(), format!("two peers have the public key {key}"));
+            }
+            None if *origin == Origin::Default => problems.error_with_help(
+                peer.place.clone(),
+                "`public_key` is missing",
+                "on the peer, `corelane key public < private.key` prints it",
+            ),
+            Some(_) | None => {}
+        }
+        let allowed_ips = &peer.keys.allowed_ips;
+        if allowed_ips.value.is_empty() && allowed_ips.origin == Origin::Default {
+            let what = "this peer owns no address (`allowed_ips`): it can connect, not talk";
+            problems.warning(peer.place.clone(), what);
+        }
+    }
+}
+
+fn peer_prefixes(sections: &Sections, problems: &mut Problems) {
+    let own = &sections.tun.addresses.value;
+    let mut owners: BTreeMap<IpNet, usize> = BTreeMap::new();
+    let mut total = 0;
+    for (position, peer) in sections.peers.iter().enumerate() {
+        let Setting { value, origin } = &peer.keys.allowed_ips;
+        let prefixes = value.iter().map(IpNet::trunc);
+        total += value.len();
+        for prefix in prefixes.clone() {
+            if owners.insert(prefix, position).is_some_and(|owner| owner != position) {
+                let what =
+                    format!("`{prefix}` belongs to an earlier peer too: the last one has it");
+                problems.warning(origin.clone(), what);
+            }
+            if own.iter().any(|own| is_host(&prefix, own.addr())) {
+                problems
+                    .warning(origin.clone(), format!("`{prefix}` is this server's own address"));
+            }
+        }
+        let is_routed =
+            |prefix: &IpNet| prefix.prefix_len() == 0 || own.iter().any(|own| own.contains(prefix));
+        if let Some(prefix) = prefixes.clone().find(|prefix| !own.is_empty() && !is_routed(prefix))
+        {
+            let what = format!(
+                "`{prefix}` lies outside the networks of this server's own addresses: the kernel \
+                 needs a route for it (`ip route add {prefix} dev {}`)",
+                sections.tun.name.value
+            );
+            problems.warning(origin.clone(), what);
+        }
+    }
+    if total > limits::PREFIXES_MAX {
+        let what = format!("{total} prefixes are more than the {} possible", limits::PREFIXES_MAX);
+        problems.error(Origin::Default, what);
+    }
+}
+
+/// Whether a prefix covers exactly one address, this one.
+fn is_host(prefix: &IpNet, address: IpAddr) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len() && prefix.addr() == address
+}

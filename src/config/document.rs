@@ -1,0 +1,208 @@
+//! Reads the text of a file, and the values of flags, into [`Sections`], noting every problem.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::problems::{Origin, Problems, names_secret};
+use crate::config::schema::{PeerSection, PeerTable, Role, Section, Sections, Setting, TABLES};
+use crate::config::source::{Override, PeerOverride};
+use crate::config::values::Reader;
+
+/// Finds out which role a file is for, by the section it has.
+pub(crate) fn role_of(text: &str) -> Option<Role> {
+    let (table, _) = DeTable::parse_recoverable(text);
+    [Role::Server, Role::Client]
+        .into_iter()
+        .find(|role| table.get_ref().contains_key(role.section()))
+}
+
+/// Reads `text` as a configuration for `role`.
+pub(crate) fn read(text: &str, role: Role, problems: &mut Problems) -> Sections {
+    let (table, syntax_errors) = DeTable::parse_recoverable(text);
+    let mut walker = Walker { sections: Sections::of(role), role, problems };
+    for (name, value) in table.get_ref() {
+        walker.table(name.get_ref(), name.span(), value);
+    }
+    let sections = walker.sections;
+
+    // A line that is not TOML was guessed at: what the guess led to would only confuse.
+    let spoiled: Vec<Range<usize>> =
+        syntax_errors.iter().filter_map(toml::de::Error::span).collect();
+    problems.forget_lines(text, &spoiled);
+    for error in &syntax_errors {
+        let origin = error.span().map_or(Origin::Default, Origin::File);
+        problems.error(origin, format!("not valid TOML: {}", error.message()));
+    }
+    sections
+}
+
+/// Lays a value from the command line or the environment over the file's.
+pub(crate) fn apply(
+    change: &Override,
+    sections: &mut Sections,
+    role: Role,
+    problems: &mut Problems,
+) {
+    let Override { flag, section, key, toml } = change;
+    let parsed = DeValue::parse(toml);
+    // `--set tun.name=vpn0` need not be quoted twice.
+    let value = parsed
+        .unwrap_or_else(|_| Spanned::new(0..toml.len(), DeValue::String(toml.as_str().into())));
+    let reader = &mut Reader { key, flag: Some(flag), problems };
+    let known =
+        (section != other(role).section()).then(|| sections.set(section, &value, reader)).flatten();
+    if known != Some(true) {
+        let what = format!("there is no key `{key}` in [{section}] for `{}`", role.command());
+        match hint(section, key) {
+            Some(help) => problems.error_with_help(Origin::Flag(flag.clone()), what, help),
+            None => problems.error(Origin::Flag(flag.clone()), what),
+        }
+    }
+}
+
+/// Adds a peer from the command line, in place of the file's peer of the same key if it has one.
+pub(crate) fn apply_peer(peer: &PeerOverride, sections: &mut Sections) {
+    let origin = Origin::Flag(PeerOverride::FLAG.to_owned());
+    let public_key = Setting { value: Some(peer.public_key), origin: origin.clone() };
+    let allowed_ips = Setting { value: peer.allowed_ips.clone(), origin: origin.clone() };
+    // Only a peer of the file gives way: the same key in two flags is a mistake to be reported.
+    let gives_way = |present: &PeerTable| {
+        present.keys.public_key.value == Some(peer.public_key) && present.place != origin
+    };
+    match sections.peers.iter_mut().find(|present| gives_way(present)) {
+        Some(present) => {
+            present.keys.allowed_ips = allowed_ips;
+            present.place = origin;
+        }
+        None => {
+            let keys = PeerSection { public_key, allowed_ips, ..PeerSection::default() };
+            sections.peers.push(PeerTable { place: origin, keys });
+        }
+    }
+}
+
+fn other(role: Role) -> Role {
+    match role {
+        Role::Server => Role::Client,
+        Role::Client => Role::Server,
+    }
+}
+
+struct Walker<'p> {
+    sections: Sections,
+    role: Role,
+    problems: &'p mut Problems,
+}
+
+impl Walker<'_> {
+    fn table(&mut self, name: &str, span: Range<usize>, value: &Spanned<DeValue<'_>>) {
+        if name == PeerSection::NAME && self.role == Role::Server {
+            return self.peers(value);
+        }
+        let other = other(self.role);
+        if name == other.section() || name == PeerSection::NAME {
+            let what = format!("[{name}] has no meaning for `{}`", self.role.command());
+            let help = format!("a file for `{}` has it", other.command());
+            return self.problems.error_with_help(Origin::File(span), what, help);
+        }
+        if !TABLES.iter().any(|(known, _)| *known == name) {
+            return self.unknown("section", name, span, hint_for_section(name));
+        }
+        let Some(table) = value.get_ref().as_table() else {
+            let what = format!("`{name}` is a section: write `[{name}]` on a line of its own");
+            return self.problems.error(Origin::File(value.span()), what);
+        };
+        if name == self.role.section() {
+            self.sections.role_span = Some(span);
+        }
+        for (key, value) in table {
+            let reader = &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
+            if self.sections.set(name, value, reader) != Some(true) {
+                self.unknown_key(name, key);
+            }
+        }
+    }
+
+    fn peers(&mut self, value: &Spanned<DeValue<'_>>) {
+        let not_a_list = "peers are a list of tables: write `[[peer]]` above each";
+        let Some(peers) = value.get_ref().as_array() else {
+            return self.problems.error(Origin::File(value.span()), not_a_list);
+        };
+        for peer in peers {
+            let Some(table) = peer.get_ref().as_table() else {
+                self.problems.error(Origin::File(peer.span()), not_a_list);
+                continue;
+            };
+            let mut keys = PeerSection::default();
+            for (key, value) in table {
+                let reader =
+                    &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
+                if !keys.set(value, reader) {
+                    self.unknown_key(PeerSection::NAME, key);
+                }
+            }
+            self.sections.peers.push(PeerTable { place: Origin::File(peer.span()), keys });
+        }
+    }
+
+    fn unknown_key(&mut self, section: &str, key: &Spanned<std::borrow::Cow<'_, str>>) {
+        self.unknown("key", key.get_ref(), key.span(), hint(section, key.get_ref()));
+    }
+
+    fn unknown(&mut self, what: &str, name: &str, span: Range<usize>, help: Option<String>) {
+        let what = format!("unknown {what} `{}`", name.escape_debug());
+        match help {
+            Some(help) => self.problems.error_with_help(Origin::File(span), what, help),
+            None => self.problems.error(Origin::File(span), what),
+        }
+    }
+}
+
+/// What was probably meant by an unknown key of a section.
+fn hint(section: &str, key: &str) -> Option<String> {
+    if names_secret(key) {
+        return Some(
+            "secrets stay out of this file: put the key into a file of its own (mode 0600) and \
+             name that with `private_key_file` or `preshared_key_file`"
+                .to_owned(),
+        );
+    }
+    let home = TABLES.iter().find(|(name, keys)| *name != section && keys.contains(&key));
+    let own = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, keys)| keys);
+    match (home, nearest(key, own)) {
+        (Some((name, _)), _) => Some(format!("`{key}` is a key of [{name}]")),
+        (None, Some(near)) => Some(format!("did you mean `{near}`?")),
+        (None, None) if own.is_empty() => hint_for_section(section),
+        (None, None) => Some(format!("[{section}] has: {}", own.join(", "))),
+    }
+}
+
+/// What was probably meant by an unknown section, or by a key outside any.
+fn hint_for_section(name: &str) -> Option<String> {
+    let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
+    if let Some((section, _)) = TABLES.iter().find(|(_, keys)| keys.contains(&name)) {
+        return Some(format!("`{name}` is a key of [{section}]"));
+    }
+    match nearest(name, &names) {
+        Some(near) => Some(format!("did you mean `{near}`?")),
+        None => Some(format!("the sections are: {}", names.join(", "))),
+    }
+}
+
+/// The candidate that differs least from `text`, unless even that differs too much.
+fn nearest<'c>(text: &str, candidates: &[&'c str]) -> Option<&'c str> {
+    candidates
+        .iter()
+        .copied()
+        .filter(|candidate| is_near(text, candidate, (candidate.len() / 3).max(2)))
+        .min_by_key(|candidate| strsim::damerau_levenshtein(text, candidate))
+}
+
+/// Whether two words differ by at most `distance_max` edits. Lengths are compared first, so that a
+/// word of a megabyte costs nothing.
+fn is_near(text: &str, candidate: &str, distance_max: usize) -> bool {
+    text.len().abs_diff(candidate.len()) <= distance_max
+        && strsim::damerau_levenshtein(text, candidate) <= distance_max
+}

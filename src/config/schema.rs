@@ -1,0 +1,334 @@
+//! Every section and key of the configuration file: name, type, default, and what a reload does
+//! with it. The reader, `config show` and the test of the annotated examples all work from this
+//! table.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::config::problems::Origin;
+use crate::config::types::{CpuList, Directives, HostPort, InterfaceName, PeerName, Switch};
+use crate::config::values::{Auto, Bounded, ConfigValue, Reader};
+use crate::handshake::keys::PublicKey;
+use crate::limits;
+use crate::telemetry::logging::LogFormat;
+
+/// Number of workers.
+pub(crate) type Workers = Bounded<1, { limits::WORKERS_MAX as u64 }>;
+/// Bytes of the largest inner packet.
+pub(crate) type Mtu = Bounded<{ limits::TUN_MTU_MIN as u64 }, { limits::TUN_MTU_MAX as u64 }>;
+/// Packets in the queue of the TUN device.
+pub(crate) type QueueLen = Bounded<1, 1_000_000>;
+/// Seconds between keepalives; 0 is never.
+pub(crate) type Keepalive = Bounded<0, { u16::MAX as u64 }>;
+/// Firewall mark; 0 would mean no mark.
+pub(crate) type Mark = Bounded<1, { u32::MAX as u64 }>;
+/// Bytes of a socket buffer. The kernel doubles the figure, and its own bound is an `int`.
+pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;
+
+/// The UDP port a server listens on by default. It lies below the range from which Linux takes
+/// the ports of outgoing connections, so none of those can occupy it before the server starts.
+pub const PORT_DEFAULT: u16 = 20443;
+/// The firewall mark a client gives its own packets by default: "cl" in ASCII.
+pub const MARK_DEFAULT: u32 = 0x636c;
+
+/// Which end of a tunnel a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `corelane serve`.
+    Server,
+    /// `corelane up`.
+    Client,
+}
+
+impl Role {
+    /// The section that only this role has.
+    pub fn section(self) -> &'static str {
+        match self {
+            Self::Server => ServerSection::NAME,
+            Self::Client => ClientSection::NAME,
+        }
+    }
+
+    /// The command that runs it.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Server => "corelane serve",
+            Self::Client => "corelane up",
+        }
+    }
+
+    /// Where its daemon answers `corelane status` by default.
+    pub fn status_socket(self) -> PathBuf {
+        match self {
+            Self::Server => PathBuf::from("/run/corelane/serve.sock"),
+            Self::Client => PathBuf::from("/run/corelane/up.sock"),
+        }
+    }
+}
+
+/// What a reload (SIGHUP) does with a changed key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reload {
+    /// The change is in force at once.
+    Live,
+    /// The change waits for the next start.
+    Restart,
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+impl<T> Setting<T> {
+    pub(crate) fn by_default(value: T) -> Self {
+        Self { value, origin: Origin::Default }
+    }
+}
+
+impl<T: ConfigValue> Setting<T> {
+    /// Takes the value over if it is acceptable; the reader hears about it if not. The origin
+    /// moves in either case, so that a bad value is not reported as missing on top.
+    fn read(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+        self.origin = reader.origin(value.span());
+        if let Some(value) = T::read(value, reader) {
+            self.value = value;
+        }
+    }
+}
+
+/// One key as `config show` and the test of the examples see it.
+pub(crate) struct Entry {
+    pub(crate) key: &'static str,
+    /// The value in TOML; `None` if the key is absent.
+    pub(crate) toml: Option<String>,
+    pub(crate) origin: Origin,
+    /// What the key takes.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the examples are checked against it"))]
+    pub(crate) takes: String,
+    #[cfg_attr(not(test), expect(dead_code, reason = "the examples are checked against it"))]
+    pub(crate) reload: Reload,
+}
+
+/// One table of the file.
+pub(crate) trait Section {
+    /// Its name between brackets.
+    const NAME: &'static str;
+    /// Its keys, in the order they are shown.
+    const KEYS: &'static [&'static str];
+    /// Sets a key from a TOML value; `false` if there is no such key.
+    fn set(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> bool;
+    /// Every key with its value.
+    fn entries(&self) -> Vec<Entry>;
+}
+
+/// Declares a section: the struct, its defaults and its [`Section`] implementation.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        $Section:ident = $name:literal {
+            $($(#[$key_meta:meta])* $key:ident: $Type:ty = $default:expr, $reload:ident;)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug)]
+        pub(crate) struct $Section {
+            $($(#[$key_meta])* pub(crate) $key: Setting<$Type>,)*
+        }
+
+        impl Default for $Section {
+            fn default() -> Self {
+                Self { $($key: Setting::by_default($default),)* }
+            }
+        }
+
+        impl Section for $Section {
+            const NAME: &'static str = $name;
+            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+
+            fn set(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> bool {
+                match reader.key {
+                    $(stringify!($key) => self.$key.read(value, reader),)*
+                    _ => return false,
+                }
+                true
+            }
+
+            fn entries(&self) -> Vec<Entry> {
+                vec![$(Entry {
+                    key: stringify!($key),
+                    toml: self.$key.value.to_toml(),
+                    origin: self.$key.origin.clone(),
+                    takes: <$Type>::takes(),
+                    reload: Reload::$reload,
+                }),*]
+            }
+        }
+    };
+}
+
+section! {
+    /// `[server]`
+    ServerSection = "server" {
+        listen: Vec<SocketAddr> =
+            vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT_DEFAULT))], Restart;
+        private_key_file: Option<PathBuf> = None, Restart;
+    }
+}
+
+section! {
+    /// `[client]`
+    ClientSection = "client" {
+        server: Option<HostPort> = None, Restart;
+        server_key: Option<PublicKey> = None, Restart;
+        private_key_file: Option<PathBuf> = None, Restart;
+        preshared_key_file: Option<PathBuf> = None, Live;
+        routes: Vec<IpNet> = Vec::new(), Live;
+        keepalive_s: Keepalive = Keepalive::clamped(0), Live;
+        firewall_mark: Mark = Mark::clamped(MARK_DEFAULT as u64), Restart;
+    }
+}
+
+section! {
+    /// `[tun]`
+    TunSection = "tun" {
+        name: InterfaceName = InterfaceName("corelane0".to_owned()), Restart;
+        addresses: Vec<IpNet> = Vec::new(), Restart;
+        mtu: Mtu = Mtu::clamped(limits::TUN_MTU_DEFAULT as u64), Restart;
+        txqueuelen_packets: QueueLen = QueueLen::clamped(1000), Restart;
+    }
+}
+
+section! {
+    /// `[workers]`
+    WorkersSection = "workers" {
+        count: Auto<Workers> = Auto::Auto, Restart;
+        cpus: Auto<CpuList> = Auto::Auto, Restart;
+    }
+}
+
+section! {
+    /// `[tuning]`
+    TuningSection = "tuning" {
+        udp_gso: Switch = Switch::Auto, Restart;
+        udp_gro: Switch = Switch::Auto, Restart;
+        tun_checksum_offload: Switch = Switch::Auto, Restart;
+        tun_tcp_segmentation: Switch = Switch::Auto, Restart;
+        tun_udp_segmentation: Switch = Switch::Auto, Restart;
+        coalesce_udp: Switch = Switch::Auto, Restart;
+        socket_buffer_bytes: SocketBuffer = SocketBuffer::clamped(8 << 20), Restart;
+        copy_dscp: bool = false, Restart;
+    }
+}
+
+section! {
+    /// `[log]`
+    LogSection = "log" {
+        format: LogFormat = LogFormat::Text, Restart;
+        level: Directives = Directives("info".to_owned()), Restart;
+    }
+}
+
+section! {
+    /// `[status]`
+    StatusSection = "status" {
+        /// The role's own default stands in for `None`.
+        socket: Option<PathBuf> = None, Restart;
+    }
+}
+
+section! {
+    /// One `[[peer]]`
+    PeerSection = "peer" {
+        public_key: Option<PublicKey> = None, Live;
+        allowed_ips: Vec<IpNet> = Vec::new(), Live;
+        preshared_key_file: Option<PathBuf> = None, Live;
+        name: Option<PeerName> = None, Live;
+    }
+}
+
+/// One `[[peer]]` and where it is.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerTable {
+    pub(crate) place: Origin,
+    pub(crate) keys: PeerSection,
+}
+
+/// A whole configuration, section by section, not yet checked as a whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sections {
+    pub(crate) server: ServerSection,
+    pub(crate) client: ClientSection,
+    pub(crate) tun: TunSection,
+    pub(crate) workers: WorkersSection,
+    pub(crate) tuning: TuningSection,
+    pub(crate) log: LogSection,
+    pub(crate) status: StatusSection,
+    pub(crate) peers: Vec<PeerTable>,
+    /// Where the file has the table of the role, if it has.
+    pub(crate) role_span: Option<Range<usize>>,
+}
+
+impl Sections {
+    /// Defaults for `role`.
+    pub(crate) fn of(role: Role) -> Self {
+        let mut sections = Self::default();
+        sections.status.socket = Setting::by_default(Some(role.status_socket()));
+        sections
+    }
+
+    /// Sets a key of a table other than `[[peer]]`; `None` if there is no such table, `false` if
+    /// the table has no such key.
+    pub(crate) fn set(
+        &mut self,
+        section: &str,
+        value: &Spanned<DeValue<'_>>,
+        reader: &mut Reader<'_>,
+    ) -> Option<bool> {
+        Some(match section {
+            ServerSection::NAME => self.server.set(value, reader),
+            ClientSection::NAME => self.client.set(value, reader),
+            TunSection::NAME => self.tun.set(value, reader),
+            WorkersSection::NAME => self.workers.set(value, reader),
+            TuningSection::NAME => self.tuning.set(value, reader),
+            LogSection::NAME => self.log.set(value, reader),
+            StatusSection::NAME => self.status.set(value, reader),
+            _ => return None,
+        })
+    }
+
+    /// The tables a configuration of `role` consists of, without peers.
+    pub(crate) fn entries(&self, role: Role) -> Vec<(&'static str, Vec<Entry>)> {
+        let own = match role {
+            Role::Server => self.server.entries(),
+            Role::Client => self.client.entries(),
+        };
+        vec![
+            (role.section(), own),
+            (TunSection::NAME, self.tun.entries()),
+            (WorkersSection::NAME, self.workers.entries()),
+            (TuningSection::NAME, self.tuning.entries()),
+            (LogSection::NAME, self.log.entries()),
+            (StatusSection::NAME, self.status.entries()),
+        ]
+    }
+}
+
+/// Every table with its keys.
+pub(crate) const TABLES: &[(&str, &[&str])] = &[
+    (ServerSection::NAME, ServerSection::KEYS),
+    (ClientSection::NAME, ClientSection::KEYS),
+    (TunSection::NAME, TunSection::KEYS),
+    (WorkersSection::NAME, WorkersSection::KEYS),
+    (TuningSection::NAME, TuningSection::KEYS),
+    (LogSection::NAME, LogSection::KEYS),
+    (StatusSection::NAME, StatusSection::KEYS),
+    (PeerSection::NAME, PeerSection::KEYS),
+];
