@@ -8,8 +8,8 @@
 //! Two properties follow, and a test proves them for every N_s, N_c and base:
 //! - a lane has exactly one sender and one receiver, so no nonce is used twice and a replay window
 //!   needs no lock;
-//! - TUN's queue selection follows the queue that last wrote a flow, so a flow settles on one pair
-//!   of workers after at most one move.
+//! - TUN's queue selection follows the queue that last wrote a flow, so a flow that one end begins
+//!   settles on one pair of workers after at most one move.
 
 use thiserror::Error;
 

@@ -111,7 +111,7 @@ fn forged_responses_are_refused_and_leave_the_initiation_pending() {
         let mut forged = response.clone();
         forged[position] ^= 0x40;
         let unstamped = pending.consume_response(&forged, &psk).map(drop);
-        let mac_covers = position < RESPONSE_LEN - 2 * MAC_LEN && position >= 12;
+        let mac_covers = (12..RESPONSE_LEN - 2 * MAC_LEN).contains(&position);
         if mac_covers {
             assert_eq!(unstamped, Err(HandshakeError::MacInvalid), "byte {position}");
         }

@@ -18,7 +18,7 @@ fn is_granted(server_workers: u8, client_workers: u8, base: u8) -> bool {
     if client_workers >= server_workers {
         return base == 0;
     }
-    base % client_workers == 0 && base + client_workers <= server_workers
+    base.is_multiple_of(client_workers) && base + client_workers <= server_workers
 }
 
 fn both_sides(server_workers: u8, client_workers: u8, base: u8) -> (LanePlan, LanePlan) {
