@@ -19,7 +19,6 @@ struct Link {
 
 struct Simulation {
     now: Instant,
-    start: Instant,
     link: Link,
     path: PathMtu,
     active: bool,
@@ -34,7 +33,6 @@ impl Simulation {
         let now = Instant::now();
         Self {
             now,
-            start: now,
             link: Link { mtu, up: true, rtt: Duration::from_millis(20) },
             path: PathMtu::new(now, wanted),
             active: true,
@@ -55,16 +53,14 @@ impl Simulation {
         let end = self.now + span;
         loop {
             let answer = self.in_flight.iter().map(|(at, _)| *at).min();
-            let next =
-                answer.map_or(self.path.poll_timeout(), |at| at.min(self.path.poll_timeout()));
+            let next = answer.into_iter().fold(self.path.poll_timeout(), Instant::min);
             if next > end {
                 self.now = end;
                 return;
             }
             self.now = self.now.max(next);
-            let (due, later) = self.in_flight.iter().partition(|(at, _)| *at <= self.now);
-            self.in_flight = later;
-            for (_, len) in Vec::<(Instant, usize)>::from(due) {
+            let due = |(at, _): &mut (Instant, usize)| *at <= self.now;
+            for (_, len) in self.in_flight.extract_if(.., due) {
                 self.path.handle_answer(self.now, len);
             }
             if let Some(len) = self.path.poll_probe(self.now, self.active) {
@@ -219,7 +215,6 @@ proptest! {
         let mut simulation = Simulation::new(wanted, mtu);
         simulation.seconds(60);
         prop_assert_eq!(simulation.in_use, simulation.best());
-        prop_assert!(simulation.now - simulation.start == Duration::from_secs(60));
     }
 
     #[test]
