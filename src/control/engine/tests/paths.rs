@@ -169,11 +169,11 @@ fn what_a_path_carries_is_remembered_across_a_rekey() {
 fn a_refusal_by_the_kernel_reaches_all_workers() {
     let mut world = World::connected(2, 1);
     let session = world.server.workers[0].newest().unwrap();
-    let event = WorkerEvent::PathTooBig { worker: 0, session, path: 0, plaintext_len: 1300 };
+    let event = WorkerEvent::PathTooBig { worker: 0, session, path: 0, plaintext_len: 1400 };
     let now = Now { monotonic: world.now, unix: SECOND };
     world.server.engine.handle_worker_event(now, event);
     world.pump();
-    assert!(world.server.workers.iter().all(|worker| worker.plaintext_max[&0] == 1296));
+    assert!(world.server.workers.iter().all(|worker| worker.plaintext_max[&0] == 1152));
 }
 
 #[test]
