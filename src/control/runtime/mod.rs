@@ -8,6 +8,8 @@
 mod report;
 mod sockets;
 mod status_socket;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::io;
