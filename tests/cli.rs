@@ -1,5 +1,7 @@
 //! Drives the real binary: what it prints, where, and how it exits.
 
+#![expect(clippy::expect_used, reason = "a test ends where its set-up fails")]
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
