@@ -143,9 +143,9 @@ impl RunArgs {
                     output::warn(&render_attempt(attempt));
                 }
             };
-            let report = self.server.try_each(|at| {
-                bench::search_rate(at, &spec, loss_target, stop, &mut on_attempt)
-            })?;
+            let report = self
+                .server
+                .try_each(|at| bench::search_rate(at, &spec, loss_target, stop, &mut on_attempt))?;
             return self.print(&report, || render_search(&report));
         }
         let lines = self.intervals || (!self.json && io::stdout().is_terminal());
