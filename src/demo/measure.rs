@@ -14,6 +14,7 @@ use crate::bench::{
     TestSpec, units,
 };
 use crate::lab::addresses::SERVER_V4;
+use crate::limits::TUN_MTU_DEFAULT;
 
 /// TCP tests: streams and direction.
 const TCP_TESTS: [(u16, Direction); 3] =
@@ -158,6 +159,9 @@ impl Demo {
         trains: bool,
         steps: &mut Steps<'_>,
     ) -> Result<UdpRow, DemoError> {
+        // What the tunnel's MTU leaves behind the headers of IPv4 and UDP.
+        let mtu = self.options.mtu.unwrap_or(TUN_MTU_DEFAULT);
+        let payload_bytes = payload_bytes.min(u32::from(mtu) - 28);
         let suffix = if trains { " in trains" } else { "" };
         let name = format!("UDP, {payload_bytes} B{suffix}");
         steps.begin(&name);

@@ -315,3 +315,6 @@ fn drop_list(drops: &BTreeMap<String, u64>) -> String {
         drops.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     list.join(" + ")
 }
+
+#[cfg(test)]
+mod tests;

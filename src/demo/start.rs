@@ -14,6 +14,7 @@ use super::site::{self, Site};
 use super::{Demo, DemoOptions, Progress, Tell, ping};
 use crate::bench::{BenchError, BenchServer, StopFlag};
 use crate::lab::{self, Host, LabOptions, TwoHosts, wait_until};
+use crate::limits::{DATA_OVERHEAD_LEN, padded_len};
 use crate::sys::netns::NetNamespace;
 use crate::telemetry::status::StatusReport;
 
@@ -31,7 +32,8 @@ pub(super) fn start(
     steps.begin("lay two hosts out, joined by a link");
     check_tun()?;
     let in_user_namespace = lab::ensure_privileges()?;
-    let lab = TwoHosts::build(LabOptions::default())?;
+    let lab =
+        TwoHosts::build(LabOptions { link_mtu: link_mtu(&options), ..LabOptions::default() })?;
     let bench = BenchThread::start(&lab.server)?;
     steps.done(if in_user_namespace { "inside a user namespace" } else { "as root" });
 
@@ -95,6 +97,15 @@ fn await_status(
     })?
 }
 
+/// The MTU of an Ethernet link, or what the tunnel's packets need if that is more.
+fn link_mtu(options: &DemoOptions) -> u32 {
+    const ETHERNET: usize = 1500;
+    const IP_AND_UDP_HEADERS: usize = 48;
+    let inner = options.mtu.map_or(0, usize::from);
+    let outer = padded_len(inner) + DATA_OVERHEAD_LEN + IP_AND_UDP_HEADERS;
+    outer.max(ETHERNET) as u32
+}
+
 /// Whether TUN devices can be made, before anything else is.
 fn check_tun() -> Result<(), DemoError> {
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
@@ -142,7 +153,7 @@ impl BenchThread {
             if started.is_ok()
                 && let Err(error) = server.serve(false)
             {
-                log::error!("bench: {error}");
+                log::error!("the traffic generator ended: {error}");
             }
         };
         let thread = thread::Builder::new()
