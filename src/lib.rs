@@ -1,7 +1,16 @@
 //! Corelane: a thread-per-core userspace VPN for Linux.
 
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod demo;
+pub mod dataplane;
 pub mod exit;
 pub mod handshake;
+pub mod host;
+pub mod lab;
 pub mod limits;
 pub mod packet;
 pub mod routing;
@@ -9,12 +18,3 @@ pub mod session;
 pub mod sys;
 pub mod telemetry;
 pub mod wire;
-// pub mod dataplane;
-pub mod bench;
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod daemon;
-pub mod demo;
-pub mod host;
-pub mod lab;

@@ -40,6 +40,9 @@ pub const WORKERS_MAX: usize = 128;
 
 /// A session older than this is replaced by its initiator.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// The most that a session is replaced early by, drawn at random per session: clients that
+/// connected together, as after a server's restart, soon rekey apart.
+pub const REKEY_JITTER_MAX: Duration = Duration::from_secs(5);
 /// A session older than this neither sends nor receives.
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// Packets under one lane key after which the initiator replaces the session. AES-GCM keeps its
@@ -54,8 +57,12 @@ pub const FORGERIES_MAX: u64 = 1 << 36;
 pub const HANDSHAKE_RETRY_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait between two handshake initiations.
 pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Initiations sent before the waits between them may grow to [`RECONNECT_PAUSE_MAX`].
+pub const HANDSHAKE_TRIES_BEFORE_PAUSE: u32 = 10;
 /// The longest pause between attempts once a server has not answered for a while.
 pub const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// A client whose server said goodbye connects again after a random part of this.
+pub const RECONNECT_AFTER_CLOSE_MAX: Duration = Duration::from_secs(2);
 /// With nothing heard for this long after something was sent, a path is probed.
 pub const DEAD_PEER_PROBE_AFTER: Duration = Duration::from_millis(1500);
 /// Probes left unanswered before the peer counts as gone and a new handshake begins.
@@ -66,6 +73,10 @@ pub const DEAD_PEER_PROBE_EVERY: Duration = Duration::from_millis(500);
 pub const PATH_CONFIRM_WITHIN: Duration = Duration::from_secs(3);
 /// How often an unconfirmed path is probed again in that time.
 pub const PATH_CONFIRM_RETRY: Duration = Duration::from_millis(200);
+/// How long a client that fell back to one path keeps to it while its session lives.
+pub const PATHS_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// Probes of one path whose answers are still awaited; the oldest is forgotten first.
+pub const PROBES_OUTSTANDING_MAX: usize = 32;
 /// How often the round-trip time of a live path is measured.
 pub const RTT_PROBE_EVERY: Duration = Duration::from_secs(10);
 /// How often the control thread looks at the activity counters of every session.
@@ -91,6 +102,9 @@ pub const HANDSHAKES_PER_SOURCE_BURST: u32 = 5;
 /// Sources the admission table remembers. Once full, a source it does not know must prove its
 /// address with a cookie first.
 pub const HANDSHAKE_SOURCES_MAX: usize = 4096;
+/// The least time between two searches of a full admission table for entries that have lapsed, and
+/// so the time in which at most [`HANDSHAKE_SOURCES_MAX`] new sources get in without a cookie.
+pub const HANDSHAKE_SOURCES_SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 // ---- Packets and batches ----
 
@@ -109,13 +123,21 @@ pub const RECEIVE_SLOT_LEN: usize = 65536;
 pub const RECEIVE_SLOTS: usize = 8;
 /// Messages (each possibly a GSO train) of one `sendmmsg` call.
 pub const SEND_MESSAGES_MAX: usize = 64;
-/// Datagrams of one send batch.
-pub const SEND_DATAGRAMS_MAX: usize = 256;
+/// Datagrams in a send batch at which it leaves before more is read from TUN.
+pub const SEND_DATAGRAMS_DUE: usize = 256;
+/// Bytes in a send batch at which it leaves before more is read from TUN: about one super-packet,
+/// so that it leaves while it is still in the cache.
+pub const SEND_DUE_LEN: usize = 48 * 1024;
 /// Bytes of the send arena: a worst-case super-packet (64 KiB at the smallest MTU's segment size
 /// grows by its repeated headers) always fits, as does a batch of small packets.
 pub const SEND_ARENA_LEN: usize = 256 * 1024;
-/// Rounds of work a worker does before it looks at its command queue again.
-pub const ROUNDS_BETWEEN_COMMAND_CHECKS: u32 = 16;
+/// Packets a worker reads from TUN before it looks at its sockets and commands again.
+pub const TUN_READS_PER_TURN: usize = 128;
+/// Packets of one super-packet written to TUN. Linux before 6.9 refuses UDP super-packets of more,
+/// and 6.6 to 6.8 drop longer TCP ones made of small segments.
+pub const RUN_PACKETS_MAX: usize = 64;
+/// Events a worker may have waiting for the control thread.
+pub const WORKER_EVENTS_MAX: usize = 4096;
 
 // ---- MTU ----
 
@@ -128,6 +150,28 @@ pub const TUN_MTU_MIN: u16 = 1280;
 pub const TUN_MTU_MAX: u16 = 65408;
 /// The plaintext every path is assumed to carry before it has been measured.
 pub const PATH_PLAINTEXT_BASE: usize = 1152;
+
+/// How long the answer to a path MTU probe is awaited.
+pub const PATH_MTU_PROBE_WAIT: Duration = Duration::from_millis(500);
+/// Unanswered probes of one size that refute it (`MAX_PROBES`, RFC 8899 section 5.1.2).
+pub const PATH_MTU_PROBES_MAX: u32 = 3;
+/// How often the size in use is confirmed while a path carries traffic (`CONFIRMATION_TIMER`,
+/// RFC 8899 section 5.1.1).
+pub const PATH_MTU_CONFIRM_EVERY: Duration = RTT_PROBE_EVERY;
+/// How often a size below the wanted one is tried again (`PMTU_RAISE_TIMER`, RFC 8899 section
+/// 5.1.1).
+pub const PATH_MTU_RAISE_EVERY: Duration = Duration::from_secs(600);
+
+// ---- Control thread ----
+
+/// Datagrams of one socket handled before signals, timers and worker events have their turn.
+pub const CONTROL_DATAGRAMS_PER_TURN: usize = 64;
+/// Worker events handled before sockets, signals and timers have their turn.
+pub const CONTROL_EVENTS_PER_TURN: usize = 256;
+/// How long a clean stop waits for the workers.
+pub const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How often one peer is warned about at most.
+pub const PEER_WARNING_EVERY: Duration = Duration::from_secs(60);
 
 // ---- Routing ----
 
@@ -201,9 +245,14 @@ const _: () = {
         "a fast lane must outlast a rekey"
     );
     assert!(REKEY_AFTER.as_secs() + 2 * HANDSHAKE_RETRY_MAX.as_secs() < REJECT_AFTER.as_secs());
+    assert!(REKEY_JITTER_MAX.as_secs() * 2 < REKEY_AFTER.as_secs());
+    assert!(PATH_CONFIRM_WITHIN.as_millis() > 2 * PATH_CONFIRM_RETRY.as_millis());
+    assert!(PATH_PLAINTEXT_BASE.is_multiple_of(PADDING_LEN));
+    assert!(PATH_PLAINTEXT_BASE + DATA_OVERHEAD_LEN + 48 <= TUN_MTU_MIN as usize);
+    assert!(PATH_PLAINTEXT_BASE <= TUN_MTU_MIN as usize);
     assert!(REPLAY_WINDOW_PACKETS.is_power_of_two());
     assert!(RECEIVE_SLOT_LEN > UDP_PAYLOAD_MAX, "a shorter slot would truncate a GRO aggregate");
-    assert!(SEND_ARENA_LEN >= 2 * PACKET_LEN_MAX, "a split super-packet fits the arena");
+    assert!(SEND_ARENA_LEN >= SEND_DUE_LEN + 2 * PACKET_LEN_MAX, "a split super-packet fits");
     assert!(padded_len(TUN_MTU_DEFAULT as usize) == TUN_MTU_DEFAULT as usize);
     assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
     assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");

@@ -1,32 +1,25 @@
-//! The daemon: opens what is privileged, starts the workers and runs the control thread.
+//! The daemon: opens what is privileged, gives up the privileges, starts the workers and runs the
+//! control thread, which is the thread that called.
 
-use crate::config::{ServeConfig, Source, UpConfig};
-use crate::exit::ExitCode;
+mod error;
+mod notify;
+mod pool;
+mod resolve;
+mod serve;
+mod tunnel;
+mod up;
 
-/// Why a daemon ended.
-#[derive(Debug, thiserror::Error)]
-#[error("the daemon is not part of this build")]
-pub struct DaemonError;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 
-impl DaemonError {
-    /// The exit code of the process.
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::Failure
-    }
-}
+pub use error::DaemonError;
+pub use serve::serve;
+pub use up::up;
 
-/// Runs a server until it is told to stop; `source` is read again on SIGHUP.
-///
-/// # Errors
-/// It cannot start.
-pub fn serve(_config: ServeConfig, _source: Source) -> Result<(), DaemonError> {
-    Err(DaemonError)
-}
-
-/// Runs a client until it is told to stop; `source` is read again on SIGHUP.
-///
-/// # Errors
-/// It cannot start.
-pub fn up(_config: UpConfig, _source: Source) -> Result<(), DaemonError> {
-    Err(DaemonError)
+/// Unpredictable bytes that all of an engine's keys come from.
+fn seed() -> Result<[u8; 32], DaemonError> {
+    let mut seed = [0; 32];
+    let filled = OsRng.try_fill_bytes(&mut seed);
+    filled.map_err(std::io::Error::other).map_err(DaemonError::io("reading random bytes"))?;
+    Ok(seed)
 }

@@ -1,3 +1,20 @@
 //! The tunnel worker: one pinned thread that moves packets between its TUN queue and its sockets.
+//!
+//! [`worker`] is the event loop, `forwarder` what it does with packets: `to_wire` and `from_wire`
+//! are its two directions, `tables` what it knows, `trains` how datagrams leave together.
+//! [`messages`] is all that a worker and the control thread share.
 
 pub mod messages;
+pub mod worker;
+
+mod forwarder;
+mod from_wire;
+mod index_map;
+mod tables;
+mod to_wire;
+mod trains;
+
+#[cfg(test)]
+mod tests;
+
+pub use forwarder::ForwarderOptions;

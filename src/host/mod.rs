@@ -9,6 +9,9 @@
 //! Everything here runs before the workers start or on the control thread; nothing is on the
 //! packet path.
 
+pub mod link;
 pub mod netlink;
+pub mod privileges;
+pub mod routes;
 
 mod sysctl;

@@ -42,3 +42,73 @@ impl fmt::Debug for LaneSecret {
         f.write_str("LaneSecret(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ring::hkdf::{HKDF_SHA256, Prk};
+    use serde_json::{Value, json};
+
+    use super::LaneSecret;
+    use crate::limits::{DATA_HEADER_LEN, DATA_OVERHEAD_LEN};
+    use crate::session::lane::SendLane;
+    use crate::wire::vectors::{check, counting, hex};
+    use crate::wire::{PATH_MESSAGE_LEN, PathMessage, SessionIndex};
+
+    /// The bytes of a lane key, computed apart from `derive`.
+    fn key_bytes(secret: &[u8; 32], lane: u8) -> [u8; 32] {
+        let mut key = [0; 32];
+        let secret = Prk::new_less_safe(HKDF_SHA256, secret);
+        let info = [b'l', b'a', b'n', b'e', lane];
+        secret.expand(&[&info], HKDF_SHA256).unwrap().fill(&mut key).unwrap();
+        key
+    }
+
+    fn sealed(secret: &[u8; 32], lane: u8, counter: u64, plaintext: &[u8]) -> Value {
+        let remote = SessionIndex(0x0102_0304);
+        let mut sender = SendLane::at_counter(&LaneSecret::new(*secret), lane, remote, counter);
+        let mut datagram = vec![0; DATA_OVERHEAD_LEN + plaintext.len()];
+        datagram[DATA_HEADER_LEN..][..plaintext.len()].copy_from_slice(plaintext);
+        sender.seal(&mut datagram).unwrap();
+        json!({
+            "secret": hex(secret),
+            "lane": lane,
+            "lane_key": hex(&key_bytes(secret, lane)),
+            "receiver_index": hex(&remote.0.to_be_bytes()),
+            "counter": counter,
+            "plaintext": hex(plaintext),
+            "datagram": hex(&datagram),
+        })
+    }
+
+    fn path_message(message: PathMessage, meaning: &str) -> (Value, [u8; PATH_MESSAGE_LEN]) {
+        let mut bytes = [0; PATH_MESSAGE_LEN];
+        message.emit(&mut bytes);
+        (json!({ "meaning": meaning, "bytes": hex(&bytes) }), bytes)
+    }
+
+    #[test]
+    fn data_and_path_messages_are_those_of_the_vectors() {
+        let token = 0x0102_0304_0506_0708;
+        let (probe, probe_bytes) =
+            path_message(PathMessage::Probe { path: 3, token }, "probe, path 3");
+        let ack = PathMessage::ProbeAck { path: 3, token, plaintext_len: 1408 };
+        let (ack, _) = path_message(ack, "answer to a probe of 1408 bytes, path 3");
+        let (close, _) = path_message(PathMessage::Close { reason: 0 }, "close, ordinary end");
+        let secret = counting(0xa0);
+        // The first 16 bytes of an IPv4 header whose packet carries both flags.
+        let flagged: [u8; 16] = [0xd5, 0, 0, 16, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1];
+        check(
+            "data.json",
+            &json!({
+                "description": "lane keys, data messages and path messages, hexadecimal",
+                "data_messages": [
+                    sealed(&secret, 0, 0, &[]),
+                    sealed(&secret, 1, 0, &[]),
+                    sealed(&secret, 127, 0x0123_4567, &flagged),
+                    sealed(&secret, 2, 5, &probe_bytes),
+                ],
+                "path_messages": [probe, ack, close],
+            }),
+        );
+    }
+}

@@ -142,12 +142,9 @@ impl ReceiveLane {
         if !self.window.check(header.counter) {
             return Err(OpenError::Replayed);
         }
-        let plaintext_len = match self.authenticate(header.counter, datagram) {
-            Some(plaintext_len) => plaintext_len,
-            None => {
-                self.forgeries += 1;
-                return Err(OpenError::Authentication);
-            }
+        let Some(plaintext_len) = self.authenticate(header.counter, datagram) else {
+            self.forgeries += 1;
+            return Err(OpenError::Authentication);
         };
         let reordered = header.counter < self.window.highest();
         self.window.commit(header.counter);
@@ -185,3 +182,6 @@ fn nonce(counter: u64) -> Nonce {
     bytes[NONCE_LEN - size_of::<u64>()..].copy_from_slice(&counter.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
+
+#[cfg(test)]
+mod tests;

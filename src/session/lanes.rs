@@ -8,8 +8,8 @@
 //! Two properties follow, and a test proves them for every N_s, N_c and base:
 //! - a lane has exactly one sender and one receiver, so no nonce is used twice and a replay window
 //!   needs no lock;
-//! - TUN's queue selection follows the queue that last wrote a flow, so a flow settles on one pair
-//!   of workers after at most one move.
+//! - TUN's queue selection follows the queue that last wrote a flow, so a flow that one end begins
+//!   settles on one pair of workers after at most one move.
 
 use thiserror::Error;
 
@@ -179,3 +179,6 @@ fn bases(server_workers: u8, client_workers: u8) -> impl Iterator<Item = u8> {
     let last = server_workers.saturating_sub(client_workers);
     (0..=last).step_by(usize::from(client_workers.max(1)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 //!
 //! Pure state, owned by one worker each: nothing here is shared, locked or allocated once made.
 
+#[doc(hidden)]
+pub mod fuzz;
 pub mod keys;
 pub mod lane;
 pub mod lanes;

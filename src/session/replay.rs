@@ -71,3 +71,6 @@ impl ReplayWindow {
         1 << (counter % WORD_BITS)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+pub mod arena;
 pub mod capture;
 pub mod clock;
 pub mod ethtool;

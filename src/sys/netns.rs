@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
@@ -66,6 +67,13 @@ impl NetNamespace {
     /// If `/proc` is not mounted.
     pub fn current() -> io::Result<Self> {
         Ok(Self { file: File::open("/proc/thread-self/ns/net")?.into() })
+    }
+
+    /// Where other processes find the namespace, as `nsenter --net=PATH` takes it, for as long as
+    /// this handle and this process live.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     /// Moves the calling thread into the namespace; threads and processes it starts follow.

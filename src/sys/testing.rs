@@ -21,6 +21,14 @@ pub(super) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     namespace.run_in(test).unwrap()
 }
 
+/// As [`in_namespace`], on a thread that has no capability left.
+pub(super) fn in_namespace_without_capabilities<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    in_namespace(|| {
+        caps::clear(None, caps::CapSet::Effective).unwrap();
+        test()
+    })
+}
+
 /// Waits until the descriptor is readable; false if it does not become so.
 pub(super) fn wait_readable(fd: &impl AsFd) -> bool {
     wait(fd, libc::POLLIN, PATIENCE)

@@ -37,7 +37,6 @@ drop_reasons! {
     DatagramUnknownType, "datagram_unknown_type", "A datagram's first byte named no message type, or reserved bytes were not zero.";
     SessionUnknown, "session_unknown", "A data message named a receiver index that no session has.";
     LaneWrong, "lane_wrong", "A data message arrived on a lane that its worker does not receive.";
-    SessionExpired, "session_expired", "A data message arrived for a session past its last age.";
     KeyExhausted, "key_exhausted", "A lane key had sealed or opened as many packets as it may.";
     Replayed, "replayed", "A data message repeated a counter or was older than the replay window.";
     AuthenticationFailed, "authentication_failed", "A data message failed to authenticate.";

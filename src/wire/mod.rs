@@ -7,11 +7,15 @@
 mod data;
 mod features;
 mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod inner;
 mod path;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod vectors;
 
 use std::fmt;
 

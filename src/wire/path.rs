@@ -1,6 +1,6 @@
 //! Path messages: what the two ends of a session say to each other inside it.
 //!
-//! A path message is a whole plaintext: 16 bytes, then as many zero bytes as its sender likes, which
+//! A path message is a whole plaintext: 16 bytes, then as many zero bytes as its sender likes. That
 //! is how a probe measures the size of datagram that a path carries.
 
 use super::WireError;

@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::{Netlink, NetlinkError};
@@ -104,6 +105,15 @@ impl Netlink {
     pub fn rename_link(&mut self, index: u32, name: &str) -> Result<(), NetlinkError> {
         let attempt = format!("rename interface {index} to {name}");
         self.set_link(&attempt, index, LinkAttribute::IfName(name.to_owned()))
+    }
+
+    /// Keeps the kernel from giving an interface a link-local IPv6 address of its own making, and
+    /// so from soliciting routers on it (`IN6_ADDR_GEN_MODE_NONE`). Before it is brought up.
+    pub fn disable_link_local_address(&mut self, index: u32) -> Result<(), NetlinkError> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let attribute = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let attempt = format!("switch off link-local addresses on interface {index}");
+        self.set_link(&attempt, index, attribute)
     }
 
     /// Removes a virtual interface; the other end of a veth pair goes with it.

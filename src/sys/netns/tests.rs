@@ -31,6 +31,16 @@ fn a_namespace_is_entered_by_one_thread_alone() {
 }
 
 #[test]
+fn another_process_can_enter_by_path() {
+    let namespace = create();
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", namespace.path().display()));
+    let output = command.args(["readlink", "/proc/self/ns/net"]).output().unwrap();
+    let seen = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(seen.trim(), namespace.run_in(inside).unwrap());
+}
+
+#[test]
 fn a_fresh_namespace_has_a_loopback_that_works_and_nothing_else() {
     let (answer, interfaces) = create()
         .run_in(|| {

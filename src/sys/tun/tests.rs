@@ -94,6 +94,16 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn without_capabilities_the_error_says_which_is_missing() {
+    testing::in_namespace_without_capabilities(|| {
+        let error = TunDevice::open("core0", 1, TunOffloadWish::ALL).unwrap_err();
+        // Root without capabilities still owns /dev/net/tun where it is closed to others.
+        assert!(matches!(error, TunError::NotPermitted { .. }), "{error}");
+        assert!(error.to_string().contains("CAP_NET_ADMIN"));
+    });
+}
+
+#[test]
 fn a_device_that_somebody_has_open_is_left_alone() {
     in_namespace(|| {
         let holder = open("core0", 2, TunOffloadWish::NONE);

@@ -162,3 +162,106 @@ impl Received {
 fn int_at(bytes: &[u8], at: usize) -> Option<libc::c_int> {
     Some(libc::c_int::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{RECEIVE_SPACE, Received, SEND_SPACE, Space, decode, encode};
+    use crate::sys::udp::SendTarget;
+    use proptest::prelude::*;
+    use std::net::IpAddr;
+
+    /// Level, type and data of every control message, found by libc's own macros.
+    fn walk(space: &Space<SEND_SPACE>, len: usize) -> Vec<(i32, i32, Vec<u8>)> {
+        // SAFETY: msghdr is a C structure of integers and pointers, for which zero is valid.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_control = space.0.as_ptr().cast_mut().cast();
+        header.msg_controllen = len;
+        let mut found = Vec::new();
+        // SAFETY: `header` describes the live bytes of `space`, and the macros stay inside.
+        unsafe {
+            let mut message = libc::CMSG_FIRSTHDR(&raw const header);
+            while !message.is_null() {
+                let data_len = (*message).cmsg_len - libc::CMSG_LEN(0) as usize;
+                let data = std::slice::from_raw_parts(libc::CMSG_DATA(message), data_len);
+                found.push(((*message).cmsg_level, (*message).cmsg_type, data.to_vec()));
+                message = libc::CMSG_NXTHDR(&raw const header, message);
+            }
+        }
+        found
+    }
+
+    fn encoded(target: &SendTarget, segment: Option<u16>, ecn: u8) -> Vec<(i32, i32, Vec<u8>)> {
+        let mut space = Space([0xff; SEND_SPACE]);
+        let len = encode(&mut space, target, segment, ecn);
+        walk(&space, len)
+    }
+
+    fn target(remote: &str, local: Option<&str>) -> SendTarget {
+        SendTarget {
+            remote: remote.parse().unwrap(),
+            local: local.map(|ip| ip.parse::<IpAddr>().unwrap()),
+        }
+    }
+
+    #[test]
+    fn messages_stand_where_libc_looks_for_them() {
+        let v4 = target("192.0.2.1:1", Some("192.0.2.9"));
+        let v4_info = [[0; 4], [192, 0, 2, 9], [0; 4]].concat();
+        let expected = vec![
+            (libc::SOL_UDP, libc::UDP_SEGMENT, 1400_u16.to_ne_bytes().to_vec()),
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, v4_info),
+            (libc::IPPROTO_IP, libc::IP_TOS, 2_i32.to_ne_bytes().to_vec()),
+        ];
+        assert_eq!(encoded(&v4, Some(1400), 2), expected);
+        let mapped = target("[::ffff:192.0.2.1]:1", Some("::ffff:192.0.2.9"));
+        assert_eq!(encoded(&mapped, Some(1400), 2), expected);
+
+        let v6 = target("[2001:db8::1]:1", Some("2001:db8::9"));
+        let mut v6_info = "2001:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
+        v6_info.extend_from_slice(&[0; 4]);
+        let expected = vec![
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, v6_info),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 1_i32.to_ne_bytes().to_vec()),
+        ];
+        assert_eq!(encoded(&v6, None, 1), expected);
+    }
+
+    #[test]
+    fn a_link_local_source_names_its_interface() {
+        let found = encoded(&target("[fe80::1%7]:1", Some("fe80::2")), None, 0);
+        assert_eq!(found[0].2[16..], 7_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn nothing_is_sent_that_need_not_be() {
+        assert_eq!(encoded(&target("192.0.2.1:1", None), None, 0), []);
+        assert_eq!(encoded(&target("192.0.2.1:1", Some("2001:db8::9")), None, 0), []);
+        assert_eq!(encoded(&target("[2001:db8::1]:1", Some("192.0.2.9")), None, 0), []);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_decoded(bytes in prop::collection::vec(any::<u8>(), 0..RECEIVE_SPACE)) {
+            decode(&bytes);
+        }
+
+        #[test]
+        fn damaged_messages_can_be_decoded(at in 0..SEND_SPACE, byte: u8, len in 0..=SEND_SPACE) {
+            let mut space = Space::empty();
+            encode(&mut space, &target("[2001:db8::1]:1", Some("2001:db8::9")), Some(1), 3);
+            space.0[at] = byte;
+            decode(&space.0[..len]);
+        }
+    }
+
+    #[test]
+    fn a_segment_size_of_nothing_is_none() {
+        let mut received = Received::default();
+        for size in [0, -1, i32::MIN] {
+            received.note(libc::SOL_UDP, libc::UDP_GRO, &i32::to_ne_bytes(size));
+            assert_eq!(received.segment_size, None);
+        }
+        received.note(libc::SOL_UDP, libc::UDP_GRO, &[1]);
+        assert_eq!(received, Received::default());
+    }
+}

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use super::UdpSocket;
 use super::address::Name;
 use super::control_message::{self, RECEIVE_SPACE, Space};
+use crate::sys::arena::Arena;
 
 /// How often an error left by an earlier datagram is cleared before it is passed on.
 const STALE_ERRORS_MAX: u32 = 4;
@@ -15,7 +16,7 @@ const STALE_ERRORS_MAX: u32 = 4;
 /// Messages received in one call, each in a slot of one arena, where they can be opened in place.
 /// Nothing is allocated after construction.
 pub struct RecvBatch {
-    arena: Box<[u8]>,
+    arena: Arena,
     slot_len: usize,
     metas: Vec<ReceivedMeta>,
     scratch: Scratch,
@@ -60,7 +61,7 @@ impl RecvBatch {
     pub fn new(slots: usize, slot_len: usize) -> Self {
         let slots = slots.max(1);
         Self {
-            arena: vec![0; slots * slot_len].into_boxed_slice(),
+            arena: Arena::new(slots * slot_len),
             slot_len,
             metas: Vec::with_capacity(slots),
             scratch: Scratch::new(slots),
@@ -161,7 +162,7 @@ impl Scratch {
             header.msg_iov = &raw mut self.pieces[slot];
             header.msg_iovlen = 1;
             header.msg_control = self.controls[slot].0.as_mut_ptr().cast();
-            header.msg_controllen = RECEIVE_SPACE as _;
+            header.msg_controllen = RECEIVE_SPACE;
             header.msg_flags = 0;
         }
     }
@@ -186,11 +187,11 @@ impl Scratch {
         let header = &self.headers[slot];
         let start = slot * slot_len;
         let len = (header.msg_len as usize).min(slot_len);
-        let control_len = (header.msg_hdr.msg_controllen as usize).min(RECEIVE_SPACE);
+        let control_len = header.msg_hdr.msg_controllen.min(RECEIVE_SPACE);
         let control = control_message::decode(&self.controls[slot].0[..control_len]);
-        // UDP always names the sender; an address nobody has stands for a kernel that does not.
-        let from =
-            self.names[slot].decode().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+        // UDP always names the sender; the unspecified address stands for a kernel that does not.
+        let nobody = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        let from = self.names[slot].decode().unwrap_or(nobody);
         ReceivedMeta {
             range: start..start + len,
             from,
@@ -199,5 +200,29 @@ impl Scratch {
             ecn: control.ecn,
             truncated: header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RecvBatch;
+    use crate::limits::{RECEIVE_SLOT_LEN, RECEIVE_SLOTS};
+    use crate::sys::arena::resident_pages;
+    use crate::sys::testing::{in_namespace, wait_readable};
+    use crate::sys::udp::{UdpOptions, UdpSocket};
+
+    #[test]
+    fn a_batch_weighs_what_has_arrived() {
+        in_namespace(|| {
+            let any = "127.0.0.1:0".parse().unwrap();
+            let socket = UdpSocket::bind(any, &UdpOptions::default()).unwrap();
+            let mut batch = RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN);
+            assert_eq!(resident_pages(&batch.arena), 0);
+            let sender = std::net::UdpSocket::bind(any).unwrap();
+            sender.send_to(&[1; 100], socket.local_addr()).unwrap();
+            assert!(wait_readable(&socket));
+            assert_eq!(batch.receive(&socket).unwrap(), 1);
+            assert_eq!(resident_pages(&batch.arena), 1);
+        });
     }
 }

@@ -364,7 +364,7 @@ impl Scratch {
         header.msg_iov = &raw mut self.pieces[slot];
         header.msg_iovlen = 1;
         header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = control_len as _;
+        header.msg_controllen = control_len;
     }
 
     /// Sends the first `count` headers, which `set` has just written, and returns how many the

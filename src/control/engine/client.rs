@@ -1,0 +1,287 @@
+//! The client's side: keeps a session with one server alive.
+//!
+//! Its timers, apart from those of each path's MTU search:
+//! - *Retry*: an initiation that was not answered is sent again, ever more slowly ([`attempt`]).
+//! - *Confirmation*: after a handshake every path is probed until it answers; paths that do not are
+//!   given up ([`PATH_CONFIRM_WITHIN`]).
+//! - *Scan*: the activity counters are looked at, silent paths probed, idle paths kept alive.
+//! - *Rekey*: a session is replaced at [`REKEY_AFTER`], and not used past
+//!   [`REJECT_AFTER`](crate::limits::REJECT_AFTER).
+
+mod attempt;
+mod paths;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
+use crate::handshake::keys::PublicKey;
+use crate::handshake::{Cookie, Established, TimestampClock};
+use crate::limits::{
+    ACTIVITY_SCAN_EVERY, PATH_CONFIRM_RETRY, PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER,
+    RECONNECT_AFTER_CLOSE_MAX, REKEY_AFTER, REKEY_JITTER_MAX,
+};
+use crate::routing::{PeerId, PrefixTable};
+use crate::telemetry::status::PeerStatus;
+use crate::wire::PathMessage;
+
+use super::backoff::retry_wait;
+use super::core::Core;
+use super::session::{CloseReason, History, Session};
+use super::{ClientOptions, ClientSetup, DisconnectReason, EngineEvent, Now, Target, report};
+use attempt::Attempt;
+use paths::ClientPath;
+
+/// The only peer of a client: its server.
+const SERVER: PeerId = PeerId(0);
+
+/// A client's view of its server.
+pub(super) struct Client {
+    server_key: PublicKey,
+    server: Endpoint,
+    options: ClientOptions,
+    clock: TimestampClock,
+    /// The handshake in progress.
+    attempt: Option<Attempt>,
+    /// When to begin the next one, while there is no session.
+    connect_at: Option<Instant>,
+    cookie: Option<(Cookie, Instant)>,
+    current: Option<Current>,
+    /// Still receives what was on its way when `current` took over.
+    previous: Option<Session>,
+    /// Of the current session; what was learned about them outlives it.
+    paths: Vec<ClientPath>,
+    /// Until when handshakes ask for one path only, because not all of them got through.
+    one_path_until: Option<Instant>,
+    /// Whether the TUN queues of the workers without a path are detached.
+    queues_detached: bool,
+    /// Whether the current session, or the one before it, was confirmed.
+    connected: bool,
+    /// Sessions in a row that were lost before anything came back.
+    fruitless: u32,
+    history: History,
+    scan_at: Instant,
+}
+
+/// The session in use.
+struct Current {
+    session: Session,
+    /// Set while paths are waiting for their first answer.
+    confirmation: Option<Confirmation>,
+    rekey_at: Instant,
+}
+
+struct Confirmation {
+    retry_at: Instant,
+    deadline: Instant,
+}
+
+impl Client {
+    pub(super) fn new(setup: ClientSetup, now: Instant) -> Self {
+        Self {
+            server_key: setup.server_key,
+            server: Endpoint { remote: setup.server, local: None, listener: 0 },
+            options: setup.options,
+            clock: TimestampClock::default(),
+            attempt: None,
+            connect_at: Some(now),
+            cookie: None,
+            current: None,
+            previous: None,
+            paths: Vec::new(),
+            one_path_until: None,
+            queues_detached: false,
+            connected: false,
+            fruitless: 0,
+            history: History::default(),
+            scan_at: now,
+        }
+    }
+
+    pub(super) fn set_options(&mut self, core: &mut Core, options: ClientOptions) {
+        self.options = options;
+        self.announce_prefixes(core);
+    }
+
+    pub(super) fn announce_prefixes(&self, core: &mut Core) {
+        let entries = self.options.allowed.iter().map(|prefix| (*prefix, SERVER));
+        let table = PrefixTable::from_entries(entries);
+        core.command(Target::All, WorkerCommand::SetPrefixes(table.into()));
+    }
+
+    /// The server's name stands for another address.
+    pub(super) fn set_server(&mut self, server: SocketAddr) {
+        if self.server.remote != server {
+            self.server.remote = server;
+            self.cookie = None;
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.connected && self.current.is_some()
+    }
+
+    /// A handshake is complete: the new session is used at once, since the server has installed it
+    /// before it answered; the old one keeps receiving.
+    fn adopt(&mut self, core: &mut Core, now: Instant, established: Established, since: Instant) {
+        if let Some(session) = self.previous.take() {
+            session.remove(core, &mut self.history);
+        }
+        let session = Session::install(core, SERVER, established, Some(self.server), since);
+        let jitter = core.rng.random_range(Duration::ZERO..REKEY_JITTER_MAX);
+        let rekey_at = since + REKEY_AFTER - jitter;
+        let confirmation = Confirmation {
+            retry_at: now + PATH_CONFIRM_RETRY,
+            deadline: now + PATH_CONFIRM_WITHIN,
+        };
+        self.adopt_paths(core, now, &session);
+        if session.plan.own_workers() < core.workers {
+            self.detach_queues(core);
+        }
+        let current = Current { session, confirmation: Some(confirmation), rekey_at };
+        if let Some(replaced) = self.current.replace(current) {
+            self.previous = Some(replaced.session);
+            self.history.rekeys += 1;
+            core.event(EngineEvent::Rekeyed { peer: self.server_key });
+        }
+        self.connect_at = None;
+        self.scan_at = now + ACTIVITY_SCAN_EVERY;
+        self.probe_unconfirmed(core, now);
+    }
+
+    /// The session is of no use any more: connects again after `pause`.
+    fn lose_session(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        reason: DisconnectReason,
+        pause: Duration,
+    ) {
+        let sessions = [self.previous.take(), self.current.take().map(|lost| lost.session)];
+        for session in sessions.into_iter().flatten() {
+            session.remove(core, &mut self.history);
+        }
+        self.attempt = None;
+        self.connect_at = Some(now + pause);
+        if std::mem::take(&mut self.connected) {
+            core.event(EngineEvent::Disconnected { peer: self.server_key, reason });
+        }
+    }
+
+    /// Nothing came back on any path. An unlucky choice of paths may be the cause, so the next
+    /// attempt makes the other one.
+    fn lose_unconfirmed(&mut self, core: &mut Core, now: Instant) {
+        let had_one = self.current.as_ref().is_some_and(|c| c.session.plan.own_workers() == 1);
+        self.one_path_until = (!had_one).then(|| now + PATHS_RETRY_AFTER);
+        let pause = retry_wait(self.fruitless, &mut core.rng);
+        self.fruitless = self.fruitless.saturating_add(1);
+        core.event(EngineEvent::Warning(format!(
+            "the server answers handshakes, but no data packet came back on any path; a firewall \
+             between here and {} may let only some UDP source ports through",
+            self.server.remote
+        )));
+        self.lose_session(core, now, DisconnectReason::Silent, pause);
+    }
+
+    pub(super) fn handle_worker_event(&mut self, core: &mut Core, now: Now, event: WorkerEvent) {
+        let at = now.monotonic;
+        match event {
+            WorkerEvent::PathSeen { session, path, endpoint, .. } => {
+                if self.is_current(session) {
+                    self.handle_path_seen(core, at, path, endpoint);
+                }
+            }
+            WorkerEvent::PathMessage { worker, session, message, plaintext_len, .. } => {
+                match message {
+                    PathMessage::Probe { path, token } => {
+                        self.answer_probe(core, worker, session, path, token, plaintext_len);
+                    }
+                    PathMessage::ProbeAck { path, token, plaintext_len } => {
+                        self.handle_probe_ack(core, at, path, token, plaintext_len.into());
+                    }
+                    PathMessage::Close { .. } if self.session(session).is_some() => {
+                        // Spread the clients of a server that restarts.
+                        let pause =
+                            core.rng.random_range(Duration::ZERO..RECONNECT_AFTER_CLOSE_MAX);
+                        self.lose_session(core, at, DisconnectReason::Closed, pause);
+                    }
+                    PathMessage::Close { .. } => {}
+                }
+            }
+            WorkerEvent::KeyNearlyUsed { session, .. } => {
+                if self.is_current(session) && self.attempt.is_none() {
+                    self.begin_attempt(core, now);
+                }
+            }
+            WorkerEvent::PathTooBig { path, plaintext_len, .. } => {
+                self.handle_too_big(core, at, path, plaintext_len);
+            }
+            WorkerEvent::Failed { .. } | WorkerEvent::Stopped { .. } => {}
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, core: &mut Core, now: Now) {
+        let at = now.monotonic;
+        if let Some(session) = self.previous.take_if(|session| at >= session.expires()) {
+            session.remove(core, &mut self.history);
+        }
+        if self.current.as_ref().is_some_and(|current| at >= current.session.expires()) {
+            self.lose_session(core, at, DisconnectReason::Expired, Duration::ZERO);
+        }
+        self.drive_confirmation(core, now);
+        if at >= self.scan_at && self.current.is_some() {
+            self.scan_at = at + ACTIVITY_SCAN_EVERY;
+            self.scan(core, now);
+        }
+        self.drive_mtu(core, at);
+        let rekey_due = self.current.as_ref().is_some_and(|current| at >= current.rekey_at);
+        let connect_due = self.connect_at.is_some_and(|due| at >= due);
+        match &self.attempt {
+            Some(attempt) if at >= attempt.retry_at => self.send_initiation(core, now),
+            Some(_) => {}
+            None if rekey_due || connect_due => self.begin_attempt(core, now),
+            None => {}
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let attempt = match &self.attempt {
+            Some(attempt) => Some(attempt.retry_at),
+            None => self.current.as_ref().map(|current| current.rekey_at).or(self.connect_at),
+        };
+        let current = self.current.as_ref().map(|current| {
+            let confirmation = current.confirmation.as_ref();
+            let confirmation = confirmation.map(|wait| wait.retry_at.min(wait.deadline));
+            let probes = self.paths.iter().filter_map(|path| path.mtu_timeout(&current.session));
+            let fixed = current.session.expires().min(self.scan_at);
+            probes.chain(confirmation).fold(fixed, Instant::min)
+        });
+        let previous = self.previous.as_ref().map(Session::expires);
+        [attempt, current, previous].into_iter().flatten().min()
+    }
+
+    pub(super) fn request_close(&mut self, core: &mut Core) {
+        self.attempt = None;
+        self.connect_at = None;
+        let Some(current) = &self.current else { return };
+        for worker in 0..usize::from(current.session.plan.own_workers()) {
+            current.session.send_close(core, worker, CloseReason::Stopping);
+        }
+    }
+
+    pub(super) fn status(&self, now: Instant) -> PeerStatus {
+        let current = self.current.as_ref().map(|current| &current.session);
+        let confirmed = current.filter(|_| self.connected);
+        report::peer_status(
+            now,
+            &self.server_key,
+            &self.options.allowed,
+            confirmed,
+            current.into_iter().chain(&self.previous),
+            &self.history,
+            self.paths.iter().map(ClientPath::for_status),
+        )
+    }
+}

@@ -1,0 +1,291 @@
+//! A client's paths: confirming them, watching them, falling back to one.
+
+use std::time::{Duration, Instant};
+
+use crate::dataplane::messages::{Endpoint, WorkerCommand};
+use crate::limits::{PATH_CONFIRM_RETRY, PATHS_RETRY_AFTER};
+use crate::wire::{PathMessage, SessionIndex};
+
+use super::super::core::Core;
+use super::super::health::{PathHealth, Verdict};
+use super::super::path::Path;
+use super::super::session::Session;
+use super::super::{DisconnectReason, EngineEvent, Now, Target};
+use super::Client;
+
+/// A path and its health. Its number is that of the worker that owns it.
+pub(super) struct ClientPath {
+    path: Path,
+    health: PathHealth,
+}
+
+impl ClientPath {
+    pub(super) fn mtu_timeout(&self, session: &Session) -> Option<Instant> {
+        self.path.mtu_timeout(session)
+    }
+
+    pub(super) fn for_status(&self) -> (&Path, bool) {
+        (&self.path, self.health.is_silent())
+    }
+
+    fn worker(&self) -> usize {
+        usize::from(self.path.number)
+    }
+
+    fn probe(&mut self, core: &mut Core, now: Instant, session: &Session) {
+        let worker = self.worker();
+        self.path.send_probe(core, now, session, worker, 0);
+    }
+}
+
+impl Client {
+    /// Makes the paths those of a new session. While connected, what they carry is still known.
+    pub(super) fn adopt_paths(&mut self, core: &mut Core, now: Instant, session: &Session) {
+        let count = session.plan.client_workers();
+        self.paths.truncate(usize::from(count));
+        for number in self.paths.len() as u8..count {
+            let path = Path::new(number, now, core.plaintext_wanted);
+            self.paths.push(ClientPath { path, health: PathHealth::new(now) });
+        }
+        for path in &mut self.paths {
+            if !self.connected {
+                path.path = Path::new(path.path.number, now, core.plaintext_wanted);
+            }
+            path.path.adopt(core, session);
+            path.path.endpoint.get_or_insert(self.server);
+            path.health = PathHealth::new(now);
+        }
+    }
+
+    /// Probes every path that has not answered on the current session yet. The first probe also
+    /// shows the server that this side has the keys.
+    pub(super) fn probe_unconfirmed(&mut self, core: &mut Core, now: Instant) {
+        let Some(current) = &self.current else { return };
+        for path in self.paths.iter_mut().filter(|path| !path.path.confirmed) {
+            path.probe(core, now, &current.session);
+        }
+    }
+
+    pub(super) fn handle_path_seen(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        path: u8,
+        endpoint: Endpoint,
+    ) {
+        let Some(seen) = self.paths.get_mut(usize::from(path)) else { return };
+        seen.health.heard(now);
+        if let Some(before) = seen.path.move_to(now, endpoint) {
+            core.event(EngineEvent::PeerMoved {
+                peer: self.server_key,
+                path,
+                from: before.remote,
+                to: endpoint.remote,
+            });
+        }
+        self.confirm(core, path);
+    }
+
+    pub(super) fn handle_probe_ack(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        path: u8,
+        token: u64,
+        plaintext_len: usize,
+    ) {
+        let Some(answered) = self.paths.get_mut(usize::from(path)) else { return };
+        let Some(probe) = answered.path.handle_answer(now, token, plaintext_len) else { return };
+        answered.health.heard(now);
+        if self.is_current(probe.session) {
+            self.confirm(core, path);
+        }
+    }
+
+    /// Something came back on `path` under the keys of the current session.
+    fn confirm(&mut self, core: &mut Core, path: u8) {
+        let Some(path) = self.paths.get_mut(usize::from(path)) else { return };
+        path.path.confirmed = true;
+        self.fruitless = 0;
+        if !std::mem::replace(&mut self.connected, true) {
+            let handshake = self.history.handshake;
+            core.event(EngineEvent::Connected { peer: self.server_key, handshake });
+        }
+        let Some(current) = &mut self.current else { return };
+        let all_confirmed = self.paths.iter().all(|path| path.path.confirmed);
+        if current.confirmation.take_if(|_| all_confirmed).is_some() {
+            let has_all_paths = current.session.plan.own_workers() == core.workers;
+            if has_all_paths && self.queues_detached {
+                self.attach_queues(core);
+            }
+        }
+    }
+
+    /// Answers a probe of the server along the path that it came on.
+    pub(super) fn answer_probe(
+        &self,
+        core: &mut Core,
+        worker: usize,
+        session: SessionIndex,
+        path: u8,
+        token: u64,
+        plaintext_len: usize,
+    ) {
+        let Some(session) = self.session(session) else { return };
+        let plaintext_len = u16::try_from(plaintext_len).unwrap_or(u16::MAX);
+        let answer = PathMessage::ProbeAck { path, token, plaintext_len };
+        session.send_path_message(core, worker, answer, 0);
+    }
+
+    pub(super) fn handle_too_big(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        path: u8,
+        plaintext_len: usize,
+    ) {
+        let Some(current) = &self.current else { return };
+        if let Some(path) = self.paths.get_mut(usize::from(path)) {
+            path.path.handle_too_big(core, now, &current.session, plaintext_len);
+        }
+    }
+
+    pub(super) fn drive_mtu(&mut self, core: &mut Core, now: Instant) {
+        let Some(current) = &self.current else { return };
+        for path in &mut self.paths {
+            path.path.drive_mtu(core, now, &current.session);
+        }
+    }
+
+    /// Asks unconfirmed paths again and, when their time is over, goes on without them.
+    pub(super) fn drive_confirmation(&mut self, core: &mut Core, now: Now) {
+        let at = now.monotonic;
+        let Some(current) = &mut self.current else { return };
+        let Some(confirmation) = &mut current.confirmation else { return };
+        if at >= confirmation.deadline {
+            current.confirmation = None;
+            let silent = self.numbers(|path| !path.path.confirmed);
+            if silent.len() == self.paths.len() {
+                self.lose_unconfirmed(core, at);
+            } else {
+                self.reduce_paths(core, now, silent);
+            }
+        } else if at >= confirmation.retry_at {
+            confirmation.retry_at = at + PATH_CONFIRM_RETRY;
+            self.probe_unconfirmed(core, at);
+        }
+    }
+
+    /// Looks at the activity counters: probes paths that have fallen silent, gives up those that
+    /// stay so, and keeps idle paths open.
+    pub(super) fn scan(&mut self, core: &mut Core, now: Now) {
+        let at = now.monotonic;
+        self.observe(core, at);
+        self.keep_alive(core, at);
+        let Some(current) = &self.current else { return };
+        if current.confirmation.is_some() {
+            return;
+        }
+        let mut suspicion = false;
+        let mut gone = Vec::new();
+        for path in &mut self.paths {
+            match path.health.judge(at) {
+                Verdict::Fine => {}
+                Verdict::Probe { first } => {
+                    suspicion |= first;
+                    path.probe(core, at, &current.session);
+                }
+                Verdict::Gone => gone.push(path.path.number),
+            }
+        }
+        if suspicion {
+            for path in &mut self.paths {
+                if path.health.suspect(at) {
+                    path.probe(core, at, &current.session);
+                }
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        if gone.len() == self.paths.len() {
+            self.one_path_until = None;
+            self.lose_session(core, at, DisconnectReason::Silent, Duration::ZERO);
+        } else if !self.queues_detached {
+            self.reduce_paths(core, now, gone);
+        }
+    }
+
+    fn observe(&mut self, core: &mut Core, now: Instant) {
+        let Some(current) = &self.current else { return };
+        let mut heard = Vec::new();
+        for path in &mut self.paths {
+            let lane = current.session.usage.lane(usize::from(path.path.number));
+            let (sent, received) = (lane.sent.packets.get(), lane.received.packets.get());
+            if path.health.observe(now, sent, received) && !path.path.confirmed {
+                heard.push(path.path.number);
+            }
+        }
+        for path in heard {
+            self.confirm(core, path);
+        }
+    }
+
+    fn keep_alive(&mut self, core: &mut Core, now: Instant) {
+        let (Some(keepalive), Some(current)) = (self.options.keepalive, &self.current) else {
+            return;
+        };
+        for path in &mut self.paths {
+            if now >= path.health.last_activity() + keepalive {
+                let session = current.session.local;
+                let command = WorkerCommand::SendKeepalive { session };
+                core.command(Target::Worker(path.worker()), command);
+                path.health.note_sent(now);
+            }
+        }
+    }
+
+    /// Some paths do not get through, others do: goes on with the first path alone, by a new
+    /// handshake, because a session's lanes are fixed when it begins. All paths are tried again by
+    /// a later rekey; the queues stay detached until they answer, so the trial disturbs nothing.
+    fn reduce_paths(&mut self, core: &mut Core, now: Now, silent: Vec<u8>) {
+        self.one_path_until = Some(now.monotonic + PATHS_RETRY_AFTER);
+        if !self.queues_detached {
+            core.event(EngineEvent::PathsReduced { peer: self.server_key, silent });
+        }
+        self.detach_queues(core);
+        self.begin_attempt(core, now);
+    }
+
+    /// Takes the TUN queues of all workers but the first out of use.
+    pub(super) fn detach_queues(&mut self, core: &mut Core) {
+        if !std::mem::replace(&mut self.queues_detached, true) {
+            set_queues_attached(core, false);
+        }
+    }
+
+    fn attach_queues(&mut self, core: &mut Core) {
+        self.queues_detached = false;
+        set_queues_attached(core, true);
+        core.event(EngineEvent::PathsRestored { peer: self.server_key });
+    }
+
+    fn numbers(&self, filter: impl Fn(&ClientPath) -> bool) -> Vec<u8> {
+        self.paths.iter().filter(|path| filter(path)).map(|path| path.path.number).collect()
+    }
+
+    pub(super) fn is_current(&self, session: SessionIndex) -> bool {
+        self.current.as_ref().is_some_and(|current| current.session.local == session)
+    }
+
+    pub(super) fn session(&self, index: SessionIndex) -> Option<&Session> {
+        let current = self.current.as_ref().map(|current| &current.session);
+        current.into_iter().chain(&self.previous).find(|session| session.local == index)
+    }
+}
+
+fn set_queues_attached(core: &mut Core, attached: bool) {
+    for worker in 1..usize::from(core.workers) {
+        core.command(Target::Worker(worker), WorkerCommand::SetQueueAttached(attached));
+    }
+}

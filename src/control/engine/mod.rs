@@ -1,0 +1,245 @@
+//! The control engine: everything the control thread decides, without any I/O.
+//!
+//! An [`Engine`] is a deterministic state machine. Time is an argument, randomness comes from a
+//! seed, and what it wants done comes out of queues. Its methods are of three kinds.
+//!
+//! 1. Inputs: [`start`](Engine::start) once, then [`handle_datagram`](Engine::handle_datagram),
+//!    [`handle_worker_event`](Engine::handle_worker_event),
+//!    [`handle_timeout`](Engine::handle_timeout), [`reload`](Engine::reload),
+//!    [`set_server`](Engine::set_server) and, last, [`request_close`](Engine::request_close).
+//! 2. Outputs, drained after each input in this order: [`poll_command`](Engine::poll_command),
+//!    [`poll_transmit`](Engine::poll_transmit), [`poll_event`](Engine::poll_event). A session must
+//!    be in the workers' queues before the response that makes the client use it is on the wire:
+//!    a worker drains its queue before it declares a session unknown, so no packet is lost.
+//! 3. Getters: [`poll_timeout`](Engine::poll_timeout) tells when to call `handle_timeout` next.
+//!
+//! Workers forward every path message to the engine, and report a new address
+//! ([`WorkerEvent::PathSeen`]) before any path message that came from it; the engine answers probes
+//! through the worker whose packets travel on the probed path. A receiving lane whose counter
+//! nears its end is reported ([`WorkerEvent::KeyNearlyUsed`]) like a sending one, so that the
+//! client, the only side that rekeys, learns about the server's lanes too.
+
+mod backoff;
+mod client;
+mod core;
+mod event;
+mod health;
+mod path;
+mod path_mtu;
+mod report;
+mod server;
+mod session;
+mod setup;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
+use crate::handshake::keys::PublicKey;
+use crate::telemetry::counters::DropCounters;
+use crate::telemetry::status::PeerStatus;
+
+pub use event::{DisconnectReason, EngineEvent, Now, Target};
+pub use setup::{ClientOptions, ClientSetup, PeerSetup, Reload, ServerSetup};
+
+use self::core::Core;
+use client::Client;
+use server::Server;
+
+/// The state machine of a server or a client.
+pub struct Engine {
+    core: Core,
+    role: Role,
+    started: bool,
+}
+
+/// Few exist, so their size does not matter.
+#[allow(clippy::large_enum_variant)]
+enum Role {
+    Server(Server),
+    Client(Client),
+}
+
+/// Where an engine stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// Not started yet.
+    Starting,
+    /// A client without a confirmed session.
+    Connecting,
+    /// A server that listens, or a client whose session works.
+    Up,
+    /// A clean stop has begun.
+    Stopping,
+}
+
+impl EngineState {
+    /// The name in status reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl Engine {
+    /// A server. `seed` must be unpredictable: all keys come from it.
+    pub fn new_server(setup: ServerSetup, seed: [u8; 32], now: Instant) -> Self {
+        let ServerSetup { identity, workers, features, tun_mtu, peers } = setup;
+        let mut core = Core::new(identity, workers, features, tun_mtu, seed);
+        let mut server = Server::new(&mut core, now);
+        server.set_peers(&mut core, peers);
+        Self { core, role: Role::Server(server), started: false }
+    }
+
+    /// A client. `seed` must be unpredictable: all keys come from it.
+    pub fn new_client(setup: ClientSetup, seed: [u8; 32], now: Instant) -> Self {
+        let identity = Arc::clone(&setup.identity);
+        let mut core = Core::new(identity, setup.workers, setup.features, setup.tun_mtu, seed);
+        let client = Client::new(setup, now);
+        client.announce_prefixes(&mut core);
+        Self { core, role: Role::Client(client), started: false }
+    }
+
+    /// Everything is in place: a client begins to connect.
+    pub fn start(&mut self, now: Now) {
+        self.started = true;
+        self.handle_timeout(now);
+    }
+
+    /// A datagram arrived on a socket of the control thread, at [`Endpoint::local`] from
+    /// [`Endpoint::remote`].
+    pub fn handle_datagram(&mut self, now: Now, from: Endpoint, datagram: &[u8]) {
+        if self.core.closing || !self.started {
+            return;
+        }
+        match &mut self.role {
+            Role::Server(server) => server.handle_datagram(&mut self.core, now, from, datagram),
+            Role::Client(client) => client.handle_datagram(&mut self.core, now, datagram),
+        }
+    }
+
+    /// A worker has something to tell.
+    pub fn handle_worker_event(&mut self, now: Now, event: WorkerEvent) {
+        if self.core.closing {
+            return;
+        }
+        match &mut self.role {
+            Role::Server(server) => server.handle_worker_event(&mut self.core, now, event),
+            Role::Client(client) => client.handle_worker_event(&mut self.core, now, event),
+        }
+    }
+
+    /// Does what has become due. Harmless if nothing has.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.core.closing || !self.started {
+            return;
+        }
+        match &mut self.role {
+            Role::Server(server) => server.handle_timeout(&mut self.core, now.monotonic),
+            Role::Client(client) => client.handle_timeout(&mut self.core, now),
+        }
+    }
+
+    /// The configuration was read again. Sessions that are still allowed go on undisturbed.
+    pub fn reload(&mut self, reload: Reload) {
+        match (&mut self.role, reload) {
+            (Role::Server(server), Reload::Server { peers }) => {
+                server.set_peers(&mut self.core, peers);
+            }
+            (Role::Client(client), Reload::Client(options)) => {
+                client.set_options(&mut self.core, options);
+            }
+            (Role::Server(_), Reload::Client(_)) | (Role::Client(_), Reload::Server { .. }) => {
+                let warning = "the new configuration is for the other role and was not applied";
+                self.core.event(EngineEvent::Warning(warning.to_owned()));
+            }
+        }
+    }
+
+    /// A client's server has another address from now on. The session in use is not disturbed.
+    pub fn set_server(&mut self, server: SocketAddr) {
+        if let Role::Client(client) = &mut self.role {
+            client.set_server(server);
+        }
+    }
+
+    /// Says goodbye to everybody. Nothing but the outputs that this leaves is to be expected of
+    /// the engine afterwards.
+    pub fn request_close(&mut self) {
+        if std::mem::replace(&mut self.core.closing, true) {
+            return;
+        }
+        match &mut self.role {
+            Role::Server(server) => server.request_close(&mut self.core),
+            Role::Client(client) => client.request_close(&mut self.core),
+        }
+    }
+
+    /// The next command for workers, to be queued before any datagram is sent.
+    pub fn poll_command(&mut self) -> Option<(Target, WorkerCommand)> {
+        self.core.commands.pop_front()
+    }
+
+    /// The next datagram to send, and where to; only once no command is left.
+    pub fn poll_transmit(&mut self) -> Option<(Endpoint, Vec<u8>)> {
+        debug_assert!(self.core.commands.is_empty(), "workers must learn of sessions first");
+        self.core.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<EngineEvent> {
+        self.core.events.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`] next; may change with every input.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.core.closing || !self.started {
+            return None;
+        }
+        match &self.role {
+            Role::Server(server) => server.poll_timeout(),
+            Role::Client(client) => client.poll_timeout(),
+        }
+    }
+
+    /// Where the engine stands.
+    pub fn state(&self) -> EngineState {
+        match &self.role {
+            _ if self.core.closing => EngineState::Stopping,
+            _ if !self.started => EngineState::Starting,
+            Role::Client(client) if !client.is_up() => EngineState::Connecting,
+            Role::Server(_) | Role::Client(_) => EngineState::Up,
+        }
+    }
+
+    /// Every peer, in the order of the configuration.
+    pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
+        match &self.role {
+            Role::Server(server) => server.status(now),
+            Role::Client(client) => vec![client.status(now)],
+        }
+    }
+
+    /// What the control thread dropped, by reason.
+    pub fn drops(&self) -> &Arc<DropCounters> {
+        &self.core.drops
+    }
+
+    /// This side's public key.
+    pub fn public_key(&self) -> &PublicKey {
+        self.core.identity.public()
+    }
+
+    /// `"server"` or `"client"`.
+    pub const fn role_name(&self) -> &'static str {
+        match self.role {
+            Role::Server(_) => "server",
+            Role::Client(_) => "client",
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The search against links of real sizes, in virtual time.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::DATA_OVERHEAD_LEN;
+
+/// Outer IPv4 and UDP headers.
+const OUTER_LEN: usize = 28;
+
+/// A link that silently loses what does not fit, and answers the rest after a round trip.
+struct Link {
+    mtu: usize,
+    up: bool,
+    rtt: Duration,
+}
+
+struct Simulation {
+    now: Instant,
+    start: Instant,
+    link: Link,
+    path: PathMtu,
+    active: bool,
+    in_use: usize,
+    in_flight: Vec<(Instant, usize)>,
+    probes: u32,
+}
+
+impl Simulation {
+    #[allow(clippy::disallowed_methods, reason = "an arbitrary origin for virtual time")]
+    fn new(wanted: usize, mtu: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            now,
+            start: now,
+            link: Link { mtu, up: true, rtt: Duration::from_millis(20) },
+            path: PathMtu::new(now, wanted),
+            active: true,
+            in_use: padded_len(wanted),
+            in_flight: Vec::new(),
+            probes: 0,
+        }
+    }
+
+    fn send(&mut self, len: usize) {
+        self.probes += 1;
+        if self.link.up && len + DATA_OVERHEAD_LEN + OUTER_LEN <= self.link.mtu {
+            self.in_flight.push((self.now + self.link.rtt, len));
+        }
+    }
+
+    fn run_for(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            let answer = self.in_flight.iter().map(|(at, _)| *at).min();
+            let next =
+                answer.map_or(self.path.poll_timeout(), |at| at.min(self.path.poll_timeout()));
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            let (due, later) = self.in_flight.iter().partition(|(at, _)| *at <= self.now);
+            self.in_flight = later;
+            for (_, len) in Vec::<(Instant, usize)>::from(due) {
+                self.path.handle_answer(self.now, len);
+            }
+            if let Some(len) = self.path.poll_probe(self.now, self.active) {
+                self.send(len);
+                self.send(PATH_PLAINTEXT_BASE);
+            }
+            self.in_use = self.path.take_change().unwrap_or(self.in_use);
+            assert_eq!(self.in_use, self.path.plaintext_max());
+        }
+    }
+
+    fn seconds(&mut self, seconds: u64) {
+        self.run_for(Duration::from_secs(seconds));
+    }
+
+    /// The largest plaintext that fits the link, but no more than is wanted.
+    fn best(&self) -> usize {
+        let fits = (self.link.mtu - DATA_OVERHEAD_LEN - OUTER_LEN) / PADDING_LEN * PADDING_LEN;
+        fits.min(self.path.ceiling)
+    }
+}
+
+#[test]
+fn the_usual_sizes_are_found() {
+    for (wanted, mtu, expected) in [
+        (1408, 1500, 1408),
+        (1408, 1400, 1328),
+        (1408, 1280, 1216),
+        (1400, 1500, 1408),
+        (8928, 9000, 8928),
+        (8928, 1500, 1440),
+        (65408, 9000, 8928),
+        (65408, 65535, 65408),
+        (1280, 1280, 1216),
+    ] {
+        let mut simulation = Simulation::new(wanted, mtu);
+        simulation.seconds(30);
+        assert_eq!(simulation.in_use, expected, "wanted {wanted}, link {mtu}");
+        assert_eq!(simulation.in_use, simulation.best());
+    }
+}
+
+#[test]
+fn a_link_that_carries_the_wanted_size_is_confirmed_by_one_probe_pair() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.seconds(5);
+    assert_eq!(simulation.probes, 2);
+    assert_eq!(simulation.path.take_change(), None, "workers assumed it already");
+}
+
+#[test]
+fn a_size_that_does_not_fit_is_abandoned_after_three_refusals() {
+    let mut simulation = Simulation::new(1408, 1400);
+    simulation.run_for(PATH_MTU_PROBE_WAIT * PATH_MTU_PROBES_MAX - Duration::from_millis(1));
+    assert_eq!(simulation.in_use, 1408);
+    simulation.run_for(Duration::from_millis(1));
+    assert_eq!(simulation.in_use, PATH_PLAINTEXT_BASE);
+}
+
+#[test]
+fn an_outage_says_nothing_about_the_size() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.seconds(5);
+    simulation.link.up = false;
+    simulation.seconds(120);
+    assert_eq!(simulation.in_use, 1408);
+}
+
+#[test]
+fn a_path_that_is_down_at_first_is_measured_later() {
+    let mut simulation = Simulation::new(1408, 1400);
+    simulation.link.up = false;
+    simulation.seconds(60);
+    assert_eq!(simulation.in_use, 1408);
+    simulation.link.up = true;
+    simulation.seconds(30);
+    assert_eq!(simulation.in_use, 1328);
+}
+
+#[test]
+fn a_route_that_shrinks_is_noticed_and_one_that_grows_is_used_again() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.seconds(15);
+    simulation.link.mtu = 1300;
+    simulation.seconds(20);
+    assert_eq!(simulation.in_use, simulation.best());
+    simulation.link.mtu = 1500;
+    simulation.seconds(300);
+    assert_eq!(simulation.in_use, 1232, "not before the raise timer");
+    simulation.seconds(330);
+    assert_eq!(simulation.in_use, 1408);
+}
+
+#[test]
+fn an_idle_path_is_left_alone() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.seconds(5);
+    simulation.active = false;
+    let probes = simulation.probes;
+    simulation.seconds(3600);
+    assert_eq!(simulation.probes, probes);
+}
+
+#[test]
+fn a_refusal_by_the_kernel_lowers_at_once() {
+    let mut simulation = Simulation::new(1408, 1300);
+    simulation.path.handle_too_big(simulation.now, 1240);
+    assert_eq!(simulation.path.take_change(), Some(1232));
+    simulation.in_use = 1232;
+    simulation.seconds(10);
+    assert_eq!(simulation.in_use, 1232);
+    simulation.path.handle_too_big(simulation.now, 1300);
+    assert_eq!(simulation.path.take_change(), None, "a larger limit is no news");
+}
+
+#[test]
+fn a_limit_below_the_base_is_obeyed() {
+    let mut simulation = Simulation::new(1408, 600);
+    simulation.path.handle_too_big(simulation.now, 540);
+    simulation.seconds(60);
+    assert_eq!(simulation.in_use, 528);
+}
+
+#[test]
+fn answers_slower_than_the_probe_timer_still_count() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.link.rtt = Duration::from_millis(1900);
+    simulation.seconds(60);
+    assert_eq!(simulation.in_use, 1408);
+    simulation.link.mtu = 1400;
+    simulation.link.rtt = Duration::from_millis(700);
+    simulation.seconds(60);
+    assert_eq!(simulation.in_use, 1328);
+}
+
+#[test]
+fn a_move_begins_the_search_again() {
+    let mut simulation = Simulation::new(1408, 1280);
+    simulation.seconds(20);
+    assert_eq!(simulation.in_use, 1216);
+    simulation.link.mtu = 1500;
+    simulation.path.restart(simulation.now);
+    assert_eq!(simulation.path.take_change(), Some(1408));
+    simulation.in_use = 1408;
+    simulation.seconds(1);
+    assert_eq!(simulation.in_use, 1408);
+}
+
+proptest! {
+    #[test]
+    fn any_link_is_measured_exactly(wanted in 1280usize..=65408, mtu in 1280usize..=65535) {
+        let mut simulation = Simulation::new(wanted, mtu);
+        simulation.seconds(60);
+        prop_assert_eq!(simulation.in_use, simulation.best());
+        prop_assert!(simulation.now - simulation.start == Duration::from_secs(60));
+    }
+
+    #[test]
+    fn no_sequence_of_inputs_leaves_the_bounds(
+        inputs in prop::collection::vec((0u8..4, 0usize..70_000, 0u64..700), 0..200),
+    ) {
+        let mut simulation = Simulation::new(1408, 1500);
+        for (kind, len, wait_ms) in inputs {
+            simulation.now += Duration::from_millis(wait_ms);
+            let now = simulation.now;
+            match kind {
+                0 => simulation.path.handle_answer(now, len),
+                1 => simulation.path.handle_too_big(now, len),
+                2 => simulation.path.restart(now),
+                _ => drop(simulation.path.poll_probe(now, true)),
+            }
+            let path = &simulation.path;
+            prop_assert!(path.plaintext_max() <= path.ceiling);
+            prop_assert!(path.plaintext_max() >= PADDING_LEN);
+            prop_assert!(path.low <= path.high && path.high <= path.ceiling);
+            prop_assert!(path.plaintext_max().is_multiple_of(PADDING_LEN));
+        }
+    }
+}

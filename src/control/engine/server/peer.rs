@@ -1,0 +1,277 @@
+//! One peer of a server: its sessions and its paths.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::dataplane::messages::{Endpoint, WorkerCommand};
+use crate::handshake::Timestamp;
+use crate::limits::PEER_WARNING_EVERY;
+use crate::routing::PeerId;
+use crate::telemetry::status::PeerStatus;
+use crate::wire::{PathMessage, SessionIndex};
+
+use super::super::core::Core;
+use super::super::path::Path;
+use super::super::report;
+use super::super::session::{CloseReason, History, Session};
+use super::super::{DisconnectReason, EngineEvent, PeerSetup, Target};
+
+/// A peer. At most three sessions at a time ([`SESSIONS_PER_PEER_MAX`]): `next` has been granted
+/// but nothing has arrived on it, so the peer may not have the response; `current` is the newest
+/// that was confirmed; `previous` still receives what was on its way.
+///
+/// [`SESSIONS_PER_PEER_MAX`]: crate::limits::SESSIONS_PER_PEER_MAX
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    pub(super) setup: PeerSetup,
+    /// Of the newest initiation that was granted.
+    pub(super) last_timestamp: Option<Timestamp>,
+    pub(super) next: Option<Session>,
+    pub(super) history: History,
+    current: Option<Session>,
+    previous: Option<Session>,
+    /// Of the current session.
+    paths: Vec<Path>,
+    warned: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(id: PeerId, setup: PeerSetup) -> Self {
+        Self {
+            id,
+            setup,
+            last_timestamp: None,
+            next: None,
+            history: History::default(),
+            current: None,
+            previous: None,
+            paths: Vec::new(),
+            warned: None,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Says so if the last session is gone. What was known about the paths goes with it.
+    pub(super) fn note_disconnect(
+        &mut self,
+        core: &mut Core,
+        was_connected: bool,
+        reason: DisconnectReason,
+    ) {
+        if was_connected && !self.is_connected() {
+            self.paths.clear();
+            core.event(EngineEvent::Disconnected { peer: self.setup.public_key, reason });
+        }
+    }
+
+    /// The base lane of the current session, if a session of `workers` client workers can have
+    /// the same: flows then stay on their workers across a rekey.
+    pub(super) fn base_for(&self, workers: u8) -> Option<u8> {
+        let plan = &self.current.as_ref()?.plan;
+        (plan.client_workers() == workers).then(|| plan.base())
+    }
+
+    /// An authenticated packet came from an address that is new to its worker. Confirms the
+    /// session if it was not yet; returns the sessions that are superseded by that.
+    pub(super) fn handle_path_seen(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        session: SessionIndex,
+        path: u8,
+        endpoint: Endpoint,
+    ) -> Vec<Session> {
+        let superseded = if self.next.as_ref().is_some_and(|next| next.local == session) {
+            self.confirm_next(core, now)
+        } else {
+            Vec::new()
+        };
+        core.command(Target::All, WorkerCommand::SetPathEndpoint { session, path, endpoint });
+        let is_current = self.current.as_ref().is_some_and(|current| current.local == session);
+        let Some(path) = self.paths.get_mut(usize::from(path)).filter(|_| is_current) else {
+            return superseded;
+        };
+        path.confirmed = true;
+        if let Some(before) = path.move_to(now, endpoint) {
+            core.event(EngineEvent::PeerMoved {
+                peer: self.setup.public_key,
+                path: path.number,
+                from: before.remote,
+                to: endpoint.remote,
+            });
+        }
+        superseded
+    }
+
+    /// The first packet of the newest session has arrived: the peer has its keys.
+    fn confirm_next(&mut self, core: &mut Core, now: Instant) -> Vec<Session> {
+        let Some(session) = self.next.take() else { return Vec::new() };
+        let paths = session.plan.client_workers();
+        self.paths.truncate(usize::from(paths));
+        for path in &mut self.paths {
+            path.adopt(core, &session);
+        }
+        for number in self.paths.len() as u8..paths {
+            self.paths.push(Path::new(number, now, core.plaintext_wanted));
+        }
+        let peer = self.setup.public_key;
+        if self.current.is_some() {
+            self.history.rekeys += 1;
+            core.event(EngineEvent::Rekeyed { peer });
+        } else {
+            core.event(EngineEvent::Connected { peer, handshake: None });
+        }
+        self.history.last_handshake = Some(session.since);
+        let superseded = self.previous.take();
+        self.previous = self.current.replace(session);
+        superseded.into_iter().collect()
+    }
+
+    /// Answers a probe, preferably along the path that it asks about: through the worker that
+    /// sends there, or else one whose path is known to lead somewhere.
+    pub(super) fn answer_probe(
+        &self,
+        core: &mut Core,
+        receiver: usize,
+        session: SessionIndex,
+        path: u8,
+        token: u64,
+        plaintext_len: usize,
+    ) {
+        let Some(session) = self.session(session) else { return };
+        let leads_somewhere = |worker: &usize| {
+            let path = usize::from(session.plan.send_path(*worker));
+            self.paths.get(path).is_some_and(|path| path.confirmed)
+        };
+        let workers = 0..usize::from(session.plan.own_workers());
+        let worker = if session.plan.send_path(receiver) == path {
+            receiver
+        } else {
+            session
+                .sender_on(path)
+                .or_else(|| Some(receiver).filter(leads_somewhere))
+                .or_else(|| workers.into_iter().find(leads_somewhere))
+                .unwrap_or(receiver)
+        };
+        let plaintext_len = u16::try_from(plaintext_len).unwrap_or(u16::MAX);
+        let answer = PathMessage::ProbeAck { path, token, plaintext_len };
+        session.send_path_message(core, worker, answer, 0);
+    }
+
+    pub(super) fn handle_probe_ack(
+        &mut self,
+        now: Instant,
+        path: u8,
+        token: u64,
+        plaintext_len: usize,
+    ) {
+        if let Some(path) = self.paths.get_mut(usize::from(path)) {
+            path.handle_answer(now, token, plaintext_len);
+        }
+    }
+
+    pub(super) fn handle_too_big(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        path: u8,
+        plaintext_len: usize,
+    ) {
+        let Some(session) = &self.current else { return };
+        if let Some(path) = self.paths.get_mut(usize::from(path)) {
+            path.handle_too_big(core, now, session, plaintext_len);
+        }
+    }
+
+    /// Sends the probes that are due.
+    pub(super) fn drive_paths(&mut self, core: &mut Core, now: Instant) {
+        let Some(session) = self.current.as_ref().filter(|_| !core.closing) else { return };
+        for path in &mut self.paths {
+            path.drive_mtu(core, now, session);
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let expiry = self.sessions().map(Session::expires).min();
+        let probes = self
+            .current
+            .iter()
+            .flat_map(|session| self.paths.iter().filter_map(|path| path.mtu_timeout(session)));
+        probes.chain(expiry).min()
+    }
+
+    /// Lets go of all sessions.
+    pub(super) fn take_sessions(&mut self) -> Vec<Session> {
+        [self.previous.take(), self.current.take(), self.next.take()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Lets go of `session` and all that are older.
+    pub(super) fn take_sessions_up_to(&mut self, session: SessionIndex) -> Vec<Session> {
+        let mut taken = Vec::new();
+        for slot in [&mut self.previous, &mut self.current, &mut self.next] {
+            let is_last = slot.as_ref().is_some_and(|found| found.local == session);
+            taken.extend(slot.take());
+            if is_last {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Lets go of the sessions that have reached their last age.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Session> {
+        [&mut self.previous, &mut self.current, &mut self.next]
+            .into_iter()
+            .filter_map(|slot| slot.take_if(|session| now >= session.expires()))
+            .collect()
+    }
+
+    /// Tells the far side, on every path that leads somewhere, that the session ends.
+    pub(super) fn say_goodbye(&self, core: &mut Core, reason: CloseReason) {
+        let Some(session) = &self.current else { return };
+        for path in self.paths.iter().filter(|path| path.confirmed) {
+            if let Some(worker) = session.sender_on(path.number) {
+                session.send_close(core, worker, reason);
+            }
+        }
+    }
+
+    /// Tells the administrator, but not for every datagram.
+    pub(super) fn warn_of_replay(&mut self, core: &mut Core, now: Instant, from: SocketAddr) {
+        if self.warned.is_some_and(|at| now < at + PEER_WARNING_EVERY) {
+            return;
+        }
+        self.warned = Some(now);
+        core.event(EngineEvent::Warning(format!(
+            "peer {}: an initiation from {from} is not newer than the last; it is a replay, or the \
+             peer's clock was set back (set it right, for example with `timedatectl`)",
+            self.setup.public_key
+        )));
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        [&self.previous, &self.current, &self.next].into_iter().flatten()
+    }
+
+    fn session(&self, index: SessionIndex) -> Option<&Session> {
+        self.sessions().find(|session| session.local == index)
+    }
+
+    pub(super) fn status(&self, now: Instant) -> PeerStatus {
+        report::peer_status(
+            now,
+            &self.setup.public_key,
+            &self.setup.allowed,
+            self.current.as_ref(),
+            self.sessions(),
+            &self.history,
+            self.paths.iter().map(|path| (path, false)),
+        )
+    }
+}

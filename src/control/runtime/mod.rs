@@ -1,0 +1,490 @@
+//! The thread that runs an [`Engine`]: a mio event loop over the control thread's own UDP
+//! sockets, the workers' event channel, signals and the status socket.
+//!
+//! mio reports edges, so readiness is remembered until a source says `WouldBlock`. The work of one
+//! turn is bounded for each source: a flood of handshakes delays signals, timers and worker events
+//! by one turn, not for ever.
+
+mod report;
+mod sockets;
+mod status_socket;
+mod workers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use mio::{Events, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use thiserror::Error;
+
+use crate::control::engine::{DisconnectReason, Engine, EngineEvent, Now, Reload};
+use crate::dataplane::messages::WorkerEvent;
+use crate::handshake::keys::PublicKey;
+use crate::limits::{CONTROL_EVENTS_PER_TURN, STOP_WITHIN};
+use crate::sys::clock;
+use crate::sys::udp::UdpSocket;
+use crate::telemetry::status::{StatusAnswer, StatusRequest};
+
+use report::Reporter;
+use sockets::Sockets;
+use status_socket::StatusSocket;
+use workers::Workers;
+
+pub use report::DaemonInfo;
+pub use status_socket::StatusSocketError;
+pub use workers::WorkerHandle;
+
+const WAKER: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const STATUS_LISTENER: Token = Token(2);
+/// Token of the first UDP socket.
+const SOCKETS: usize = 16;
+/// Token of the first client of the status socket.
+const STATUS_CLIENTS: usize = 4096;
+
+/// What the program around the control thread does at certain moments. The methods run on the
+/// control thread, so they must not wait for long.
+pub trait ControlHooks {
+    /// Sockets, signals and the status socket are in place, and a client has begun to connect.
+    ///
+    /// # Errors
+    /// A sentence for the administrator; the run ends with it.
+    fn ready(&mut self) -> Result<(), String>;
+
+    /// A peer is connected. On a client this is the moment for routes.
+    ///
+    /// # Errors
+    /// A sentence for the administrator; the run ends with it.
+    fn connected(&mut self, peer: &PublicKey) -> Result<(), String>;
+
+    /// A peer is no longer connected.
+    fn disconnected(&mut self, peer: &PublicKey, reason: DisconnectReason);
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    /// What is wrong with it; everything stays as it was.
+    fn reload(&mut self) -> Result<Reload, String>;
+
+    /// The address that a client's server has by now, asked for when it does not answer. Must not
+    /// wait for a resolver: the answer to the last question will do.
+    fn server_address(&mut self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// A clean stop begins.
+    fn stopping(&mut self) {}
+
+    /// The workers have stopped, or did not in time. Runs on every way out.
+    fn stopped(&mut self) {}
+}
+
+/// The poll of the control thread, made early so that workers can be given its waker.
+pub struct ControlPoll {
+    poll: Poll,
+    waker: Arc<Waker>,
+}
+
+impl ControlPoll {
+    /// An empty poll.
+    ///
+    /// # Errors
+    /// If the kernel gives no epoll or eventfd descriptor (too many open files?).
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        Ok(Self { poll, waker })
+    }
+
+    /// Wakes the control thread. To be called after an event was put into its channel.
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+}
+
+/// What a control thread is made of.
+pub struct ControlParts {
+    /// The state machine.
+    pub engine: Engine,
+    /// The poll whose waker the workers have.
+    pub poll: ControlPoll,
+    /// The control thread's sockets; the position is [`Endpoint::listener`].
+    ///
+    /// [`Endpoint::listener`]: crate::dataplane::messages::Endpoint::listener
+    pub sockets: Vec<UdpSocket>,
+    /// The workers, in order.
+    pub workers: Vec<WorkerHandle>,
+    /// What the workers say.
+    pub events: Receiver<WorkerEvent>,
+    /// Where to offer status; nowhere if `None`.
+    pub status_socket: Option<PathBuf>,
+    /// Whether to act on SIGTERM, SIGINT and SIGHUP.
+    pub catch_signals: bool,
+    /// What status reports say beside what the thread knows itself.
+    pub info: DaemonInfo,
+    /// The program around.
+    pub hooks: Box<dyn ControlHooks>,
+}
+
+/// Why a control thread ended other than by request.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// The kernel refused something the event loop cannot do without.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The status socket cannot be offered.
+    #[error(transparent)]
+    StatusSocket(#[from] StatusSocketError),
+    /// A worker cannot go on, and the tunnel cannot do without it.
+    #[error("worker {worker} failed: {error}")]
+    WorkerFailed {
+        /// Which worker.
+        worker: usize,
+        /// What it said.
+        error: String,
+    },
+    /// A hook refused.
+    #[error("{0}")]
+    Hook(String),
+}
+
+/// The control thread.
+pub struct ControlThread {
+    engine: Engine,
+    poll: Poll,
+    sockets: Sockets,
+    workers: Workers,
+    events: Receiver<WorkerEvent>,
+    events_ready: bool,
+    signals: Option<Signals>,
+    status: Option<StatusSocket>,
+    reporter: Reporter,
+    hooks: Box<dyn ControlHooks>,
+    stop: Stop,
+}
+
+/// How far a stop has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    No,
+    /// Asked for once: say goodbye, let the workers finish.
+    Clean,
+    /// Asked for again: do not wait.
+    Immediate,
+}
+
+impl ControlThread {
+    /// Puts the thread together. From here on signals are caught and the status socket exists.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub fn new(parts: ControlParts) -> Result<Self, ControlError> {
+        let poll = parts.poll.poll;
+        let sockets = Sockets::register(parts.sockets, poll.registry())
+            .map_err(io_error("registering a UDP socket"))?;
+        let signals = match parts.catch_signals {
+            true => Some(catch_signals(&poll).map_err(io_error("catching signals"))?),
+            false => None,
+        };
+        let status = match parts.status_socket {
+            Some(path) => Some(StatusSocket::bind(path, poll.registry())?),
+            None => None,
+        };
+        Ok(Self {
+            engine: parts.engine,
+            poll,
+            sockets,
+            workers: Workers::new(parts.workers),
+            events: parts.events,
+            events_ready: true,
+            signals,
+            status,
+            reporter: Reporter::new(parts.info, clock::now()),
+            hooks: parts.hooks,
+            stop: Stop::No,
+        })
+    }
+
+    /// Runs until a signal, a `down` request or a failure ends it. The workers have been told to
+    /// stop when this returns.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub fn run(mut self) -> Result<(), ControlError> {
+        let outcome = self.serve();
+        if let Err(error) = &outcome {
+            log::error!("{error}");
+        }
+        self.shut_down();
+        outcome
+    }
+
+    fn serve(&mut self) -> Result<(), ControlError> {
+        let mut events = Events::with_capacity(64);
+        self.engine.start(now());
+        self.flush()?;
+        self.hooks.ready().map_err(ControlError::Hook)?;
+        while self.stop == Stop::No {
+            self.wait(&mut events, None)?;
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is ready or due, `deadline` included, and remembers what is.
+    fn wait(&mut self, events: &mut Events, deadline: Option<Instant>) -> Result<(), ControlError> {
+        let is_busy = self.events_ready
+            || self.sockets.any_ready()
+            || self.status.as_ref().is_some_and(StatusSocket::is_busy);
+        let timeout = if is_busy {
+            Some(Duration::ZERO)
+        } else {
+            let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
+            let due = [self.engine.poll_timeout(), status, deadline].into_iter().flatten().min();
+            due.map(|due| due.saturating_duration_since(clock::now()))
+        };
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            result => result.map_err(io_error("waiting for events"))?,
+        }
+        for event in events.iter() {
+            match event.token() {
+                WAKER => self.events_ready = true,
+                SIGNALS => self.read_signals(),
+                Token(token) if (SOCKETS..STATUS_CLIENTS).contains(&token) => {
+                    self.sockets.set_ready(token - SOCKETS);
+                }
+                token => {
+                    if let Some(status) = &mut self.status {
+                        status.handle_event(token);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One bounded helping of work from every source.
+    fn turn(&mut self) -> Result<(), ControlError> {
+        self.take_worker_events()?;
+        self.sockets.receive(&mut self.engine);
+        if self.engine.poll_timeout().is_some_and(|due| due <= clock::now()) {
+            self.engine.handle_timeout(now());
+        }
+        self.flush()?;
+        self.serve_status()
+    }
+
+    fn take_worker_events(&mut self) -> Result<(), ControlError> {
+        if !self.events_ready {
+            return Ok(());
+        }
+        let now = now();
+        for _ in 0..CONTROL_EVENTS_PER_TURN {
+            match self.events.try_recv() {
+                Ok(WorkerEvent::Failed { worker, error }) => {
+                    self.workers.set_stopped(worker);
+                    return Err(ControlError::WorkerFailed { worker, error });
+                }
+                Ok(WorkerEvent::Stopped { worker }) => self.workers.set_stopped(worker),
+                Ok(event) => self.engine.handle_worker_event(now, event),
+                Err(_) => {
+                    self.events_ready = false;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drains what the engine wants done, in the order that it asks for: commands first.
+    fn flush(&mut self) -> Result<(), ControlError> {
+        while let Some((target, command)) = self.engine.poll_command() {
+            self.workers.send(target, command);
+        }
+        self.workers.wake();
+        while let Some((to, datagram)) = self.engine.poll_transmit() {
+            self.sockets.send(&self.engine, &to, &datagram);
+        }
+        while let Some(event) = self.engine.poll_event() {
+            self.handle_engine_event(event)?;
+        }
+        Ok(())
+    }
+
+    fn handle_engine_event(&mut self, event: EngineEvent) -> Result<(), ControlError> {
+        match event {
+            EngineEvent::Connected { peer, handshake } => {
+                match handshake {
+                    Some(took) => log::info!("connected to {peer}, handshake took {took:.1?}"),
+                    None => log::info!("peer {peer} connected"),
+                }
+                self.hooks.connected(&peer).map_err(ControlError::Hook)?;
+            }
+            EngineEvent::Disconnected { peer, reason } => {
+                log::info!("peer {peer} disconnected: {reason}");
+                self.hooks.disconnected(&peer, reason);
+            }
+            EngineEvent::Rekeyed { peer } => log::debug!("session with {peer} renewed"),
+            EngineEvent::PeerMoved { peer, path, from, to } => {
+                log::info!("path {path} of peer {peer} moved from {from} to {to}");
+            }
+            EngineEvent::PathsReduced { peer, silent } => {
+                let error = format!(
+                    "paths {silent:?} to {peer} do not get through although others do (a firewall \
+                     that knows only one UDP flow per host?); going on with one path and one worker"
+                );
+                log::warn!("{error}");
+                self.reporter.set_last_error(error);
+            }
+            EngineEvent::PathsRestored { peer } => {
+                log::info!("all paths to {peer} get through again");
+            }
+            EngineEvent::NoAnswer { server, tries } => {
+                let error = format!(
+                    "server {server} has not answered {tries} initiations; is it running, is UDP \
+                     to it allowed, and are the keys right on both sides?"
+                );
+                log::warn!("{error}");
+                self.reporter.set_last_error(error);
+                if let Some(address) = self.hooks.server_address() {
+                    self.engine.set_server(address);
+                }
+            }
+            EngineEvent::Warning(warning) => {
+                log::warn!("{warning}");
+                self.reporter.set_last_error(warning);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_signals(&mut self) {
+        let Some(signals) = &mut self.signals else { return };
+        let pending: Vec<i32> = signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGHUP => drop(self.reload()),
+                SIGINT | SIGTERM => self.request_stop("a signal"),
+                _ => {}
+            }
+        }
+    }
+
+    fn request_stop(&mut self, by: &str) {
+        self.stop = match self.stop {
+            Stop::No => {
+                log::info!("stopping, asked by {by}");
+                Stop::Clean
+            }
+            Stop::Clean | Stop::Immediate => {
+                log::warn!("stopping at once, asked again by {by}");
+                Stop::Immediate
+            }
+        };
+    }
+
+    fn reload(&mut self) -> Result<(), String> {
+        let reload = self.hooks.reload().inspect_err(|error| {
+            log::error!("configuration not applied: {error}");
+            self.reporter.set_last_error(format!("configuration not applied: {error}"));
+        })?;
+        self.engine.reload(reload);
+        log::info!("configuration read again");
+        Ok(())
+    }
+
+    fn serve_status(&mut self) -> Result<(), ControlError> {
+        let Some(mut status) = self.status.take() else { return Ok(()) };
+        status.turn(clock::now(), &mut |request| self.answer(request));
+        self.status = Some(status);
+        // A reload has left commands.
+        self.flush()
+    }
+
+    fn answer(&mut self, request: StatusRequest) -> StatusAnswer {
+        match request {
+            StatusRequest::Status => {
+                let report = self.reporter.report(clock::now(), &self.engine, &self.workers);
+                StatusAnswer::Status(Box::new(report))
+            }
+            StatusRequest::Down => {
+                if self.stop == Stop::No {
+                    self.request_stop("`corelane down`");
+                }
+                StatusAnswer::Ok
+            }
+            StatusRequest::Reload => match self.reload() {
+                Ok(()) => StatusAnswer::Ok,
+                Err(message) => StatusAnswer::Error { message },
+            },
+        }
+    }
+
+    /// Says goodbye to the peers, stops the workers, and waits for them, but not for ever.
+    fn shut_down(&mut self) {
+        self.hooks.stopping();
+        self.engine.request_close();
+        if let Err(error) = self.flush() {
+            log::error!("{error}");
+        }
+        self.workers.stop();
+        let deadline = clock::now() + STOP_WITHIN;
+        let mut events = Events::with_capacity(64);
+        while self.stop != Stop::Immediate && !self.workers.all_stopped() {
+            if clock::now() >= deadline {
+                log::warn!("workers {:?} did not stop in time", self.workers.running());
+                break;
+            }
+            if let Err(error) = self.wait_for_workers(&mut events, deadline) {
+                log::error!("{error}");
+                if matches!(error, ControlError::Io { .. }) {
+                    break;
+                }
+            }
+        }
+        // Its file must be gone before somebody is told that the daemon is.
+        self.status = None;
+        self.hooks.stopped();
+    }
+
+    fn wait_for_workers(
+        &mut self,
+        events: &mut Events,
+        deadline: Instant,
+    ) -> Result<(), ControlError> {
+        self.take_worker_events()?;
+        if self.workers.all_stopped() {
+            return Ok(());
+        }
+        self.sockets.ignore();
+        self.wait(events, Some(deadline))?;
+        self.take_worker_events()?;
+        self.serve_status()
+    }
+}
+
+fn catch_signals(poll: &Poll) -> io::Result<Signals> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
+    Ok(signals)
+}
+
+fn io_error(operation: &'static str) -> impl FnOnce(io::Error) -> ControlError {
+    move |source| ControlError::Io { operation, source }
+}
+
+/// The clocks, now.
+fn now() -> Now {
+    Now { monotonic: clock::now(), unix: clock::unix_time() }
+}

@@ -1,0 +1,88 @@
+//! Why a daemon ended, and with which exit code.
+
+use std::io;
+
+use crate::config::ConfigError;
+use crate::config::secrets::SecretError;
+use crate::control::runtime::ControlError;
+use crate::exit::ExitCode;
+use crate::host::link::LinkError;
+use crate::host::netlink::NetlinkError;
+use crate::host::privileges::PrivilegeError;
+use crate::host::routes::RoutesError;
+use crate::sys::tun::TunError;
+use crate::sys::udp::UdpError;
+
+/// Why a daemon could not start, or had to stop. Every message names the cause and what mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration that was read again is not acceptable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A key file is not acceptable.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The TUN device cannot be opened.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The TUN device cannot be configured.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A UDP socket cannot be opened.
+    #[error(transparent)]
+    Udp(#[from] UdpError),
+    /// The kernel refuses to steer datagrams to workers.
+    #[error(
+        "the kernel refuses to steer datagrams to workers ({0}): a container or seccomp profile \
+         may forbid SO_ATTACH_REUSEPORT_CBPF; run with `--workers 1`"
+    )]
+    Steering(#[source] io::Error),
+    /// Leftovers of an earlier run cannot be removed.
+    #[error("cannot look for leftovers of an earlier run: {0}")]
+    Repair(#[source] NetlinkError),
+    /// Routes cannot be put in place.
+    #[error(transparent)]
+    Routes(#[from] RoutesError),
+    /// Capabilities cannot be given up.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// The server's name has no address.
+    #[error("cannot find an address for {server}: {source}; check the name and the resolver")]
+    Resolve {
+        /// What was asked for.
+        server: String,
+        /// The resolver's answer.
+        source: io::Error,
+    },
+    /// The kernel refused a thread, a descriptor or the like.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The control thread ended with an error.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+impl DaemonError {
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(error) => error.exit_code(),
+            Self::Secret(error) => error.exit_code(),
+            Self::Tun(TunError::NodeForbidden { .. } | TunError::NotPermitted { .. })
+            | Self::Udp(UdpError::PortForbidden { .. } | UdpError::MarkForbidden) => {
+                ExitCode::Denied
+            }
+            _ => ExitCode::Failure,
+        }
+    }
+
+    /// For `map_err`: names what was attempted.
+    pub(super) fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+}

@@ -1,0 +1,159 @@
+//! The worker threads.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
+
+use crate::control::runtime::WorkerHandle;
+use crate::daemon::DaemonError;
+use crate::dataplane::ForwarderOptions;
+use crate::dataplane::messages::WorkerEvent;
+use crate::dataplane::worker::{Worker, WorkerParts};
+use crate::host::privileges;
+use crate::limits::{WORKER_EVENTS_MAX, WORKERS_MAX};
+use crate::sys::tun::TunQueue;
+use crate::sys::udp::UdpSocket;
+use crate::sys::affinity;
+use crate::telemetry::counters::WorkerCounters;
+
+/// How many workers there are and where each is pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Placement {
+    /// One entry per worker.
+    pub(super) cpus: Vec<Option<usize>>,
+}
+
+impl Placement {
+    /// One worker per CPU that this process may use, unless told otherwise. With more workers than
+    /// CPUs the CPUs are used in turn.
+    pub(super) fn choose(workers: Option<usize>, cpus: Option<&[usize]>) -> Self {
+        let allowed = match cpus {
+            Some(cpus) => cpus.to_vec(),
+            None => affinity::allowed_cpus().unwrap_or_else(|error| {
+                log::warn!("cannot tell which CPUs may be used, so workers are not pinned: {error}");
+                Vec::new()
+            }),
+        };
+        let workers = workers.unwrap_or(allowed.len()).clamp(1, WORKERS_MAX);
+        let cpu_of = |worker: usize| allowed.get(worker % allowed.len().max(1)).copied();
+        Self { cpus: (0..workers).map(cpu_of).collect() }
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.cpus.len()
+    }
+}
+
+/// What one worker is given.
+pub(super) struct WorkerSeat {
+    pub(super) tun: TunQueue,
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+/// The running workers.
+pub(super) struct Pool {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts a thread for each seat. Returns what the control thread needs to reach them.
+    pub(super) fn start(
+        seats: Vec<WorkerSeat>,
+        placement: &Placement,
+        options: ForwarderOptions,
+        control_waker: &Arc<Waker>,
+    ) -> Result<(Self, Vec<WorkerHandle>, Receiver<WorkerEvent>), DaemonError> {
+        let (event_sender, events) = crossbeam_channel::bounded(WORKER_EVENTS_MAX);
+        let mut handles = Vec::with_capacity(seats.len());
+        let mut threads = Vec::with_capacity(seats.len());
+        for (number, (seat, &cpu)) in seats.into_iter().zip(&placement.cpus).enumerate() {
+            let (commands, command_queue) = crossbeam_channel::unbounded();
+            let counters = Arc::new(WorkerCounters::default());
+            let (worker, waker) = Worker::new(WorkerParts {
+                worker: number,
+                cpu,
+                tun: seat.tun,
+                sockets: seat.sockets,
+                commands: command_queue,
+                events: event_sender.clone(),
+                control_waker: Arc::clone(control_waker),
+                counters: Arc::clone(&counters),
+                options,
+            })
+            .map_err(DaemonError::io("watching a worker's descriptors"))?;
+            let obituary = Obituary {
+                worker: number,
+                events: event_sender.clone(),
+                control_waker: Arc::clone(control_waker),
+            };
+            let thread = thread::Builder::new()
+                .name(format!("tunnel-{number}"))
+                .spawn(move || obituary.write_after(worker))
+                .map_err(DaemonError::io("starting a worker thread"))?;
+            threads.push(thread);
+            handles.push(WorkerHandle { commands, waker, counters, cpu });
+        }
+        Ok((Self { threads }, handles, events))
+    }
+
+    /// Waits for every thread. They have been told to stop.
+    pub(super) fn join(self) {
+        for thread in self.threads {
+            // A panic has been caught and reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells the control thread how a worker ended, also if it panicked.
+struct Obituary {
+    worker: usize,
+    events: Sender<WorkerEvent>,
+    control_waker: Arc<Waker>,
+}
+
+impl Obituary {
+    fn write_after(self, tunnel: Worker) {
+        let worker = self.worker;
+        if let Err(error) = privileges::drop_all_on_this_thread() {
+            log::warn!("worker {worker} keeps its capabilities: {error}");
+        }
+        let event = match catch_unwind(AssertUnwindSafe(|| tunnel.run())) {
+            Ok(Ok(())) => WorkerEvent::Stopped { worker },
+            Ok(Err(error)) => WorkerEvent::Failed { worker, error: error.to_string() },
+            Err(panic) => WorkerEvent::Failed { worker, error: panic_message(&*panic) },
+        };
+        // Both fail only if the control thread is gone, and then nobody is left to be told.
+        let _ = self.events.send(event);
+        let _ = self.control_waker.wake();
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("without a message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_take_the_given_cpus_in_turn() {
+        let placement = Placement::choose(Some(5), Some(&[4, 6]));
+        assert_eq!(placement.cpus, [4, 6, 4, 6, 4].map(Some));
+        assert_eq!(Placement::choose(None, Some(&[4, 6])).workers(), 2);
+    }
+
+    #[test]
+    fn there_is_at_least_one_worker_and_at_most_as_many_as_lanes() {
+        assert_eq!(Placement::choose(None, Some(&[])).cpus, [None]);
+        let cpus: Vec<_> = (0..500).collect();
+        assert_eq!(Placement::choose(None, Some(&cpus)).workers(), WORKERS_MAX);
+    }
+}

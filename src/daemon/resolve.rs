@@ -1,0 +1,74 @@
+//! Finding a client's server by name, at start and again when it does not answer.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+
+use crate::config::HostPort;
+
+/// Asks the resolver and waits for its answer.
+pub(super) fn resolve(server: &HostPort) -> io::Result<SocketAddr> {
+    let mut addresses = (server.host(), server.port()).to_socket_addrs()?;
+    addresses.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
+}
+
+/// Asks the resolver in the background, one question at a time.
+pub(super) struct Resolver {
+    server: HostPort,
+    question: Option<Receiver<SocketAddr>>,
+}
+
+impl Resolver {
+    pub(super) fn new(server: HostPort) -> Self {
+        Self { server, question: None }
+    }
+
+    /// The answer to the question before, if there is one by now. Asks again unless a question is
+    /// still open.
+    pub(super) fn poll(&mut self) -> Option<SocketAddr> {
+        let answer = match self.question.as_ref().map(Receiver::try_recv) {
+            Some(Err(TryRecvError::Empty)) => return None,
+            Some(Ok(address)) => Some(address),
+            Some(Err(TryRecvError::Disconnected)) | None => None,
+        };
+        self.question = self.ask();
+        answer
+    }
+
+    /// A thread that waits for the resolver and ends with its answer.
+    fn ask(&self) -> Option<Receiver<SocketAddr>> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let server = self.server.clone();
+        let question = move || {
+            if let Ok(address) = resolve(&server) {
+                // Nobody waits any more if the daemon is stopping.
+                let _ = sender.send(address);
+            }
+        };
+        let thread = thread::Builder::new().name("resolver".to_owned()).spawn(question);
+        thread.is_ok().then_some(receiver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_resolve_to_themselves() {
+        for text in ["192.0.2.1:4500", "[2001:db8::1]:4500"] {
+            let server: HostPort = text.parse().unwrap();
+            assert_eq!(resolve(&server).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_answer_arrives_with_a_later_poll() {
+        let mut resolver = Resolver::new("192.0.2.1:4500".parse().unwrap());
+        assert_eq!(resolver.poll(), None);
+        let answer = resolver.question.as_ref().unwrap().recv().unwrap();
+        assert_eq!(answer.to_string(), "192.0.2.1:4500");
+    }
+}

@@ -1,0 +1,143 @@
+//! `corelane serve`.
+
+use std::sync::Arc;
+
+use crate::config::secrets::{load_preshared_key, load_private_key};
+use crate::config::{PeerConfig, ServeConfig, Source};
+use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, ServerSetup};
+use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
+use crate::daemon::pool::{Placement, Pool, WorkerSeat};
+use crate::daemon::{DaemonError, notify, seed, tunnel};
+use crate::handshake::LocalIdentity;
+use crate::handshake::keys::PublicKey;
+use crate::sys::clock;
+use crate::sys::steering::attach_lane_steering;
+use crate::sys::udp::UdpSocket;
+
+/// Runs a server until it is told to stop; `source` is read again on SIGHUP.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
+    let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
+    let peers = peer_setups(&config.peers)?;
+    let placement = Placement::choose(config.workers, config.cpus.as_deref());
+    let workers = placement.workers();
+
+    let tun = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    let listeners = Listeners::open(&config, workers)?;
+    let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
+    tunnel::drop_privileges()?;
+
+    let control_socket = listeners.control.first();
+    let offloads =
+        tunnel::offloads_in_force(tun.device.offloads, control_socket, &config.tuning, true);
+    let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
+    let endpoints = listeners.control.iter().map(|socket| socket.local_addr().to_string());
+    let info = DaemonInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tun: tun.device.name.clone(),
+        mtu: u32::from(config.tun.mtu),
+        endpoints: endpoints.collect(),
+        offloads,
+    };
+    let setup = ServerSetup {
+        identity,
+        workers: workers as u8,
+        features: tunnel::features(&offloads),
+        tun_mtu: config.tun.mtu,
+        peers,
+    };
+    let seats = tun.device.queues.into_iter().zip(listeners.workers);
+    let seats = seats.map(|(tun, sockets)| WorkerSeat { tun, sockets }).collect();
+    let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
+
+    let hooks = ServerHooks { source, summary: format!("{workers} workers on {}", info.tun) };
+    let control = ControlThread::new(ControlParts {
+        engine: Engine::new_server(setup, seed()?, clock::now()),
+        poll,
+        sockets: listeners.control,
+        workers: handles,
+        events,
+        status_socket: Some(config.status_socket),
+        catch_signals: true,
+        info,
+        hooks: Box::new(hooks),
+    })?;
+    control.run()?;
+    pool.join();
+    Ok(())
+}
+
+/// The sockets of every listening address.
+struct Listeners {
+    /// By worker, one socket per address.
+    workers: Vec<Vec<UdpSocket>>,
+    /// One socket per address.
+    control: Vec<UdpSocket>,
+}
+
+impl Listeners {
+    /// Binds a group for each address, the workers first and the control thread last, as the
+    /// steering program expects.
+    fn open(config: &ServeConfig, workers: usize) -> Result<Self, DaemonError> {
+        let options = tunnel::udp_options(&config.tuning, None);
+        let mut listeners =
+            Self { workers: (0..workers).map(|_| Vec::new()).collect(), control: Vec::new() };
+        for &address in &config.listen {
+            let mut group = UdpSocket::bind_group(address, workers + 1, &options)?;
+            if let Some(member) = group.first() {
+                attach_lane_steering(member, workers as u16).map_err(DaemonError::Steering)?;
+            }
+            listeners.control.extend(group.pop());
+            for (sockets, socket) in listeners.workers.iter_mut().zip(group) {
+                sockets.push(socket);
+            }
+        }
+        Ok(listeners)
+    }
+}
+
+fn peer_setups(peers: &[PeerConfig]) -> Result<Vec<PeerSetup>, DaemonError> {
+    let setup = |peer: &PeerConfig| {
+        let preshared_key = match &peer.preshared_key_file {
+            Some(path) => load_preshared_key(path)?,
+            None => Default::default(),
+        };
+        let allowed = peer.allowed_ips.clone();
+        Ok(PeerSetup { public_key: peer.public_key, preshared_key, allowed })
+    };
+    peers.iter().map(setup).collect()
+}
+
+struct ServerHooks {
+    source: Source,
+    summary: String,
+}
+
+impl ControlHooks for ServerHooks {
+    fn ready(&mut self) -> Result<(), String> {
+        log::info!("serving: {}", self.summary);
+        notify::ready(&self.summary);
+        Ok(())
+    }
+
+    fn connected(&mut self, _peer: &PublicKey) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn disconnected(&mut self, _peer: &PublicKey, _reason: DisconnectReason) {}
+
+    fn reload(&mut self) -> Result<Reload, String> {
+        let loaded = self.source.load_serve().map_err(|error| error.to_string())?;
+        for warning in loaded.warnings.lines() {
+            log::warn!("{warning}");
+        }
+        let peers = peer_setups(&loaded.config.peers).map_err(|error| error.to_string())?;
+        Ok(Reload::Server { peers })
+    }
+
+    fn stopping(&mut self) {
+        notify::stopping();
+    }
+}

@@ -1,0 +1,127 @@
+//! What server and client open alike: the TUN device, its link, the switches.
+
+use crate::config::{Switch, TunConfig, TuningConfig};
+use crate::daemon::DaemonError;
+use crate::dataplane::ForwarderOptions;
+use crate::host::link::{self, LinkUp};
+use crate::host::netlink::Netlink;
+use crate::host::{privileges, routes};
+use crate::packet::CoalesceOptions;
+use crate::sys::tun::{TunDevice, TunOffloadWish, TunOffloads};
+use crate::sys::udp::{UdpOptions, UdpSocket};
+use crate::telemetry::status::OffloadStatus;
+use crate::wire::Features;
+use caps::Capability;
+use ipnet::IpNet;
+
+/// The capabilities a daemon keeps once everything is open: routes and links change later.
+const CAPABILITIES_KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
+
+/// A TUN device that is up.
+pub(super) struct OpenTun {
+    pub(super) device: TunDevice,
+    pub(super) link: LinkUp,
+}
+
+/// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.
+/// Removes what an earlier run that was killed has left behind.
+pub(super) fn open_tun(
+    config: &TunConfig,
+    addresses: &[IpNet],
+    queues: usize,
+    tuning: &TuningConfig,
+) -> Result<OpenTun, DaemonError> {
+    let mut netlink = Netlink::open().map_err(DaemonError::Repair)?;
+    match routes::repair(&mut netlink).map_err(DaemonError::Repair)? {
+        0 => {}
+        removed => log::info!("removed {removed} routes and rules that an earlier run left behind"),
+    }
+    let wish = TunOffloadWish {
+        checksum: tuning.tun_checksum_offload.wanted(),
+        tcp: tuning.tun_checksum_offload.wanted() && tuning.tun_tcp_segmentation.wanted(),
+        udp: tuning.tun_checksum_offload.wanted() && tuning.tun_udp_segmentation.wanted(),
+    };
+    let device = TunDevice::open(&config.name, queues, wish)?;
+    let granted = device.offloads;
+    warn_if_absent("tun_checksum_offload", tuning.tun_checksum_offload, granted.checksum);
+    warn_if_absent("tun_tcp_segmentation", tuning.tun_tcp_segmentation, granted.tcp);
+    warn_if_absent("tun_udp_segmentation", tuning.tun_udp_segmentation, granted.udp);
+    let link = link::bring_up(
+        &mut netlink,
+        &device.name,
+        u32::from(config.mtu),
+        config.txqueuelen,
+        addresses,
+    )?;
+    Ok(OpenTun { device, link })
+}
+
+/// How sockets are bound.
+pub(super) fn udp_options(tuning: &TuningConfig, mark: Option<u32>) -> UdpOptions {
+    UdpOptions {
+        reuse_port: false,
+        mark,
+        receive_buffer: Some(tuning.socket_buffer_bytes),
+        send_buffer: Some(tuning.socket_buffer_bytes),
+        gro: tuning.udp_gro.wanted(),
+        v6_only: false,
+    }
+}
+
+/// Which offloads are in force, as the status report says it.
+pub(super) fn offloads_in_force(
+    tun: TunOffloads,
+    socket: Option<&UdpSocket>,
+    tuning: &TuningConfig,
+    steering: bool,
+) -> OffloadStatus {
+    let udp_gso = tuning.udp_gso.wanted() && socket.is_some_and(UdpSocket::has_gso);
+    let udp_gro = socket.is_some_and(UdpSocket::has_gro);
+    warn_if_absent("udp_gso", tuning.udp_gso, udp_gso);
+    warn_if_absent("udp_gro", tuning.udp_gro, udp_gro);
+    OffloadStatus {
+        tun_checksum: tun.checksum,
+        tun_tcp_segmentation: tun.tcp,
+        tun_udp_segmentation: tun.udp,
+        udp_gso,
+        udp_gro,
+        steering,
+    }
+}
+
+/// The switches of the workers.
+pub(super) fn forwarder_options(
+    offloads: &OffloadStatus,
+    tuning: &TuningConfig,
+    mtu: u16,
+) -> ForwarderOptions {
+    ForwarderOptions {
+        udp_gso: offloads.udp_gso,
+        coalesce: CoalesceOptions {
+            tcp: offloads.tun_tcp_segmentation,
+            udp: offloads.tun_udp_segmentation && tuning.coalesce_udp.wanted(),
+            checksum_offload: offloads.tun_checksum,
+        },
+        plaintext_max: usize::from(mtu),
+        copy_dscp: tuning.copy_dscp,
+    }
+}
+
+/// What this side tells the other that it can take.
+pub(super) fn features(offloads: &OffloadStatus) -> Features {
+    if offloads.tun_checksum { Features::CHECKSUM_OFFLOAD } else { Features::empty() }
+}
+
+/// Gives up every privilege that is not needed from here on. No thread has been started yet.
+pub(super) fn drop_privileges() -> Result<(), DaemonError> {
+    if let Some(missing) = privileges::describe_missing(&CAPABILITIES_KEPT) {
+        log::warn!("{missing}");
+    }
+    Ok(privileges::drop_to(&CAPABILITIES_KEPT)?)
+}
+
+fn warn_if_absent(key: &str, switch: Switch, present: bool) {
+    if switch.expected() && !present {
+        log::warn!("tuning.{key} is on, but the kernel does not offer it; going on without");
+    }
+}

@@ -1,0 +1,197 @@
+//! The part of a worker that touches packets but no descriptor.
+//!
+//! A forwarder owns its worker's tables, batches and counters. It is handed frames and datagrams
+//! and hands out trains and packets through two small traits, so that everything it decides is
+//! tested without a device or a socket.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use mio::Waker;
+
+use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
+use crate::dataplane::tables::Tables;
+use crate::dataplane::trains::TrainBuilder;
+use crate::limits::{RECEIVE_SLOT_LEN, RUN_PACKETS_MAX};
+use crate::packet::{CoalesceOptions, Coalescer, RunTracker};
+use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::drops::DropReason;
+use crate::wire::SessionIndex;
+
+/// Sends the trains of one listener.
+pub(super) trait DatagramOutput {
+    /// Sends what `trains` holds, as far as the kernel takes it, and clears them if all has left.
+    fn send(&mut self, listener: usize, trains: &mut TrainBuilder) -> SendOutcome;
+}
+
+/// What a send brought to light.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SendOutcome {
+    /// A datagram of this session was too large for its path; bytes of its plaintext.
+    pub(super) too_big: Option<(SessionIndex, usize)>,
+}
+
+/// Takes packets for the TUN device.
+pub(super) trait PacketOutput {
+    /// Writes one packet or super-packet, virtio header first.
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<()>;
+}
+
+/// What may be switched off in a worker, and what it starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwarderOptions {
+    /// Send trains of datagrams by `UDP_SEGMENT`.
+    pub udp_gso: bool,
+    /// What the TUN device takes as one write.
+    pub coalesce: CoalesceOptions,
+    /// The plaintext every path is taken to carry until it has been measured.
+    pub plaintext_max: usize,
+}
+
+/// Tells the control thread what happened, without ever waiting for it.
+pub(super) struct EventSender {
+    channel: Sender<WorkerEvent>,
+    waker: Arc<Waker>,
+}
+
+impl EventSender {
+    pub(super) fn new(channel: Sender<WorkerEvent>, waker: Arc<Waker>) -> Self {
+        Self { channel, waker }
+    }
+
+    /// Sends `event` and wakes the control thread; `false` if its queue is full, so that the caller
+    /// can let the cause recur.
+    pub(super) fn send(&self, event: WorkerEvent) -> bool {
+        let sent = self.channel.try_send(event).is_ok();
+        // A failed wake-up means that the control thread is gone, and with it the need for events.
+        let _ = self.waker.wake();
+        sent
+    }
+}
+
+/// Moves packets for one worker.
+pub(super) struct Forwarder {
+    pub(super) worker: usize,
+    pub(super) tables: Tables,
+    /// One batch per listener.
+    pub(super) outbound: Vec<TrainBuilder>,
+    pub(super) coalescer: Coalescer,
+    pub(super) run_tracker: RunTracker,
+    /// The session that the run tracker's last packet was for.
+    pub(super) tracked: Option<SessionIndex>,
+    pub(super) counters: Arc<WorkerCounters>,
+    pub(super) events: EventSender,
+    /// Where single packets are put together that TUN will not take as part of a whole.
+    pub(super) scratch: Box<[u8]>,
+    commands: Receiver<WorkerCommand>,
+    requests: Requests,
+}
+
+/// What commands ask of the worker rather than of its tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Requests {
+    /// Return.
+    pub(super) stop: bool,
+    /// Attach or detach the TUN queue.
+    pub(super) attach: Option<bool>,
+}
+
+impl Forwarder {
+    pub(super) fn new(
+        worker: usize,
+        listeners: usize,
+        options: ForwarderOptions,
+        counters: Arc<WorkerCounters>,
+        events: EventSender,
+        commands: Receiver<WorkerCommand>,
+    ) -> Self {
+        Self {
+            worker,
+            tables: Tables::new(worker, options.plaintext_max),
+            outbound: (0..listeners).map(|_| TrainBuilder::new(options.udp_gso)).collect(),
+            coalescer: Coalescer::new(options.coalesce, RUN_PACKETS_MAX),
+            run_tracker: RunTracker::new(),
+            tracked: None,
+            counters,
+            events,
+            scratch: vec![0; RECEIVE_SLOT_LEN].into_boxed_slice(),
+            commands,
+            requests: Requests::default(),
+        }
+    }
+
+    /// Counts `packets` as dropped for `reason`.
+    #[inline]
+    pub(super) fn drop_packets(&self, reason: DropReason, packets: usize) {
+        self.counters.drops.add(reason, packets as u64);
+    }
+
+    /// Takes what commands have asked of the worker since the last call.
+    pub(super) fn take_requests(&mut self) -> Requests {
+        std::mem::take(&mut self.requests)
+    }
+
+    /// Carries out every command that is waiting. Returns whether there was one.
+    pub(super) fn apply_commands(&mut self, datagrams: &mut impl DatagramOutput) -> bool {
+        let mut any = false;
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.apply(command, datagrams),
+                Err(TryRecvError::Empty) => return any,
+                Err(TryRecvError::Disconnected) => {
+                    self.requests.stop = true;
+                    return any;
+                }
+            }
+            any = true;
+        }
+    }
+
+    fn apply(&mut self, command: WorkerCommand, datagrams: &mut impl DatagramOutput) {
+        match command {
+            WorkerCommand::InstallSession(install) => self.tables.install(*install),
+            WorkerCommand::SetPathEndpoint { session, path, endpoint } => {
+                self.tables.set_path_endpoint(session, path, endpoint);
+            }
+            WorkerCommand::SetPathPlaintextMax { session, path, plaintext_max } => {
+                self.tables.set_plaintext_max(session, path, plaintext_max);
+            }
+            WorkerCommand::RemoveSession { session } => self.tables.remove(session),
+            WorkerCommand::SendPathMessage { session, message, plaintext_len } => {
+                self.send_path_message(session, &message, plaintext_len, datagrams);
+            }
+            WorkerCommand::SendKeepalive { session } => self.send_keepalive(session, datagrams),
+            WorkerCommand::SetPrefixes(prefixes) => self.tables.set_prefixes(prefixes),
+            WorkerCommand::SetQueueAttached(attached) => self.requests.attach = Some(attached),
+            WorkerCommand::Stop => self.requests.stop = true,
+        }
+    }
+
+    /// Whether enough is batched that it should leave before more is read.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        self.outbound.iter().any(TrainBuilder::is_due)
+    }
+
+    /// Sends everything that is batched.
+    pub(super) fn flush(&mut self, datagrams: &mut impl DatagramOutput) {
+        for listener in 0..self.outbound.len() {
+            let trains = &mut self.outbound[listener];
+            if !trains.is_empty() {
+                let outcome = datagrams.send(listener, trains);
+                self.note_outcome(outcome);
+            }
+        }
+    }
+
+    /// Tells the control thread that a path carries less than was thought.
+    fn note_outcome(&mut self, outcome: SendOutcome) {
+        let worker = self.worker;
+        let Some((index, plaintext_len)) = outcome.too_big else { return };
+        let Some(session) = self.tables.session(index) else { return };
+        let path = session.plan.send_path(worker);
+        // Lost if the control thread is behind: the next such datagram says it again.
+        self.events.send(WorkerEvent::PathTooBig { worker, session: index, path, plaintext_len });
+    }
+}

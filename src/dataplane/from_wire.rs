@@ -1,0 +1,252 @@
+//! From the wire to the TUN device: look up, open, check, coalesce.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
+
+use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput};
+use crate::dataplane::messages::{Endpoint, WorkerEvent};
+use crate::limits::{DATA_HEADER_LEN, REKEY_AFTER_PACKETS, RUN_PACKETS_MAX, VIRTIO_HEADER_LEN};
+use crate::packet::{CoalesceOptions, FinishedRun, Parsed, ecn, mss};
+use crate::session::lane::OpenError;
+use crate::sys::udp::ReceivedMeta;
+use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::drops::DropReason;
+use crate::wire::{DataHeader, Inner, PathMessage, SessionIndex, WireError, classify};
+
+/// Datagrams received in one system call.
+pub(super) struct Received<'a> {
+    /// Which listener they came in on.
+    pub(super) listener: u8,
+    /// One entry per message, each a datagram or an aggregate of several.
+    pub(super) messages: &'a [ReceivedMeta],
+    /// Where they lie.
+    pub(super) arena: &'a mut [u8],
+}
+
+/// An authenticated plaintext and what is known about it.
+struct Plaintext {
+    session: SessionIndex,
+    lane: u8,
+    /// Where it lies in the arena, padding included.
+    range: Range<usize>,
+    /// ECN bits of the outer header.
+    outer_ecn: u8,
+}
+
+impl Forwarder {
+    /// Opens every datagram and writes what it carried to TUN, runs of packets as one.
+    pub(super) fn decapsulate(
+        &mut self,
+        received: Received<'_>,
+        datagrams: &mut impl DatagramOutput,
+        packets: &mut impl PacketOutput,
+    ) {
+        let Received { listener, messages, arena } = received;
+        for message in messages {
+            let endpoint = Endpoint { remote: message.from, local: message.local, listener };
+            // The lane whose source has been looked at: one message has one source.
+            let mut noted = None;
+            for range in message.datagrams() {
+                let opened = self.open(arena, range, message, datagrams);
+                match opened {
+                    Ok(plaintext) => {
+                        let lane = (plaintext.session, plaintext.lane);
+                        if noted.replace(lane) != Some(lane) {
+                            self.note_source(lane.0, lane.1, endpoint);
+                        }
+                        if let Err(reason) = self.deliver(arena, plaintext, packets) {
+                            self.drop_packets(reason, 1);
+                        }
+                    }
+                    Err(reason) => self.drop_packets(reason, 1),
+                }
+            }
+        }
+        let Self { coalescer, counters, scratch, .. } = self;
+        let mut refused = None;
+        coalescer.flush(arena, |arena, run| {
+            refused = refused.or(write_run(packets, counters, scratch, arena, run));
+        });
+        self.give_up(refused);
+    }
+
+    /// Finds a datagram's lane and opens it in place.
+    #[inline]
+    fn open(
+        &mut self,
+        arena: &mut [u8],
+        range: Range<usize>,
+        message: &ReceivedMeta,
+        datagrams: &mut impl DatagramOutput,
+    ) -> Result<Plaintext, DropReason> {
+        if message.truncated {
+            return Err(DropReason::DatagramTooLong);
+        }
+        let start = range.start;
+        let datagram = arena.get_mut(range).ok_or(DropReason::DatagramTruncated)?;
+        let header = DataHeader::parse(datagram).map_err(wire_reason)?;
+        if self.tables.session(header.receiver).is_none() {
+            // Its installation may still be on the way: it was sent before the handshake response
+            // that the far side has answered with this datagram.
+            self.apply_commands(datagrams);
+        }
+        let worker = self.worker;
+        let session = self.tables.session(header.receiver).ok_or(DropReason::SessionUnknown)?;
+        let lane = session.receive_lane(worker, header.lane).ok_or(DropReason::LaneWrong)?;
+        let opened = lane.open(&header, datagram).map_err(|error| match error {
+            OpenError::Replayed => DropReason::Replayed,
+            OpenError::KeyExhausted => DropReason::KeyExhausted,
+            OpenError::Authentication => DropReason::AuthenticationFailed,
+        })?;
+        session.usage.lane(worker).received.packets.add(1);
+        if opened.reordered {
+            self.counters.reordered.add(1);
+        }
+        if header.counter >= REKEY_AFTER_PACKETS && !session.rekey_reported {
+            let event = WorkerEvent::KeyNearlyUsed { worker, session: session.local };
+            session.rekey_reported = self.events.send(event);
+        }
+        let start = start + DATA_HEADER_LEN;
+        Ok(Plaintext {
+            session: header.receiver,
+            lane: header.lane,
+            range: start..start + opened.plaintext_len,
+            outer_ecn: message.ecn,
+        })
+    }
+
+    /// Learns where a lane's packets come from, now that one has authenticated.
+    fn note_source(&mut self, index: SessionIndex, lane: u8, endpoint: Endpoint) {
+        let worker = self.worker;
+        let Some(session) = self.tables.session(index) else { return };
+        if !session.note_source(worker, lane, endpoint) {
+            return;
+        }
+        let peer = session.peer;
+        let path = session.plan.path_of_received_lane(lane);
+        let event = WorkerEvent::PathSeen { worker, session: index, path, endpoint };
+        if !self.events.send(event) {
+            // The control thread must learn of it: let the next packet be news again.
+            session.forget_source(worker, lane);
+        }
+        self.tables.choose_sending(peer);
+    }
+
+    /// Hands an authenticated plaintext to where it belongs.
+    #[inline]
+    fn deliver(
+        &mut self,
+        arena: &mut [u8],
+        plaintext: Plaintext,
+        packets: &mut impl PacketOutput,
+    ) -> Result<(), DropReason> {
+        let Plaintext { session: index, lane, range, outer_ecn } = plaintext;
+        let bytes = &mut arena[range.clone()];
+        let Some(&first) = bytes.first() else { return Ok(()) };
+        if classify(first) == Inner::PathMessage {
+            return self.report_path_message(index, lane, bytes);
+        }
+        let parsed = Parsed::parse_plaintext(bytes).map_err(|_| DropReason::InnerMalformed)?;
+        let owner = self.tables.owner(parsed.source);
+        let worker = self.worker;
+        let session = self.tables.session(index).ok_or(DropReason::SessionUnknown)?;
+        if owner != Some(session.peer) {
+            return Err(DropReason::InnerSourceNotAllowed);
+        }
+        match ecn::decapsulate(parsed.ecn, outer_ecn) {
+            Ok(None) => {}
+            Ok(Some(mark)) => ecn::set_ecn(bytes, mark),
+            Err(_) => return Err(DropReason::EcnIllegal),
+        }
+        mss::clamp_mss(bytes, &parsed, session.plaintext_max);
+        session.usage.lane(worker).received.bytes.add(parsed.total_len as u64);
+
+        let Self { coalescer, counters, scratch, .. } = self;
+        let mut refused = None;
+        let pushed = coalescer.push(arena, range, &parsed, |arena, run| {
+            refused = refused.or(write_run(packets, counters, scratch, arena, run));
+        });
+        self.give_up(refused);
+        pushed.map_err(|_| DropReason::InnerMalformed)
+    }
+
+    fn report_path_message(
+        &self,
+        session: SessionIndex,
+        lane: u8,
+        plaintext: &[u8],
+    ) -> Result<(), DropReason> {
+        let message = PathMessage::parse(plaintext).map_err(|_| DropReason::InnerMalformed)?;
+        let plaintext_len = plaintext.len();
+        let worker = self.worker;
+        // Lost if the control thread is behind: path messages are repeated by whoever needs them.
+        self.events.send(WorkerEvent::PathMessage { worker, session, lane, message, plaintext_len });
+        Ok(())
+    }
+
+    /// Stops building super-packets once the TUN device has refused one.
+    fn give_up(&mut self, refused: Option<SuperPacketRefused>) {
+        let Some(SuperPacketRefused) = refused else { return };
+        let options = CoalesceOptions { tcp: false, udp: false, ..self.coalescer.options() };
+        self.coalescer.set_options(options);
+    }
+}
+
+/// TUN took a super-packet's parts but not the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SuperPacketRefused;
+
+/// Writes a run, as single packets if TUN refuses the whole.
+fn write_run(
+    packets: &mut impl PacketOutput,
+    counters: &WorkerCounters,
+    scratch: &mut [u8],
+    arena: &[u8],
+    run: &FinishedRun<'_>,
+) -> Option<SuperPacketRefused> {
+    let mut pieces = [IoSlice::new(&[]); RUN_PACKETS_MAX];
+    let mut used = 0;
+    let ranges = std::iter::once(&run.head).chain(run.tails);
+    for (piece, range) in pieces.iter_mut().zip(ranges) {
+        *piece = IoSlice::new(&arena[range.clone()]);
+        used += 1;
+    }
+    match packets.write(&pieces[..used]) {
+        Ok(()) => count_written(counters, run.packets, run.bytes),
+        Err(error) if error.kind() == ErrorKind::InvalidInput && run.is_super() => {
+            counters.tun_fallbacks.add(1);
+            run.for_each_single(arena, scratch, |packet| write_single(packets, counters, packet));
+            return Some(SuperPacketRefused);
+        }
+        Err(error) => counters.drops.add(write_reason(&error), run.packets as u64),
+    }
+    None
+}
+
+fn write_single(packets: &mut impl PacketOutput, counters: &WorkerCounters, packet: &[u8]) {
+    match packets.write(&[IoSlice::new(packet)]) {
+        Ok(()) => count_written(counters, 1, packet.len().saturating_sub(VIRTIO_HEADER_LEN)),
+        Err(error) => counters.drops.add(write_reason(&error), 1),
+    }
+}
+
+fn count_written(counters: &WorkerCounters, packets: usize, bytes: usize) {
+    counters.from_wire.packets.add(packets as u64);
+    counters.from_wire.bytes.add(bytes as u64);
+}
+
+fn write_reason(error: &io::Error) -> DropReason {
+    match error.kind() {
+        ErrorKind::WouldBlock => DropReason::TunQueueFull,
+        _ => DropReason::TunWriteFailed,
+    }
+}
+
+/// What is wrong with a datagram that is no data message.
+fn wire_reason(error: WireError) -> DropReason {
+    match error {
+        WireError::Truncated { .. } => DropReason::DatagramTruncated,
+        WireError::TooLong { .. } => DropReason::DatagramTooLong,
+        _ => DropReason::DatagramUnknownType,
+    }
+}

@@ -1,0 +1,267 @@
+//! What one worker knows: sessions by receiver index, peers by inner address, lanes by number.
+//!
+//! The tables belong to one worker alone and change only by its commands, between batches. Lane
+//! keys are derived the first time a lane is used, so an idle session costs no key schedule.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::dataplane::index_map::IndexMap;
+use crate::dataplane::messages::{Endpoint, SessionInstall};
+use crate::limits::SESSIONS_PER_PEER_MAX;
+use crate::routing::{PeerId, PrefixTable};
+use crate::session::lane::{ReceiveLane, SendLane};
+use crate::session::lanes::LanePlan;
+use crate::telemetry::counters::SessionUsage;
+use crate::wire::{Features, SessionIndex};
+
+/// A session as one worker holds it.
+pub(super) struct Session {
+    pub(super) peer: PeerId,
+    pub(super) local: SessionIndex,
+    pub(super) plan: LanePlan,
+    pub(super) features: Features,
+    pub(super) usage: Arc<SessionUsage>,
+    /// Where this worker's lane sends to, once known.
+    pub(super) send_endpoint: Option<Endpoint>,
+    /// The largest plaintext that fits the path this worker sends on.
+    pub(super) plaintext_max: usize,
+    /// Whether the control thread has been told that a key is nearly used up.
+    pub(super) rekey_reported: bool,
+    send: Option<Box<SendLane>>,
+    receive: Box<[ReceiveSlot]>,
+    secrets: SessionInstall,
+}
+
+/// One lane this worker receives.
+#[derive(Default)]
+struct ReceiveSlot {
+    lane: Option<Box<ReceiveLane>>,
+    /// Where authenticated packets of the lane last came from.
+    endpoint: Option<Endpoint>,
+}
+
+impl Session {
+    fn new(install: SessionInstall, worker: usize, plaintext_max: usize) -> Self {
+        let slots = install.plan.receive_lanes(worker).count();
+        Self {
+            peer: install.peer,
+            local: install.local,
+            plan: install.plan,
+            features: install.features,
+            usage: Arc::clone(&install.usage),
+            send_endpoint: install.endpoint,
+            plaintext_max,
+            rekey_reported: false,
+            send: None,
+            receive: (0..slots).map(|_| ReceiveSlot::default()).collect(),
+            secrets: install,
+        }
+    }
+
+    /// The lane this worker seals on.
+    #[inline]
+    pub(super) fn send_lane(&mut self, worker: usize) -> &mut SendLane {
+        self.send.get_or_insert_with(|| {
+            let lane = self.secrets.plan.send_lane(worker);
+            Box::new(SendLane::new(&self.secrets.send_secret, lane, self.secrets.remote))
+        })
+    }
+
+    /// The lane numbered `lane`, if this worker receives it.
+    #[inline]
+    pub(super) fn receive_lane(&mut self, worker: usize, lane: u8) -> Option<&mut ReceiveLane> {
+        let slot = self.receive_slot(worker, lane)?;
+        let secret = &self.secrets.receive_secret;
+        let slot = &mut self.receive[slot];
+        Some(slot.lane.get_or_insert_with(|| Box::new(ReceiveLane::new(secret, lane))))
+    }
+
+    /// Notes that an authenticated packet of `lane` came from `endpoint`; tells whether that is
+    /// news, and if so points this worker's own sending there when it shares the path.
+    #[inline]
+    pub(super) fn note_source(&mut self, worker: usize, lane: u8, endpoint: Endpoint) -> bool {
+        let Some(slot) = self.receive_slot(worker, lane) else { return false };
+        let known = &mut self.receive[slot].endpoint;
+        if *known == Some(endpoint) {
+            return false;
+        }
+        *known = Some(endpoint);
+        if self.plan.path_of_received_lane(lane) == self.plan.send_path(worker) {
+            self.send_endpoint = Some(endpoint);
+        }
+        true
+    }
+
+    /// Forgets where `lane` came from, so that its next packet is news.
+    pub(super) fn forget_source(&mut self, worker: usize, lane: u8) {
+        if let Some(slot) = self.receive_slot(worker, lane) {
+            self.receive[slot].endpoint = None;
+        }
+    }
+
+    /// Makes this worker's sending lane look as if it had sealed `counter` packets.
+    #[cfg(test)]
+    pub(super) fn spend_key(&mut self, worker: usize, counter: u64) {
+        let (secrets, lane) = (&self.secrets, self.plan.send_lane(worker));
+        let spent = SendLane::at_counter(&secrets.send_secret, lane, secrets.remote, counter);
+        self.send = Some(Box::new(spent));
+    }
+
+    /// Applies what another worker learned about a path.
+    fn set_path_endpoint(&mut self, worker: usize, path: u8, endpoint: Endpoint) {
+        if path == self.plan.send_path(worker) {
+            self.send_endpoint = Some(endpoint);
+        }
+        for lane in self.plan.receive_lanes(worker) {
+            if self.plan.path_of_received_lane(lane) == path
+                && let Some(slot) = self.receive_slot(worker, lane)
+            {
+                self.receive[slot].endpoint = Some(endpoint);
+            }
+        }
+    }
+
+    /// Where `lane` stands among the lanes this worker receives: they are all the valid lanes that
+    /// leave the worker's number when divided by the count of this side's workers.
+    #[inline]
+    fn receive_slot(&self, worker: usize, lane: u8) -> Option<usize> {
+        if !self.plan.receives(worker, lane) {
+            return None;
+        }
+        let slot = usize::from(lane / self.plan.own_workers());
+        (slot < self.receive.len()).then_some(slot)
+    }
+}
+
+/// The sessions of a peer on this worker, oldest first.
+#[derive(Default)]
+struct PeerSessions(Vec<SessionIndex>);
+
+/// All that one worker needs to know to move a packet.
+pub(super) struct Tables {
+    worker: usize,
+    plaintext_max: usize,
+    sessions: IndexMap<SessionIndex, Session>,
+    peers: IndexMap<PeerId, PeerSessions>,
+    /// The session packets to a peer are sealed for: its newest whose path has an address.
+    sending: IndexMap<PeerId, SessionIndex>,
+    prefixes: Arc<PrefixTable>,
+    /// The owner of the address looked up last: packets come in runs to one address.
+    last_lookup: Option<(IpAddr, PeerId)>,
+}
+
+impl Tables {
+    /// Empty tables for `worker`; a path carries `plaintext_max` bytes until told otherwise.
+    pub(super) fn new(worker: usize, plaintext_max: usize) -> Self {
+        Self {
+            worker,
+            plaintext_max,
+            sessions: IndexMap::default(),
+            peers: IndexMap::default(),
+            sending: IndexMap::default(),
+            prefixes: Arc::default(),
+            last_lookup: None,
+        }
+    }
+
+    /// The peer that owns `address`.
+    #[inline]
+    pub(super) fn owner(&mut self, address: IpAddr) -> Option<PeerId> {
+        match self.last_lookup {
+            Some((last, peer)) if last == address => Some(peer),
+            _ => {
+                let peer = self.prefixes.lookup(address)?;
+                self.last_lookup = Some((address, peer));
+                Some(peer)
+            }
+        }
+    }
+
+    /// The session that packets to `peer` are sealed for.
+    #[inline]
+    pub(super) fn sending_session(&mut self, peer: PeerId) -> Option<&mut Session> {
+        let index = self.sending.get(&peer)?;
+        self.sessions.get_mut(index)
+    }
+
+    /// Whether `peer` has a session at all, be it without a known address.
+    pub(super) fn has_session(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|sessions| !sessions.0.is_empty())
+    }
+
+    /// The session that data messages with this receiver index belong to.
+    #[inline]
+    pub(super) fn session(&mut self, index: SessionIndex) -> Option<&mut Session> {
+        self.sessions.get_mut(&index)
+    }
+
+    /// Adds a session. It sends at once if its address is known.
+    ///
+    /// A session whose plan has no place for this worker is passed over. So is one that is known:
+    /// a second lane under the same secret would seal with nonces that were used before.
+    pub(super) fn install(&mut self, install: SessionInstall) {
+        let (peer, local) = (install.peer, install.local);
+        let has_place = self.worker < usize::from(install.plan.own_workers());
+        if !has_place || self.sessions.contains_key(&local) {
+            return;
+        }
+        self.sessions.insert(local, Session::new(install, self.worker, self.plaintext_max));
+        let known = &mut self.peers.entry(peer).or_default().0;
+        known.push(local);
+        debug_assert!(known.len() <= SESSIONS_PER_PEER_MAX + 1, "the control thread bounds them");
+        self.choose_sending(peer);
+    }
+
+    /// Forgets a session.
+    pub(super) fn remove(&mut self, index: SessionIndex) {
+        let Some(session) = self.sessions.remove(&index) else { return };
+        if let Some(known) = self.peers.get_mut(&session.peer) {
+            known.0.retain(|other| *other != index);
+            if known.0.is_empty() {
+                self.peers.remove(&session.peer);
+            }
+        }
+        self.choose_sending(session.peer);
+    }
+
+    /// Sets where a path of a session leads.
+    pub(super) fn set_path_endpoint(&mut self, index: SessionIndex, path: u8, endpoint: Endpoint) {
+        let worker = self.worker;
+        if let Some(session) = self.sessions.get_mut(&index) {
+            session.set_path_endpoint(worker, path, endpoint);
+            let peer = session.peer;
+            self.choose_sending(peer);
+        }
+    }
+
+    /// Sets how large a plaintext a path carries.
+    pub(super) fn set_plaintext_max(&mut self, index: SessionIndex, path: u8, bytes: usize) {
+        let worker = self.worker;
+        if let Some(session) = self.sessions.get_mut(&index)
+            && session.plan.send_path(worker) == path
+        {
+            session.plaintext_max = bytes;
+        }
+    }
+
+    /// Replaces the owners of inner prefixes.
+    pub(super) fn set_prefixes(&mut self, prefixes: Arc<PrefixTable>) {
+        self.prefixes = prefixes;
+        self.last_lookup = None;
+    }
+
+    /// Picks the newest session of `peer` whose address is known.
+    pub(super) fn choose_sending(&mut self, peer: PeerId) {
+        let newest = self.peers.get(&peer).and_then(|known| {
+            let usable = |index: &&SessionIndex| {
+                self.sessions.get(*index).is_some_and(|session| session.send_endpoint.is_some())
+            };
+            known.0.iter().rev().find(usable).copied()
+        });
+        match newest {
+            Some(index) => self.sending.insert(peer, index),
+            None => self.sending.remove(&peer),
+        };
+    }
+}

@@ -1,0 +1,581 @@
+//! Two forwarders joined back to back, without a device or a socket.
+//!
+//! Every reason for which a worker drops a packet is provoked here, one test each, and every test
+//! says so by name: [`DropReason`]s of the data plane without a test fail
+//! `every_reason_of_the_data_plane_is_provoked`.
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::{Poll, Token, Waker};
+
+use crate::dataplane::forwarder::{
+    DatagramOutput, EventSender, Forwarder, ForwarderOptions, PacketOutput, SendOutcome,
+};
+use crate::dataplane::from_wire::Received;
+use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
+use crate::dataplane::trains::TrainBuilder;
+use crate::limits::{
+    DATA_HEADER_LEN, REJECT_AFTER_PACKETS, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN,
+    WORKER_EVENTS_MAX,
+};
+use crate::packet::CoalesceOptions;
+use crate::routing::{PeerId, PrefixTable};
+use crate::session::keys::LaneSecret;
+use crate::session::lanes::{LanePlan, Role};
+use crate::sys::udp::ReceivedMeta;
+use crate::telemetry::counters::{SessionUsage, WorkerCounters};
+use crate::telemetry::drops::DropReason;
+use crate::wire::{Features, PathMessage, SessionIndex};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+const PEER: PeerId = PeerId(7);
+const CLIENT_INDEX: SessionIndex = SessionIndex(0xc11e_0001);
+const SERVER_INDEX: SessionIndex = SessionIndex(0x5e4f_0001);
+
+/// Collects what would leave by UDP.
+#[derive(Default)]
+struct MemoryWire {
+    datagrams: Vec<Vec<u8>>,
+    ecn: Vec<u8>,
+    blocked: bool,
+    too_big: Option<(SessionIndex, usize)>,
+}
+
+impl DatagramOutput for MemoryWire {
+    fn send(&mut self, _listener: usize, trains: &mut TrainBuilder) -> SendOutcome {
+        if self.blocked {
+            return SendOutcome::default();
+        }
+        trains.hand_over();
+        for train in trains.trains() {
+            for datagram in trains.arena()[train.range.clone()].chunks(train.segment_len) {
+                self.datagrams.push(datagram.to_vec());
+                self.ecn.push(train.ecn);
+            }
+        }
+        trains.clear();
+        SendOutcome { too_big: self.too_big }
+    }
+}
+
+/// Collects what would be written to TUN.
+#[derive(Default)]
+struct MemoryTun {
+    frames: Vec<Vec<u8>>,
+    refuse: Option<ErrorKind>,
+    refuse_super_packets: bool,
+}
+
+impl PacketOutput for MemoryTun {
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        if let Some(kind) = self.refuse {
+            return Err(kind.into());
+        }
+        if self.refuse_super_packets && pieces.len() > 1 {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        self.frames.push(pieces.iter().flat_map(|piece| piece.iter().copied()).collect());
+        Ok(())
+    }
+}
+
+/// One worker of one side.
+struct Side {
+    forwarder: Forwarder,
+    commands: Sender<WorkerCommand>,
+    events: Receiver<WorkerEvent>,
+    counters: Arc<WorkerCounters>,
+    wire: MemoryWire,
+    tun: MemoryTun,
+    _poll: Poll,
+}
+
+impl Side {
+    fn new(worker: usize) -> Self {
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let (commands, command_queue) = crossbeam_channel::unbounded();
+        let (event_queue, events) = crossbeam_channel::bounded(WORKER_EVENTS_MAX);
+        let counters = Arc::new(WorkerCounters::default());
+        let options = ForwarderOptions {
+            udp_gso: true,
+            coalesce: CoalesceOptions::ALL,
+            plaintext_max: usize::from(TUN_MTU_DEFAULT),
+        };
+        let event_sender = EventSender::new(event_queue, waker);
+        let forwarder =
+            Forwarder::new(worker, 1, options, Arc::clone(&counters), event_sender, command_queue);
+        let (wire, tun) = (MemoryWire::default(), MemoryTun::default());
+        Self { forwarder, commands, events, counters, wire, tun, _poll: poll }
+    }
+
+    fn command(&mut self, command: WorkerCommand) {
+        self.commands.send(command).unwrap();
+        self.forwarder.apply_commands(&mut self.wire);
+    }
+
+    fn own(&mut self, prefix: &str) {
+        let table = PrefixTable::from_entries([(prefix.parse().unwrap(), PEER)]);
+        self.command(WorkerCommand::SetPrefixes(Arc::new(table)));
+    }
+
+    /// Hands a frame from TUN to the forwarder and returns the datagrams it makes.
+    fn encapsulate(&mut self, mut frame: Vec<u8>) -> Vec<Vec<u8>> {
+        self.forwarder.encapsulate(&mut frame, &mut self.wire, &mut self.tun);
+        self.forwarder.flush(&mut self.wire);
+        std::mem::take(&mut self.wire.datagrams)
+    }
+
+    /// Hands datagrams from `port` to the forwarder, as one message each, and returns the frames
+    /// it writes.
+    fn decapsulate(&mut self, datagrams: &[Vec<u8>], port: u16, ecn: u8) -> Vec<Vec<u8>> {
+        let mut arena = Vec::new();
+        let mut messages = Vec::new();
+        for datagram in datagrams {
+            let start = arena.len();
+            arena.extend_from_slice(datagram);
+            messages.push(ReceivedMeta {
+                range: start..arena.len(),
+                from: ([192, 0, 2, 2], port).into(),
+                local: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+                stride: datagram.len().max(1),
+                ecn,
+                truncated: false,
+            });
+        }
+        self.decapsulate_messages(&messages, &mut arena)
+    }
+
+    fn decapsulate_messages(
+        &mut self,
+        messages: &[ReceivedMeta],
+        arena: &mut [u8],
+    ) -> Vec<Vec<u8>> {
+        let received = Received { listener: 0, messages, arena };
+        self.forwarder.decapsulate(received, &mut self.wire, &mut self.tun);
+        std::mem::take(&mut self.tun.frames)
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters.drops.get(reason)
+    }
+
+    fn dropped_in_all(&self) -> u64 {
+        DropReason::ALL.iter().map(|reason| self.dropped(*reason)).sum()
+    }
+
+    #[track_caller]
+    fn assert_only_drop(&self, reason: DropReason, packets: u64) {
+        assert_eq!(self.dropped(reason), packets, "{}", reason.name());
+        assert_eq!(self.dropped_in_all(), packets, "nothing else may be counted");
+    }
+}
+
+fn install(role: Role, server_workers: u8, client_workers: u8) -> SessionInstall {
+    let [up, down] = [[1; 32], [2; 32]].map(|bytes| Arc::new(LaneSecret::new(bytes)));
+    let plan = LanePlan::new(role, server_workers, client_workers, 0).unwrap();
+    let usage = Arc::new(SessionUsage::new(usize::from(plan.own_workers())));
+    let server = Endpoint { remote: ([192, 0, 2, 1], 4500).into(), local: None, listener: 0 };
+    let (local, remote, send_secret, receive_secret, endpoint) = match role {
+        Role::Client => (CLIENT_INDEX, SERVER_INDEX, up, down, Some(server)),
+        Role::Server => (SERVER_INDEX, CLIENT_INDEX, down, up, None),
+    };
+    SessionInstall {
+        peer: PEER,
+        local,
+        remote,
+        plan,
+        send_secret,
+        receive_secret,
+        features: Features::CHECKSUM_OFFLOAD,
+        endpoint,
+        usage,
+    }
+}
+
+/// A client and a server worker with a session; the client's first keepalive has arrived.
+fn pair() -> (Side, Side) {
+    let (mut client, mut server) = (Side::new(0), Side::new(0));
+    client.own("10.8.0.0/24");
+    server.own("10.8.0.2/32");
+    server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
+    client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 1))));
+    client.command(WorkerCommand::SendKeepalive { session: CLIENT_INDEX });
+    client.forwarder.flush(&mut client.wire);
+    let first = std::mem::take(&mut client.wire.datagrams);
+    assert!(server.decapsulate(&first, 1000, 0).is_empty());
+    (client, server)
+}
+
+/// An IPv4 UDP packet with `payload` bytes, its IP checksum right, its UDP checksum absent.
+fn udp_packet(source: Ipv4Addr, destination: Ipv4Addr, payload: usize) -> Vec<u8> {
+    let total = 28 + payload;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0];
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend([0x30, 0x39, 0x14, 0x51, 0, 0, 0, 0]);
+    packet.extend((0..payload).map(|byte| byte as u8));
+    packet[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+    packet[24..26].copy_from_slice(&(8 + payload as u16).to_be_bytes());
+    let sum: u32 = packet[..20].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !(((folded & 0xffff) + (folded >> 16)) as u16);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
+/// A frame as TUN hands it over: an all-zero virtio header and the packet.
+fn frame(packet: &[u8]) -> Vec<u8> {
+    [&[0; VIRTIO_HEADER_LEN], packet].concat()
+}
+
+fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    frame(&udp_packet(from, to, 100))
+}
+
+#[test]
+fn a_packet_crosses_unchanged_in_both_directions() {
+    let (mut client, mut server) = pair();
+    for payload in [0, 1, 15, 16, 17, 1000, 1380] {
+        let there = frame(&udp_packet(CLIENT, SERVER, payload));
+        let sealed = client.encapsulate(there.clone());
+        assert_eq!(sealed[0].len() % 16, 0, "padded to whole blocks");
+        assert_eq!(server.decapsulate(&sealed, 1000, 0), [there]);
+        let back = frame(&udp_packet(SERVER, CLIENT, payload));
+        let sealed = server.encapsulate(back.clone());
+        assert_eq!(client.decapsulate(&sealed, 4500, 0), [back]);
+    }
+    assert_eq!(client.dropped_in_all() + server.dropped_in_all(), 0);
+}
+
+#[test]
+fn usage_counts_inner_bytes_of_both_directions() {
+    let (mut client, mut server) = pair();
+    let sealed = client.encapsulate(ping(CLIENT, SERVER));
+    server.decapsulate(&sealed, 1000, 0);
+    let usage = |side: &mut Side, index| side.forwarder.tables.session(index).unwrap().usage.totals();
+    let (sent, received) = (usage(&mut client, CLIENT_INDEX), usage(&mut server, SERVER_INDEX));
+    assert_eq!((sent.sent_packets, sent.sent_bytes), (2, 128));
+    assert_eq!((received.received_packets, received.received_bytes), (2, 128));
+}
+
+#[test]
+fn a_session_whose_installation_is_still_queued_is_found() {
+    let (mut client, mut server) = (Side::new(0), Side::new(0));
+    client.own("10.8.0.0/24");
+    server.own("10.8.0.2/32");
+    client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 1))));
+    let sealed = client.encapsulate(ping(CLIENT, SERVER));
+    let queued = WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1)));
+    server.commands.send(queued).unwrap();
+    assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), 1);
+    server.assert_only_drop(DropReason::SessionUnknown, 0);
+}
+
+#[test]
+fn installing_a_session_twice_never_restarts_its_counters() {
+    let (mut client, mut server) = pair();
+    client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 1))));
+    let sealed = client.encapsulate(ping(CLIENT, SERVER));
+    assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), 1);
+    server.assert_only_drop(DropReason::Replayed, 0);
+}
+
+#[test]
+fn only_an_authenticated_packet_moves_the_address() {
+    let (mut client, mut server) = pair();
+    server.events.try_iter().for_each(drop);
+    let mut forged = client.encapsulate(ping(CLIENT, SERVER));
+    forged[0][20] ^= 1;
+    server.decapsulate(&forged, 6666, 0);
+    assert!(server.events.is_empty());
+
+    let moved = client.encapsulate(ping(CLIENT, SERVER));
+    server.decapsulate(&moved, 2000, 0);
+    let event = server.events.try_recv().unwrap();
+    assert!(matches!(event, WorkerEvent::PathSeen { path: 0, endpoint, .. }
+        if endpoint.remote.port() == 2000));
+}
+
+#[test]
+fn a_path_message_reaches_the_control_thread_with_its_length() {
+    let (mut client, mut server) = pair();
+    server.events.try_iter().for_each(drop);
+    let message = PathMessage::Probe { path: 0, token: 99 };
+    let session = CLIENT_INDEX;
+    client.command(WorkerCommand::SendPathMessage { session, message, plaintext_len: 1200 });
+    client.forwarder.flush(&mut client.wire);
+    let sealed = std::mem::take(&mut client.wire.datagrams);
+    assert!(server.decapsulate(&sealed, 1000, 0).is_empty());
+    let event = server.events.try_recv().unwrap();
+    assert!(matches!(event, WorkerEvent::PathMessage { message: got, plaintext_len: 1200, .. }
+        if got == message));
+}
+
+#[test]
+fn a_refused_super_packet_goes_out_as_single_packets() {
+    let (mut client, mut server) = pair();
+    server.tun.refuse_super_packets = true;
+    let sealed = client.encapsulate(tcp_super_packet(5000));
+    assert!(sealed.len() > 1);
+    assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), sealed.len());
+    assert_eq!(server.counters.tun_fallbacks.get(), 1);
+    let sealed = client.encapsulate(tcp_super_packet(5000));
+    server.decapsulate(&sealed, 1000, 0);
+    assert_eq!(server.counters.tun_fallbacks.get(), 1, "it is not tried again");
+}
+
+/// An IPv4 TCP super-packet with `payload` bytes, cut at 1000, checksum left to hardware.
+fn tcp_super_packet(payload: usize) -> Vec<u8> {
+    let mut packet = udp_packet(CLIENT, SERVER, payload + 12);
+    packet[9] = 6;
+    packet[10..12].fill(0);
+    packet[20..40].copy_from_slice(&[
+        0x30, 0x39, 0x14, 0x51, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 0x20, 0, 0, 0, 0, 0,
+    ]);
+    let sum: u32 = packet[..20].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !(((folded & 0xffff) + (folded >> 16)) as u16);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let mut header = vec![1, 1];
+    for field in [40u16, 1000, 20, 16] {
+        header.extend(field.to_ne_bytes());
+    }
+    [header, packet].concat()
+}
+
+#[test]
+fn a_super_packet_crosses_as_one() {
+    let (mut client, mut server) = pair();
+    let whole = tcp_super_packet(40_000);
+    let sealed = client.encapsulate(whole.clone());
+    assert_eq!(sealed.len(), 40);
+    let frames = server.decapsulate(&sealed, 1000, 0);
+    assert_eq!(frames.len(), 1);
+    let without_checksum = |frame: &[u8]| {
+        let mut packet = frame[VIRTIO_HEADER_LEN..].to_vec();
+        packet[36..38].fill(0);
+        packet
+    };
+    assert_eq!(without_checksum(&frames[0]), without_checksum(&whole));
+}
+
+// ---- One test per reason ----
+
+/// Reasons that belong to the control thread, whose own tests provoke them.
+const CONTROL_REASONS: [DropReason; 8] = [
+    DropReason::HandshakeMacInvalid,
+    DropReason::HandshakeCookieRequired,
+    DropReason::HandshakeRateLimited,
+    DropReason::HandshakeInvalid,
+    DropReason::HandshakePeerUnknown,
+    DropReason::HandshakeReplayed,
+    DropReason::HandshakeUnexpected,
+    DropReason::CookieInvalid,
+];
+
+#[test]
+fn every_reason_of_the_data_plane_is_provoked() {
+    let provoked = PROVOCATIONS.iter().map(|(reason, _)| reason.name());
+    let control = CONTROL_REASONS.iter().map(|reason| reason.name());
+    let covered: BTreeSet<_> = provoked.chain(control).collect();
+    let all: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(covered, all);
+    for (reason, provoke) in PROVOCATIONS {
+        let (side, packets) = provoke();
+        side.assert_only_drop(*reason, packets);
+    }
+}
+
+/// Each makes one worker drop packets for one reason and says how many.
+type Provocation = fn() -> (Side, u64);
+
+const PROVOCATIONS: &[(DropReason, Provocation)] = &[
+    (DropReason::DatagramTruncated, || {
+        let (_, mut server) = pair();
+        server.decapsulate(&[vec![], vec![4], vec![4; 31]], 1000, 0);
+        (server, 3)
+    }),
+    (DropReason::DatagramTooLong, || {
+        let (mut client, mut server) = pair();
+        let mut arena = client.encapsulate(ping(CLIENT, SERVER)).remove(0);
+        let message = ReceivedMeta {
+            range: 0..arena.len(),
+            from: ([192, 0, 2, 2], 1000).into(),
+            local: None,
+            stride: arena.len(),
+            ecn: 0,
+            truncated: true,
+        };
+        server.decapsulate_messages(&[message], &mut arena);
+        (server, 1)
+    }),
+    (DropReason::DatagramUnknownType, || {
+        let (mut client, mut server) = pair();
+        let mut reserved = client.encapsulate(ping(CLIENT, SERVER)).remove(0);
+        reserved[2] = 1;
+        server.decapsulate(&[vec![9; 64], vec![1; 64], reserved], 1000, 0);
+        (server, 3)
+    }),
+    (DropReason::SessionUnknown, || {
+        let (mut client, mut server) = pair();
+        server.command(WorkerCommand::RemoveSession { session: SERVER_INDEX });
+        let sealed = client.encapsulate(ping(CLIENT, SERVER));
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 1)
+    }),
+    (DropReason::LaneWrong, || {
+        let (mut client, mut server) = pair();
+        let mut sealed = client.encapsulate(ping(CLIENT, SERVER));
+        sealed[0][1] = 1;
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 1)
+    }),
+    (DropReason::KeyExhausted, || {
+        let (mut client, _) = pair();
+        let session = client.forwarder.tables.session(CLIENT_INDEX).unwrap();
+        session.spend_key(0, REJECT_AFTER_PACKETS);
+        assert!(client.encapsulate(ping(CLIENT, SERVER)).is_empty());
+        (client, 1)
+    }),
+    (DropReason::Replayed, || {
+        let (mut client, mut server) = pair();
+        let sealed = client.encapsulate(ping(CLIENT, SERVER));
+        assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), 1);
+        assert!(server.decapsulate(&sealed, 1000, 0).is_empty());
+        (server, 1)
+    }),
+    (DropReason::AuthenticationFailed, || {
+        let (mut client, mut server) = pair();
+        let mut sealed = client.encapsulate(ping(CLIENT, SERVER));
+        let last = sealed[0].len() - 1;
+        sealed[0][last] ^= 0x80;
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 1)
+    }),
+    (DropReason::InnerMalformed, || {
+        let (mut client, mut server) = pair();
+        // A path message of a kind that does not exist, sealed by the peer itself.
+        let sealed = client.seal_raw(&[0x0f; 16]);
+        server.decapsulate(&sealed, 1000, 0);
+        let sealed = client.seal_raw(&[0x45; 16]);
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 2)
+    }),
+    (DropReason::InnerSourceNotAllowed, || {
+        let (mut client, mut server) = pair();
+        let sealed = client.encapsulate(ping(Ipv4Addr::new(10, 8, 0, 3), SERVER));
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 1)
+    }),
+    (DropReason::EcnIllegal, || {
+        let (mut client, mut server) = pair();
+        let sealed = client.encapsulate(ping(CLIENT, SERVER));
+        server.decapsulate(&sealed, 1000, 0b11);
+        (server, 1)
+    }),
+    (DropReason::TunWriteFailed, || {
+        let (mut client, mut server) = pair();
+        server.tun.refuse = Some(ErrorKind::Other);
+        let sealed = client.encapsulate(ping(CLIENT, SERVER));
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 1)
+    }),
+    (DropReason::TunQueueFull, || {
+        let (mut client, mut server) = pair();
+        server.tun.refuse = Some(ErrorKind::WouldBlock);
+        let sealed = client.encapsulate(ping(CLIENT, SERVER));
+        server.decapsulate(&sealed, 1000, 0);
+        (server, 1)
+    }),
+    (DropReason::PacketMalformed, || {
+        let (mut client, _) = pair();
+        for malformed in [vec![], vec![0; 9], frame(&[]), frame(&[0x15; 40]), frame(&[0x45; 12])] {
+            client.encapsulate(malformed);
+        }
+        (client, 5)
+    }),
+    (DropReason::NoRoute, || {
+        let (mut client, _) = pair();
+        client.encapsulate(ping(CLIENT, Ipv4Addr::new(10, 9, 0, 1)));
+        (client, 1)
+    }),
+    (DropReason::NoSession, || {
+        let mut client = Side::new(0);
+        client.own("10.8.0.0/24");
+        client.encapsulate(ping(CLIENT, SERVER));
+        (client, 1)
+    }),
+    (DropReason::NoPath, || {
+        let mut server = Side::new(0);
+        server.own("10.8.0.2/32");
+        server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
+        server.encapsulate(ping(SERVER, CLIENT));
+        (server, 1)
+    }),
+    (DropReason::PacketTooBig, || {
+        let (mut client, _) = pair();
+        let (session, path) = (CLIENT_INDEX, 0);
+        client.command(WorkerCommand::SetPathPlaintextMax { session, path, plaintext_max: 1280 });
+        assert!(client.encapsulate(frame(&udp_packet(CLIENT, SERVER, 1300))).is_empty());
+        let answer = &client.tun.frames[0][VIRTIO_HEADER_LEN..];
+        assert_eq!((answer[9], answer[20], answer[21]), (1, 3, 4), "ICMP fragmentation needed");
+        assert_eq!(client.counters.too_big_sent.get(), 1);
+        (client, 1)
+    }),
+    (DropReason::SendFailed, || {
+        let (mut client, _) = pair();
+        client.wire.blocked = true;
+        let mut taken = 0;
+        while client.dropped_in_all() == 0 {
+            client.encapsulate(ping(CLIENT, SERVER));
+            taken += 1;
+            assert!(taken < 10_000, "a full socket must bound the batch");
+        }
+        (client, 1)
+    }),
+];
+
+#[test]
+fn a_key_that_is_nearly_used_up_is_reported_once() {
+    let (mut client, _) = pair();
+    client.events.try_iter().for_each(drop);
+    let session = client.forwarder.tables.session(CLIENT_INDEX).unwrap();
+    session.spend_key(0, REKEY_AFTER_PACKETS);
+    for _ in 0..3 {
+        assert_eq!(client.encapsulate(ping(CLIENT, SERVER)).len(), 1);
+    }
+    let reports = client.events.try_iter();
+    assert_eq!(reports.filter(|event| matches!(event, WorkerEvent::KeyNearlyUsed { .. })).count(), 1);
+}
+
+#[test]
+fn congestion_outside_is_carried_inside() {
+    let (mut client, mut server) = pair();
+    let mut packet = udp_packet(CLIENT, SERVER, 100);
+    packet[1] = 0b10;
+    // The IP checksum falls by what the TOS byte grew.
+    let checksum = u16::from_be_bytes([packet[10], packet[11]]) - 2;
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let sealed = client.encapsulate(frame(&packet));
+    assert_eq!(client.wire.ecn, [0, 0b10], "the outer header bears the inner mark");
+    let delivered = server.decapsulate(&sealed, 1000, 0b11);
+    assert_eq!(delivered[0][VIRTIO_HEADER_LEN + 1], 0b11);
+    assert_eq!(server.dropped_in_all(), 0);
+}
+
+impl Side {
+    /// A datagram that carries `plaintext` as it is.
+    fn seal_raw(&mut self, plaintext: &[u8]) -> Vec<Vec<u8>> {
+        let mut slot = vec![0; DATA_HEADER_LEN + plaintext.len() + crate::limits::TAG_LEN];
+        slot[DATA_HEADER_LEN..DATA_HEADER_LEN + plaintext.len()].copy_from_slice(plaintext);
+        let session = self.forwarder.tables.session(CLIENT_INDEX).unwrap();
+        session.send_lane(0).seal(&mut slot).unwrap();
+        vec![slot]
+    }
+}

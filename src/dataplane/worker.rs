@@ -1,0 +1,354 @@
+//! The event loop of one pinned worker.
+//!
+//! A worker sleeps in `epoll_wait` until its TUN queue, one of its sockets or its waker has
+//! something. Readiness is edge-triggered: it is remembered until a call would block. Each turn
+//! moves at most one batch in each direction, so that neither starves the other, and a socket that
+//! takes no more stops the reading of TUN until it is writable again.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use thiserror::Error;
+
+use crate::dataplane::forwarder::{
+    DatagramOutput, EventSender, Forwarder, ForwarderOptions, PacketOutput, SendOutcome,
+};
+use crate::dataplane::from_wire::Received;
+use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
+use crate::dataplane::trains::TrainBuilder;
+use crate::limits::{
+    DATA_OVERHEAD_LEN, PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
+    TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
+};
+use crate::sys::tun::TunQueue;
+use crate::sys::udp::{RecvBatch, SendBatch, SendFault, SendFaultKind, SendTarget, UdpSocket};
+use crate::sys::{affinity, clock};
+use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::drops::DropReason;
+
+const WAKE: Token = Token(0);
+const TUN: Token = Token(1);
+/// Listener l has token `FIRST_SOCKET + l`.
+const FIRST_SOCKET: usize = 2;
+
+/// Why a worker cannot go on.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The TUN device is gone.
+    #[error(
+        "the TUN device failed ({0}): was the interface deleted? restart the daemon to create it \
+         again"
+    )]
+    Tun(#[source] io::Error),
+    /// The kernel refused to wait for events.
+    #[error("waiting for events failed: {0}")]
+    Poll(#[source] io::Error),
+}
+
+/// Everything a worker is made of, opened before its thread starts.
+pub struct WorkerParts {
+    /// Its number.
+    pub worker: usize,
+    /// The CPU to pin it to.
+    pub cpu: Option<usize>,
+    /// Its TUN queue.
+    pub tun: TunQueue,
+    /// Its socket on each listening address.
+    pub sockets: Vec<UdpSocket>,
+    /// Where commands come from.
+    pub commands: Receiver<WorkerCommand>,
+    /// Where events go.
+    pub events: Sender<WorkerEvent>,
+    /// Wakes the control thread.
+    pub control_waker: Arc<Waker>,
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+    /// Switches.
+    pub options: ForwarderOptions,
+}
+
+/// One pinned thread's share of the tunnel.
+pub struct Worker {
+    poll: Poll,
+    cpu: Option<usize>,
+    tun: TunQueue,
+    tun_ready: bool,
+    attached: bool,
+    links: Links,
+    receive: RecvBatch,
+    frame: Box<[u8]>,
+    forwarder: Forwarder,
+    counters: Arc<WorkerCounters>,
+}
+
+/// The sockets of one worker, by listener.
+struct Links(Vec<Link>);
+
+struct Link {
+    socket: UdpSocket,
+    batch: SendBatch,
+    readable: bool,
+    blocked: bool,
+    counters: Arc<WorkerCounters>,
+}
+
+impl Worker {
+    /// Registers everything with a new poll. The waker returned wakes the worker.
+    ///
+    /// # Errors
+    /// If the kernel refuses to watch a descriptor.
+    pub fn new(parts: WorkerParts) -> io::Result<(Self, Arc<Waker>)> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let waker = Arc::new(Waker::new(registry, WAKE)?);
+        registry.register(&mut SourceFd(&parts.tun.as_raw_fd()), TUN, Interest::READABLE)?;
+        for (listener, socket) in parts.sockets.iter().enumerate() {
+            let token = Token(FIRST_SOCKET + listener);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, interest)?;
+        }
+        let counters = parts.counters;
+        let events = EventSender::new(parts.events, parts.control_waker);
+        let forwarder = Forwarder::new(
+            parts.worker,
+            parts.sockets.len(),
+            parts.options,
+            Arc::clone(&counters),
+            events,
+            parts.commands,
+        );
+        let link = |socket| Link {
+            socket,
+            batch: SendBatch::new(SEND_MESSAGES_MAX),
+            readable: true,
+            blocked: false,
+            counters: Arc::clone(&counters),
+        };
+        let worker = Self {
+            poll,
+            cpu: parts.cpu,
+            tun: parts.tun,
+            tun_ready: true,
+            attached: true,
+            links: Links(parts.sockets.into_iter().map(link).collect()),
+            receive: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
+            frame: vec![0; VIRTIO_HEADER_LEN + PACKET_LEN_MAX].into_boxed_slice(),
+            forwarder,
+            counters,
+        };
+        Ok((worker, waker))
+    }
+
+    /// Moves packets until told to stop. Pins the calling thread.
+    ///
+    /// # Errors
+    /// If the TUN device is gone or the kernel cannot wait for events.
+    pub fn run(mut self) -> Result<(), WorkerError> {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = affinity::pin_current_thread(cpu)
+        {
+            let worker = self.forwarder.worker;
+            log::warn!("worker {worker} is not pinned to CPU {cpu}: {error}");
+        }
+        let mut events = Events::with_capacity(FIRST_SOCKET + self.links.0.len());
+        let mut woken_at = clock::now();
+        loop {
+            let asleep_at = clock::now();
+            self.counters.busy_ns.add((asleep_at - woken_at).as_nanos() as u64);
+            let timeout = self.has_work().then_some(Duration::ZERO);
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => {
+                    return Err(WorkerError::Poll(error));
+                }
+                _ => {}
+            }
+            woken_at = if timeout.is_some() { asleep_at } else { clock::now() };
+            self.note_readiness(&events);
+            self.forwarder.apply_commands(&mut self.links);
+            if self.carry_out_requests() {
+                return Ok(());
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Whether something can be done without waiting.
+    fn has_work(&self) -> bool {
+        (self.tun_ready && self.attached && !self.links.is_blocked())
+            || self.links.0.iter().any(|link| link.readable)
+    }
+
+    fn note_readiness(&mut self, events: &Events) {
+        for event in events {
+            match event.token() {
+                WAKE => {}
+                TUN => self.tun_ready = true,
+                Token(token) => {
+                    if let Some(link) = self.links.0.get_mut(token - FIRST_SOCKET) {
+                        link.readable |= event.is_readable();
+                        link.blocked &= !event.is_writable();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what commands asked of the worker. Returns whether it is to stop.
+    fn carry_out_requests(&mut self) -> bool {
+        let requests = self.forwarder.take_requests();
+        if let Some(attached) = requests.attach
+            && attached != self.attached
+        {
+            match self.tun.set_attached(attached) {
+                Ok(()) => (self.attached, self.tun_ready) = (attached, attached),
+                Err(error) => {
+                    let worker = self.forwarder.worker;
+                    log::error!("worker {worker} cannot change its TUN queue: {error}");
+                }
+            }
+        }
+        if requests.stop {
+            self.forwarder.flush(&mut self.links);
+        }
+        requests.stop
+    }
+
+    /// One batch in each direction.
+    fn turn(&mut self) -> Result<(), WorkerError> {
+        for listener in 0..self.links.0.len() {
+            self.receive(listener);
+        }
+        if self.tun_ready && self.attached && !self.links.is_blocked() {
+            self.read_tun()?;
+        }
+        self.forwarder.flush(&mut self.links);
+        Ok(())
+    }
+
+    /// Receives and delivers one batch from a listener.
+    fn receive(&mut self, listener: usize) {
+        let Some(link) = self.links.0.get_mut(listener) else { return };
+        if !link.readable {
+            return;
+        }
+        match self.receive.receive(&link.socket) {
+            // A short batch emptied the socket; if not, the kernel raises another edge.
+            Ok(count) => link.readable = count == RECEIVE_SLOTS,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                link.readable = false;
+                return;
+            }
+            // What an earlier datagram provoked; the socket itself is sound.
+            Err(_) => return,
+        }
+        self.counters.udp_receives.add(1);
+        let (messages, arena) = self.receive.split();
+        let received = Received { listener: listener as u8, messages, arena };
+        let mut tun = TunOutput { queue: &self.tun, counters: &self.counters };
+        self.forwarder.decapsulate(received, &mut self.links, &mut tun);
+    }
+
+    /// Reads packets until the queue is empty or a batch is due.
+    fn read_tun(&mut self) -> Result<(), WorkerError> {
+        for _ in 0..TUN_READS_PER_TURN {
+            let len = match self.tun.read(&mut self.frame) {
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.tun_ready = false;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(WorkerError::Tun(error)),
+            };
+            self.counters.tun_reads.add(1);
+            let Some(frame) = self.frame.get_mut(..len) else { continue };
+            let mut tun = TunOutput { queue: &self.tun, counters: &self.counters };
+            self.forwarder.encapsulate(frame, &mut self.links, &mut tun);
+            if self.forwarder.is_due() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes to a TUN queue and counts.
+struct TunOutput<'a> {
+    queue: &'a TunQueue,
+    counters: &'a WorkerCounters,
+}
+
+impl PacketOutput for TunOutput<'_> {
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        match pieces {
+            [whole] => self.queue.write(whole)?,
+            _ => self.queue.write_vectored(pieces)?,
+        };
+        self.counters.tun_writes.add(1);
+        Ok(())
+    }
+}
+
+impl Links {
+    fn is_blocked(&self) -> bool {
+        self.0.iter().any(|link| link.blocked)
+    }
+}
+
+impl DatagramOutput for Links {
+    fn send(&mut self, listener: usize, trains: &mut TrainBuilder) -> SendOutcome {
+        match self.0.get_mut(listener) {
+            Some(link) => link.send(trains),
+            None => SendOutcome::default(),
+        }
+    }
+}
+
+impl Link {
+    fn send(&mut self, trains: &mut TrainBuilder) -> SendOutcome {
+        for train in trains.hand_over() {
+            let target =
+                SendTarget { remote: train.endpoint.remote, local: train.endpoint.local };
+            let segment_len = (train.datagrams > 1).then_some(train.segment_len as u16);
+            if self.batch.push(train.range.clone(), &target, segment_len, train.ecn).is_err() {
+                self.counters.drops.add(DropReason::SendFailed, train.datagrams as u64);
+            }
+        }
+        let mut outcome = SendOutcome::default();
+        let counters = &self.counters;
+        let report = self.batch.send(&self.socket, trains.arena(), |fault| {
+            note_fault(fault, trains, counters, &mut outcome);
+        });
+        counters.udp_sends.add(report.calls as u64);
+        self.blocked = report.blocked;
+        if !report.blocked {
+            trains.clear();
+        }
+        outcome
+    }
+}
+
+/// Counts what went wrong with a train and remembers what the control thread should know.
+fn note_fault(
+    fault: SendFault,
+    trains: &TrainBuilder,
+    counters: &WorkerCounters,
+    outcome: &mut SendOutcome,
+) {
+    match fault.kind {
+        SendFaultKind::TrainRefused => counters.gso_fallbacks.add(1),
+        SendFaultKind::SourceGone => {}
+        SendFaultKind::TooBig { datagram_len } => {
+            let session = trains.trains().get(fault.index).map(|train| train.session);
+            let plaintext_len = datagram_len.saturating_sub(DATA_OVERHEAD_LEN);
+            outcome.too_big = session.map(|session| (session, plaintext_len));
+        }
+        SendFaultKind::Refused => {}
+    }
+    counters.drops.add(DropReason::SendFailed, fault.datagrams as u64);
+}

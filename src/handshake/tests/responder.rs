@@ -1,0 +1,209 @@
+//! What stands between a datagram of type 1 and the public-key work it asks for.
+
+use super::*;
+use crate::limits::{
+    COOKIE_SECRET_LIFE, HANDSHAKES_PER_SOURCE_BURST as BURST, HANDSHAKES_PER_SOURCE_PPS as PPS,
+};
+use crate::wire::{COOKIE_REPLY_LEN, INITIATION_LEN};
+
+impl Pair {
+    /// Sends initiations until the source is challenged; returns the state and the reply.
+    fn outrun(&mut self, from: SocketAddr) -> (PendingInitiation, Vec<u8>) {
+        for _ in 0..BURST {
+            let (_, initiation) = self.initiate(None);
+            assert!(matches!(self.deliver(from, &initiation), InitiationOutcome::Accepted(_)));
+        }
+        let (pending, initiation) = self.initiate(None);
+        match self.deliver(from, &initiation) {
+            InitiationOutcome::Reply(reply) => (pending, reply),
+            other => panic!("source was not challenged: {other:?}"),
+        }
+    }
+
+    /// Whether an initiation with `cookie` from a source that has used up its free share gets in.
+    fn gets_in(&mut self, from: SocketAddr, cookie: &Cookie) -> bool {
+        let (_, initiation) = self.initiate(Some(cookie));
+        match self.deliver(from, &initiation) {
+            InitiationOutcome::Accepted(_) => true,
+            InitiationOutcome::Reply(_) => false,
+            InitiationOutcome::Drop(error) => panic!("dropped: {error}"),
+        }
+    }
+
+    fn use_up_free_share(&mut self, from: SocketAddr) {
+        let (_, initiation) = self.initiate(None);
+        for _ in 0..BURST {
+            self.deliver(from, &initiation);
+        }
+    }
+}
+
+#[test]
+fn an_initiation_for_another_key_is_dropped_by_its_mac() {
+    let mut pair = Pair::new();
+    let (_, initiation) = pair.initiate(None);
+    let stranger = Arc::new(LocalIdentity::new(PrivateKey::generate(&mut pair.rng)));
+    let mut responder = Responder::new(stranger, pair.now, &mut pair.rng);
+    let outcome = responder.consume_initiation(pair.now, source(1), &initiation, &mut pair.rng);
+    assert!(matches!(outcome, InitiationOutcome::Drop(HandshakeError::MacInvalid)));
+}
+
+/// Every byte counts: without the right mac1 none passes, with it only the index may differ.
+#[test]
+fn changed_initiations_are_refused() {
+    let mut pair = Pair::new();
+    let (_, initiation) = pair.initiate(None);
+    for position in 8..INITIATION_LEN - MAC_LEN {
+        let mut changed = initiation.clone();
+        changed[position] ^= 0x20;
+        assert_eq!(pair.refuse(source(1), &changed), HandshakeError::MacInvalid);
+    }
+    for position in (8..INITIATION_LEN - 2 * MAC_LEN).step_by(3) {
+        let mut changed = initiation.clone();
+        changed[position] ^= 0x20;
+        stamp(&mut changed, pair.server.public());
+        let from = SocketAddr::from(([10, 9, (position >> 8) as u8, position as u8], 1));
+        let expected = HandshakeError::Invalid(Flaw::Authentication);
+        assert_eq!(pair.refuse(from, &changed), expected, "byte {position}");
+    }
+}
+
+#[test]
+fn datagrams_of_another_layout_are_dropped_as_such() {
+    let mut pair = Pair::new();
+    let (_, initiation) = pair.initiate(None);
+    let dropped = pair.refuse(source(1), &initiation[..100]);
+    assert!(matches!(dropped, HandshakeError::Datagram(WireError::Truncated { .. })));
+    let mut long = initiation.clone();
+    long.push(0);
+    let dropped = pair.refuse(source(1), &long);
+    assert!(matches!(dropped, HandshakeError::Datagram(WireError::TooLong { .. })));
+    let mut other_version = initiation;
+    other_version[1] = 2;
+    let dropped = pair.refuse(source(1), &other_version);
+    assert_eq!(dropped, HandshakeError::Datagram(WireError::UnknownVersion(2)));
+}
+
+/// A datagram that fails its mac costs the named source nothing: anyone can forge an address.
+#[test]
+fn junk_does_not_use_up_a_sources_share() {
+    let mut pair = Pair::new();
+    let (_, initiation) = pair.initiate(None);
+    let mut junk = initiation.clone();
+    junk[100] ^= 1;
+    for _ in 0..1000 {
+        assert_eq!(pair.refuse(source(1), &junk), HandshakeError::MacInvalid);
+    }
+    assert!(matches!(pair.deliver(source(1), &initiation), InitiationOutcome::Accepted(_)));
+}
+
+#[test]
+fn a_challenged_client_gets_in_with_the_cookie() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    assert_eq!(reply.len(), COOKIE_REPLY_LEN);
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    assert!(pair.gets_in(source(1), &cookie));
+}
+
+#[test]
+fn a_proved_source_has_a_rate_too() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    for _ in 0..BURST {
+        assert!(pair.gets_in(source(1), &cookie));
+    }
+    let (_, initiation) = pair.initiate(Some(&cookie));
+    assert_eq!(pair.refuse(source(1), &initiation), HandshakeError::RateLimited);
+    // One token later there is one free and one proved handshake again.
+    pair.now += Duration::from_secs(1) / PPS;
+    assert!(pair.gets_in(source(1), &cookie) && pair.gets_in(source(1), &cookie));
+    let (_, initiation) = pair.initiate(Some(&cookie));
+    assert_eq!(pair.refuse(source(1), &initiation), HandshakeError::RateLimited);
+}
+
+/// Someone who forges the address of a victim brings it under challenge, no more: with a cookie the
+/// victim draws on a bucket that the forger cannot reach. Others notice nothing.
+#[test]
+fn a_flood_under_a_forged_address_does_not_lock_its_owner_out() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    let (_, flood) = pair.initiate(None);
+    for _ in 0..1000 {
+        assert!(matches!(pair.deliver(source(1), &flood), InitiationOutcome::Reply(_)));
+    }
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    assert!(pair.gets_in(source(1), &cookie));
+    assert!(matches!(pair.deliver(source(2), &flood), InitiationOutcome::Accepted(_)));
+}
+
+#[test]
+fn a_cookie_is_good_for_its_address_and_port_only() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    let other_port = SocketAddr::new(source(1).ip(), 51821);
+    assert!(!pair.gets_in(other_port, &cookie));
+    pair.use_up_free_share(source(2));
+    assert!(!pair.gets_in(source(2), &cookie));
+    let mapped = SocketAddr::new("::ffff:192.0.2.1".parse().unwrap(), 51820);
+    assert!(pair.gets_in(mapped, &cookie), "the same address in IPv6 clothing");
+}
+
+#[test]
+fn a_cookie_outlives_one_change_of_secrets_and_not_two() {
+    let just_under = COOKIE_SECRET_LIFE - Duration::from_millis(1);
+    // (waits between attempts, still good after the last)
+    let table: &[(&[Duration], bool)] = &[
+        /* 1 */ (&[just_under], true),
+        /* 2 */ (&[COOKIE_SECRET_LIFE], true),
+        /* 3 */ (&[COOKIE_SECRET_LIFE, just_under], true),
+        /* 4 */ (&[COOKIE_SECRET_LIFE, COOKIE_SECRET_LIFE], false),
+        /* 5 */ (&[2 * COOKIE_SECRET_LIFE], false),
+        /* 6 */ (&[100 * COOKIE_SECRET_LIFE], false),
+    ];
+    for (number, (waits, still_good)) in (1..).zip(table) {
+        let mut pair = Pair::new();
+        let (pending, reply) = pair.outrun(source(1));
+        let cookie = pending.consume_cookie_reply(&reply).unwrap();
+        for wait in *waits {
+            pair.now += *wait;
+            pair.use_up_free_share(source(1));
+        }
+        assert_eq!(pair.gets_in(source(1), &cookie), *still_good, "row {number}");
+    }
+}
+
+#[test]
+fn a_cookie_reply_counts_only_for_the_initiation_it_answers() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    let (other, _) = pair.initiate(None);
+    let consumed =
+        |pending: &PendingInitiation, reply: &[u8]| pending.consume_cookie_reply(reply).map(drop);
+    assert_eq!(consumed(&other, &reply), Err(HandshakeError::CookieInvalid));
+    for position in 8..COOKIE_REPLY_LEN {
+        let mut forged = reply.clone();
+        forged[position] ^= 1;
+        assert_eq!(consumed(&pending, &forged), Err(HandshakeError::CookieInvalid));
+    }
+    let mut misdirected = reply.clone();
+    misdirected[7] ^= 1;
+    assert_eq!(consumed(&pending, &misdirected), Err(HandshakeError::Unexpected));
+    assert_eq!(consumed(&pending, &reply), Ok(()));
+}
+
+#[test]
+fn no_two_cookie_replies_share_a_key() {
+    let mut pair = Pair::new();
+    let (_, first) = pair.outrun(source(1));
+    let (_, flood) = pair.initiate(None);
+    let mut nonces = std::collections::BTreeSet::from([first[8..40].to_vec()]);
+    for _ in 0..100 {
+        let InitiationOutcome::Reply(reply) = pair.deliver(source(1), &flood) else {
+            panic!("source was not challenged");
+        };
+        assert!(nonces.insert(reply[8..40].to_vec()));
+    }
+}

@@ -1,0 +1,105 @@
+//! Brings the TUN device up.
+
+use ipnet::IpNet;
+
+use super::netlink::{Family, Netlink, NetlinkError};
+use super::sysctl;
+
+/// Packets the TUN device holds for each worker that does not keep up: as any Ethernet device, in
+/// place of the 500 a TUN device starts with.
+pub const TXQUEUELEN: u32 = 1000;
+
+/// Whether an interface has IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipv6State {
+    /// It has.
+    On,
+    /// It has not, but others have.
+    OffHere,
+    /// No interface but loopback has: not in the kernel, or switched off for all of them.
+    OffEverywhere,
+}
+
+/// A TUN device that is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkUp {
+    /// Its index.
+    pub index: u32,
+    /// The addresses it has of those asked for.
+    pub addresses: Vec<IpNet>,
+    /// IPv6 addresses that were left out because the interface has no IPv6.
+    pub skipped: Vec<IpNet>,
+}
+
+/// Why the TUN device could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Only IPv6 addresses were asked for.
+    #[error(
+        "{device} is to have IPv6 addresses only, but IPv6 is switched off there: \
+         `sysctl -w net.ipv6.conf.{device}.disable_ipv6=0`, or give it an IPv4 address"
+    )]
+    Ipv6Off {
+        /// The TUN device.
+        device: String,
+    },
+}
+
+/// Sets MTU, queue length and addresses of the interface `name` and brings it up. Addresses it has
+/// already stay; every address is usable at once. Where the interface has no IPv6, IPv6 addresses
+/// are left out with a warning.
+///
+/// # Errors
+/// [`LinkError`]; the interface may then be half configured and should be given up.
+pub fn bring_up(
+    netlink: &mut Netlink,
+    name: &str,
+    mtu: u32,
+    addresses: &[IpNet],
+) -> Result<LinkUp, LinkError> {
+    let index = netlink.link_index(name)?;
+    netlink.set_mtu(index, mtu)?;
+    netlink.set_txqueuelen(index, TXQUEUELEN)?;
+    let has_ipv6 = ipv6_state(name) == Ipv6State::On;
+    if has_ipv6 {
+        netlink.disable_link_local_address(index)?;
+    }
+    let (usable, skipped): (Vec<_>, Vec<_>) =
+        addresses.iter().partition(|address| has_ipv6 || Family::of(address) == Family::V4);
+    if usable.is_empty() && !skipped.is_empty() {
+        return Err(LinkError::Ipv6Off { device: name.to_owned() });
+    }
+    for address in &skipped {
+        log::warn!("{name} has no IPv6 on this host: left out the address {address}");
+    }
+    for address in &usable {
+        match netlink.add_address(index, *address) {
+            Err(error) if error.is_exists() => {}
+            outcome => outcome?,
+        }
+    }
+    netlink.set_up(index)?;
+    Ok(LinkUp { index, addresses: usable, skipped })
+}
+
+/// Whether an interface of the calling thread's network namespace has IPv6.
+pub fn ipv6_state(name: &str) -> Ipv6State {
+    let is_on = |name: &str| {
+        sysctl::read(&format!("ipv6/conf/{name}/disable_ipv6")).is_ok_and(|value| value == "0")
+    };
+    let others = || sysctl::list("ipv6/conf").unwrap_or_default();
+    if is_on(name) {
+        Ipv6State::On
+    } else if others()
+        .iter()
+        .filter(|other| !matches!(other.as_str(), "all" | "default" | "lo"))
+        .any(|other| is_on(other))
+    {
+        Ipv6State::OffHere
+    } else {
+        Ipv6State::OffEverywhere
+    }
+}

@@ -1,0 +1,343 @@
+//! The client's routes: put in place, kept to a list, taken away, and cleaned up after a crash.
+//!
+//! # What is installed
+//!
+//! A prefix becomes a route in the main table. A prefix that covers a server, above all
+//! `0.0.0.0/0` and `::/0`, becomes a route in a table of this tunnel's own, with two rules:
+//!
+//! ```text
+//! 32764: from all lookup main suppress_prefixlength 0       more specific routes keep their packets
+//! 32765: not from all fwmark 193 lookup 1930000007          the rest goes through the tunnel
+//! ```
+//!
+//! The sockets that carry the tunnel have the mark, so their packets go the way they would go
+//! without the tunnel: past both rules to the main table. All tunnels on a host should share one
+//! mark: with different ones each would capture the other's packets, and they would go in circles.
+//!
+//! # How it is recognised
+//!
+//! Routes and rules are tagged with the protocol number [`ROUTE_PROTOCOL`], and the number of the
+//! tunnel's table is derived from the index of its TUN device, so kernel state alone says what is
+//! ours and whose: no file can be lost or out of date. The first rule asks the main table, so it
+//! carries the number in an attribute without effect (`suppress_ifgroup`).
+//!
+//! # After a crash
+//!
+//! A TUN device vanishes with the process that holds it and takes its routes along; rules stay.
+//! [`repair`] removes whatever belongs to a device that is gone, or that is persistent and held by
+//! nobody (no carrier). Another tunnel that runs on the same host has a device with a carrier, and
+//! is left alone. Only the sysctl `net.ipv4.conf.all.src_valid_mark` stays as the tunnel set it,
+//! since after a crash nobody knows what it was (nor does the second of two tunnels that overlap in
+//! time); it affects marked packets only.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use ipnet::IpNet;
+
+pub use plan::{RoutePlan, RouteRequest};
+
+use super::link::{self, Ipv6State};
+use super::netlink::{Family, Link, Netlink, NetlinkError, Rule};
+use super::sysctl;
+
+/// The protocol number of every route and rule this program makes (`rtm_protocol`,
+/// `FRA_PROTOCOL`); not in use by any routing daemon known to iproute2.
+pub const ROUTE_PROTOCOL: u8 = 193;
+/// The firewall mark a client gives its sockets unless told otherwise. Its bits collide with none
+/// that container and overlay networks mask out.
+pub const MARK_DEFAULT: u32 = 193;
+
+/// Tables of tunnels are numbered from here, by the index of the TUN device.
+const TABLE_BASE: u32 = 1_930_000_000;
+/// How many numbers are set aside for them.
+const TABLES: u32 = 10_000_000;
+/// Places of the two rules, right in front of the main table's (32766).
+const RULE_PRIORITY_MAIN: u32 = 32764;
+const RULE_PRIORITY_TUNNEL: u32 = 32765;
+
+const SOURCE_VALID_MARK: &str = "ipv4/conf/all/src_valid_mark";
+
+/// Why routes could not be put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutesError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Somebody else has a route to the same destination.
+    #[error(
+        "a route to {destination} exists already (`ip route show {destination}` shows it): remove \
+         it, or leave this prefix out of the tunnel's routes"
+    )]
+    Taken {
+        /// The destination that both want.
+        destination: IpNet,
+    },
+    /// IPv6 is to go through the tunnel, and only the tunnel's device has it switched off: IPv6
+    /// packets would leave outside.
+    #[error(
+        "IPv6 is switched off on {device} but not on this host, so IPv6 routes cannot go through \
+         it: `sysctl -w net.ipv6.conf.{device}.disable_ipv6=0`, or leave the IPv6 prefixes out"
+    )]
+    Ipv6Off {
+        /// The TUN device.
+        device: String,
+    },
+}
+
+/// The number of the table of the tunnel whose TUN device has this index.
+fn own_table(device: u32) -> u32 {
+    TABLE_BASE + device % TABLES
+}
+
+/// The table of the tunnel a rule was made for, if it is one of ours.
+fn owner(rule: &Rule) -> Option<u32> {
+    let ours = TABLE_BASE..TABLE_BASE + TABLES;
+    [Some(rule.table), rule.suppress_ifgroup].into_iter().flatten().find(|n| ours.contains(n))
+}
+
+/// The routes and rules of one running client. Dropping it removes them, as far as the kernel
+/// lets it; [`ClientRoutes::remove`] does the same and says what went wrong.
+///
+/// Works on the network namespace of the thread that calls [`ClientRoutes::install`], and has to be
+/// used on threads of that namespace with `CAP_NET_ADMIN`.
+#[derive(Debug)]
+pub struct ClientRoutes {
+    netlink: Netlink,
+    device: Link,
+    plan: RoutePlan,
+    /// What `src_valid_mark` was before this tunnel changed it.
+    source_valid_mark_before: Option<String>,
+}
+
+impl ClientRoutes {
+    /// The routes and rules that [`ClientRoutes::install`] would put in place for the TUN device
+    /// with this index, on a host with IPv6.
+    pub fn plan(device: u32, request: &RouteRequest) -> RoutePlan {
+        RoutePlan::new(device, request)
+    }
+
+    /// Removes leftovers of crashed runs, then puts in place what `request` needs. The TUN device
+    /// must be up. Either everything is in place afterwards or nothing is.
+    ///
+    /// On a host without IPv6 the IPv6 prefixes are left out, with a warning.
+    ///
+    /// # Errors
+    /// [`RoutesError`].
+    pub fn install(tun: &str, request: &RouteRequest) -> Result<Self, RoutesError> {
+        let mut netlink = Netlink::open()?;
+        repair(&mut netlink)?;
+        let device = netlink.link(tun)?;
+        let plan = RoutePlan::default();
+        let mut routes = Self { netlink, device, plan, source_valid_mark_before: None };
+        routes.update(request)?;
+        Ok(routes)
+    }
+
+    /// Moves from the present request to another: adds what is missing, then removes what is
+    /// surplus, and touches nothing that stays. Also puts back what somebody else removed
+    /// meanwhile. On an error the former state is restored.
+    ///
+    /// # Errors
+    /// [`RoutesError`].
+    pub fn update(&mut self, request: &RouteRequest) -> Result<(), RoutesError> {
+        let plan = RoutePlan::new(self.device.index, &self.within_reach(request)?);
+        if plan.has_rules(Family::V4) {
+            self.accept_marked_sources();
+        }
+        if let Err(error) = self.reconcile(&plan) {
+            let former = self.plan.clone();
+            if let Err(second) = self.reconcile(&former) {
+                log::error!("the former routes could not all be restored: {second}");
+            }
+            return Err(error);
+        }
+        self.plan = plan;
+        Ok(())
+    }
+
+    /// Removes everything, rules first, and restores the sysctl.
+    ///
+    /// # Errors
+    /// The first refusal by the kernel; the rest is still attempted when the value is dropped.
+    pub fn remove(mut self) -> Result<(), RoutesError> {
+        self.clear()
+    }
+
+    /// What is in place.
+    pub fn installed(&self) -> &RoutePlan {
+        &self.plan
+    }
+
+    fn clear(&mut self) -> Result<(), RoutesError> {
+        self.reconcile(&RoutePlan::default())?;
+        self.plan = RoutePlan::default();
+        if let Some(before) = self.source_valid_mark_before.take()
+            && !self.another_tunnel_has_rules()?
+            && let Err(error) = sysctl::write(SOURCE_VALID_MARK, &before)
+        {
+            log::warn!(
+                "net.ipv4.conf.all.src_valid_mark could not be set back to {before}: {error}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The request without the IPv6 prefixes, if this host has no IPv6.
+    fn within_reach(&self, request: &RouteRequest) -> Result<RouteRequest, RoutesError> {
+        let is_v6 = |prefix: &IpNet| Family::of(prefix) == Family::V6;
+        let mut request = request.clone();
+        if !request.prefixes.iter().any(is_v6) {
+            return Ok(request);
+        }
+        match link::ipv6_state(&self.device.name) {
+            Ipv6State::On => {}
+            Ipv6State::OffHere => {
+                return Err(RoutesError::Ipv6Off { device: self.device.name.clone() });
+            }
+            Ipv6State::OffEverywhere => {
+                log::warn!("this host has no IPv6: the IPv6 prefixes are not routed");
+                request.prefixes.retain(|prefix| !is_v6(prefix));
+            }
+        }
+        Ok(request)
+    }
+
+    /// Brings the kernel's state of this tunnel to `plan`.
+    fn reconcile(&mut self, plan: &RoutePlan) -> Result<(), RoutesError> {
+        let (device, table) = (self.device.index, own_table(self.device.index));
+        let netlink = &mut self.netlink;
+        let mut present = RoutePlan::default();
+        for family in Family::ALL {
+            let routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
+            present.routes.extend(routes.into_iter().filter(|route| route.device == device));
+            let rules = netlink.rules_of_protocol(family, ROUTE_PROTOCOL)?;
+            present.rules.extend(rules.into_iter().filter(|rule| owner(rule) == Some(table)));
+        }
+        for route in plan.routes.iter().filter(|route| !present.routes.contains(route)) {
+            netlink.add_route(route).map_err(|error| match error.is_exists() {
+                true => RoutesError::Taken { destination: route.destination },
+                false => error.into(),
+            })?;
+        }
+        for rule in plan.rules.iter().filter(|rule| !present.rules.contains(rule)) {
+            tolerate(netlink.add_rule(rule), NetlinkError::is_exists)?;
+        }
+        // The rule into the tunnel goes before the one that shields the main table from it.
+        present.rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+        for rule in present.rules.iter().filter(|rule| !plan.rules.contains(rule)) {
+            tolerate(netlink.delete_rule(rule), NetlinkError::is_not_found)?;
+        }
+        for route in present.routes.iter().filter(|route| !plan.routes.contains(route)) {
+            tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a packet's mark count when its source is validated, so that a firewall which marks the
+    /// tunnel's incoming packets (conntrack marks) makes strict reverse path filtering work.
+    fn accept_marked_sources(&mut self) {
+        if self.source_valid_mark_before.is_some() {
+            return;
+        }
+        match sysctl::read(SOURCE_VALID_MARK) {
+            Ok(before) if before == "1" => {}
+            Ok(before) => match sysctl::write(SOURCE_VALID_MARK, "1") {
+                Ok(()) => self.source_valid_mark_before = Some(before),
+                Err(error) => log::warn!(
+                    "net.ipv4.conf.all.src_valid_mark could not be set: {error}; \
+                     in a container start it with --sysctl net.ipv4.conf.all.src_valid_mark=1"
+                ),
+            },
+            Err(error) => log::warn!("net.ipv4.conf.all.src_valid_mark is not there: {error}"),
+        }
+        for interface in strict_reverse_path_interfaces() {
+            log::warn!(
+                "strict reverse path filtering on {interface} drops the server's answers unless \
+                 the firewall marks them: `sysctl -w net.ipv4.conf.{interface}.rp_filter=2` \
+                 makes it loose"
+            );
+        }
+    }
+
+    fn another_tunnel_has_rules(&mut self) -> Result<bool, NetlinkError> {
+        let table = own_table(self.device.index);
+        let rules = self.netlink.rules_of_protocol(Family::V4, ROUTE_PROTOCOL)?;
+        Ok(rules.iter().filter_map(owner).any(|owner| owner != table))
+    }
+}
+
+impl Drop for ClientRoutes {
+    fn drop(&mut self) {
+        if self.plan == RoutePlan::default() {
+            return;
+        }
+        if let Err(error) = self.clear() {
+            log::error!("routes were left behind; the next start removes them: {error}");
+        }
+    }
+}
+
+/// Removes the routes and rules of tunnels that no longer run, whoever made them; running tunnels
+/// are left alone. Returns how many were removed. Needs `CAP_NET_ADMIN` only if there are any.
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn repair(netlink: &mut Netlink) -> Result<usize, NetlinkError> {
+    let running: Vec<u32> =
+        netlink.links()?.iter().filter(|link| is_held_tun(link)).map(|link| link.index).collect();
+    let is_running = |table: u32| running.iter().any(|index| own_table(*index) == table);
+    let mut removed = 0;
+    for family in Family::ALL {
+        let mut rules = netlink.rules_of_protocol(family, ROUTE_PROTOCOL)?;
+        rules.retain(|rule| owner(rule).is_some_and(|table| !is_running(table)));
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+        for rule in &rules {
+            tolerate(netlink.delete_rule(rule), NetlinkError::is_not_found)?;
+        }
+        let mut routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
+        routes.retain(|route| !running.contains(&route.device));
+        for route in &routes {
+            tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
+        }
+        removed += rules.len() + routes.len();
+    }
+    if removed > 0 {
+        log::info!("removed {removed} routes and rules that a crashed run left behind");
+    }
+    Ok(removed)
+}
+
+/// Whether a process holds a queue of this TUN device.
+fn is_held_tun(link: &Link) -> bool {
+    link.kind.as_deref() == Some("tun") && link.carrier
+}
+
+fn tolerate(
+    outcome: Result<(), NetlinkError>,
+    harmless: impl Fn(&NetlinkError) -> bool,
+) -> Result<(), NetlinkError> {
+    match outcome {
+        Err(error) if harmless(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The interfaces on which a packet must arrive where its answer would leave (`rp_filter` 1): the
+/// setting in force is the greater of `all`'s and the interface's own.
+fn strict_reverse_path_interfaces() -> Vec<String> {
+    let setting = |name: &str| -> io::Result<u32> {
+        let value = sysctl::read(&format!("ipv4/conf/{name}/rp_filter"))?;
+        value.parse().map_err(io::Error::other)
+    };
+    let all = setting("all").unwrap_or_default();
+    let interfaces = sysctl::list("ipv4/conf").unwrap_or_default();
+    interfaces
+        .into_iter()
+        .filter(|name| !matches!(name.as_str(), "all" | "default" | "lo"))
+        .filter(|name| setting(name).is_ok_and(|own| own.max(all) == 1))
+        .collect()
+}

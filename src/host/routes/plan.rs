@@ -1,0 +1,180 @@
+//! Which routes and rules a list of prefixes needs: pure arithmetic.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{ROUTE_PROTOCOL, RULE_PRIORITY_MAIN, RULE_PRIORITY_TUNNEL, own_table};
+use crate::host::netlink::{Family, Route, Rule, TABLE_MAIN};
+
+/// What is to be reached through the tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteRequest {
+    /// The prefixes. `0.0.0.0/0` and `::/0` take everything that no more specific route claims.
+    pub prefixes: Vec<IpNet>,
+    /// Addresses of the servers, which the tunnel's own packets must reach outside of it.
+    pub outside: Vec<IpAddr>,
+    /// The firewall mark of the sockets that carry the tunnel.
+    pub mark: u32,
+}
+
+/// The routes and rules of one tunnel, in the order in which they are added; they are removed in
+/// the opposite order, rules first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoutePlan {
+    /// The routes.
+    pub routes: Vec<Route>,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+impl RoutePlan {
+    /// The plan for the TUN device with index `device`.
+    ///
+    /// A prefix goes into the main table like any route, unless it covers a server: then it would
+    /// swallow the tunnel's own packets. Such a prefix goes into a table of this tunnel, which is
+    /// asked only for packets without the tunnel's mark, and only after the main table has been
+    /// asked for anything more specific than a default route.
+    pub fn new(device: u32, request: &RouteRequest) -> Self {
+        let mut plan = Self::default();
+        let mut ruled = BTreeSet::new();
+        let prefixes: BTreeSet<IpNet> = request.prefixes.iter().map(IpNet::trunc).collect();
+        for prefix in prefixes {
+            let route = Route::through(device, prefix, ROUTE_PROTOCOL);
+            if swallows(&prefix, &request.outside) {
+                ruled.insert(Family::of(&prefix));
+                plan.routes.push(route.in_table(own_table(device)));
+            } else {
+                plan.routes.push(route);
+            }
+        }
+        plan.rules = ruled.into_iter().flat_map(|f| rules(f, device, request.mark)).collect();
+        plan
+    }
+
+    /// Whether packets of this family are sent by policy rules.
+    pub fn has_rules(&self, family: Family) -> bool {
+        self.rules.iter().any(|rule| rule.family == family)
+    }
+
+    /// Whether anything of this family is in the plan.
+    pub fn has(&self, family: Family) -> bool {
+        self.routes.iter().any(|route| Family::of(&route.destination) == family)
+    }
+}
+
+/// Whether a route to `prefix` would take packets to one of `outside` along.
+fn swallows(prefix: &IpNet, outside: &[IpAddr]) -> bool {
+    prefix.prefix_len() == 0 || outside.iter().any(|address| prefix.contains(address))
+}
+
+fn rules(family: Family, device: u32, mark: u32) -> [Rule; 2] {
+    let table = own_table(device);
+    let common = Rule {
+        family,
+        priority: RULE_PRIORITY_MAIN,
+        fwmark: None,
+        invert: false,
+        table: TABLE_MAIN,
+        suppress_prefixlength: None,
+        suppress_ifgroup: None,
+        protocol: ROUTE_PROTOCOL,
+    };
+    [
+        // No interface is in a group of this number: it does nothing but say whose rule this is.
+        Rule { suppress_prefixlength: Some(0), suppress_ifgroup: Some(table), ..common },
+        Rule { priority: RULE_PRIORITY_TUNNEL, fwmark: Some(mark), invert: true, table, ..common },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RoutePlan, RouteRequest};
+    use crate::host::netlink::{Family, TABLE_MAIN};
+    use crate::host::routes::{MARK_DEFAULT, ROUTE_PROTOCOL, own_table};
+
+    fn plan(prefixes: &[&str], outside: &[&str]) -> RoutePlan {
+        let request = RouteRequest {
+            prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            outside: outside.iter().map(|address| address.parse().unwrap()).collect(),
+            mark: MARK_DEFAULT,
+        };
+        RoutePlan::new(7, &request)
+    }
+
+    /// Destination and "main" or "own" of every planned route.
+    fn routes(plan: &RoutePlan) -> Vec<(String, &'static str)> {
+        let table = |number| match number {
+            TABLE_MAIN => "main",
+            number if number == own_table(7) => "own",
+            number => panic!("table {number}"),
+        };
+        plan.routes.iter().map(|r| (r.destination.to_string(), table(r.table))).collect()
+    }
+
+    #[test]
+    fn each_prefix_finds_its_table() {
+        // (prefixes, servers, planned routes, families with rules)
+        type Case = (
+            &'static [&'static str],
+            &'static [&'static str],
+            &'static [(&'static str, &'static str)],
+            &'static [Family],
+        );
+        #[rustfmt::skip]
+        let cases: &[Case] = &[
+            /* 1 */ (&[], &["192.0.2.1"], &[], &[]),
+            /* 2 */ (&["10.0.0.0/8"], &["192.0.2.1"], &[("10.0.0.0/8", "main")], &[]),
+            /* 3: host bits do not matter */
+                    (&["10.1.2.3/8"], &[], &[("10.0.0.0/8", "main")], &[]),
+            /* 4: said twice, added once */
+                    (&["10.0.0.0/8", "10.9.9.9/8"], &[], &[("10.0.0.0/8", "main")], &[]),
+            /* 5 */ (&["0.0.0.0/0"], &["192.0.2.1"], &[("0.0.0.0/0", "own")], &[Family::V4]),
+            /* 6: even without a known server */
+                    (&["::/0"], &[], &[("::/0", "own")], &[Family::V6]),
+            /* 7: the halves of everything, of which one covers the server */
+                    (&["0.0.0.0/1", "128.0.0.0/1"], &["192.0.2.1"],
+                     &[("0.0.0.0/1", "main"), ("128.0.0.0/1", "own")], &[Family::V4]),
+            /* 8: the server's own network */
+                    (&["192.0.2.0/24"], &["192.0.2.1"], &[("192.0.2.0/24", "own")], &[Family::V4]),
+            /* 9: and its neighbour */
+                    (&["192.0.3.0/24"], &["192.0.2.1"], &[("192.0.3.0/24", "main")], &[]),
+            /* 10: the families are apart */
+                    (&["0.0.0.0/0", "2001:db8:1::/48"], &["2001:db8::1"],
+                     &[("0.0.0.0/0", "own"), ("2001:db8:1::/48", "main")], &[Family::V4]),
+            /* 11 */ (&["0.0.0.0/0", "::/0"], &[], &[("0.0.0.0/0", "own"), ("::/0", "own")],
+                     &[Family::V4, Family::V6]),
+        ];
+        for (number, (prefixes, outside, expected, ruled)) in (1..).zip(cases) {
+            let plan = plan(prefixes, outside);
+            let expected: Vec<_> =
+                expected.iter().map(|(to, table)| ((*to).into(), *table)).collect();
+            assert_eq!(routes(&plan), expected, "case {number}");
+            for family in Family::ALL {
+                assert_eq!(plan.has_rules(family), ruled.contains(&family), "case {number}");
+            }
+            assert_eq!(plan.rules.len(), 2 * ruled.len(), "case {number}");
+        }
+    }
+
+    #[test]
+    fn the_main_table_is_asked_first_and_marked_packets_never_ask_the_tunnel() {
+        let plan = plan(&["0.0.0.0/0"], &[]);
+        let [main, tunnel] = plan.rules.as_slice() else { panic!("{plan:?}") };
+        assert!(main.priority < tunnel.priority && tunnel.priority < 32766);
+        assert_eq!((main.table, main.suppress_prefixlength), (TABLE_MAIN, Some(0)));
+        assert_eq!((tunnel.fwmark, tunnel.invert), (Some(MARK_DEFAULT), true));
+        assert_eq!(tunnel.table, plan.routes[0].table);
+    }
+
+    #[test]
+    fn everything_says_whose_it_is() {
+        let plan = plan(&["0.0.0.0/0", "10.0.0.0/8", "::/0"], &[]);
+        assert!(plan.routes.iter().all(|r| r.protocol == ROUTE_PROTOCOL && r.device == 7));
+        for rule in &plan.rules {
+            assert_eq!(rule.protocol, ROUTE_PROTOCOL);
+            assert_eq!(super::super::owner(rule), Some(own_table(7)), "{rule:?}");
+        }
+    }
+}

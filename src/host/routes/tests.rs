@@ -1,0 +1,309 @@
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use socket2::SockRef;
+
+use super::{
+    ClientRoutes, MARK_DEFAULT, RouteRequest, RoutesError, own_table, repair,
+    strict_reverse_path_interfaces,
+};
+use crate::host::link;
+use crate::host::netlink::Netlink;
+use crate::host::sysctl;
+use crate::lab::addresses::{SERVER_V4, SERVER_V6};
+use crate::lab::{Host, LabOptions, Routed};
+use crate::sys::tun::{TunDevice, TunOffloadWish};
+
+const FULL: &[&str] = &["0.0.0.0/0", "::/0", "10.0.0.0/8", "fd00:1::/32"];
+
+fn lab() -> Routed {
+    Routed::build(LabOptions::default())
+        .expect("these tests need root: CAP_SYS_ADMIN and CAP_NET_ADMIN")
+}
+
+fn request(prefixes: &[&str]) -> RouteRequest {
+    RouteRequest {
+        prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        outside: vec![SERVER_V4.into(), SERVER_V6.into()],
+        mark: MARK_DEFAULT,
+    }
+}
+
+/// A TUN device that is up, with inner addresses, on a host.
+fn open_tun(host: &Host, name: &str) -> TunDevice {
+    let addresses: [IpNet; 2] = ["172.20.0.2/24".parse().unwrap(), "fd00:c::2/64".parse().unwrap()];
+    host.run(|| {
+        let tun = TunDevice::open(name, 1, TunOffloadWish::NONE).unwrap();
+        link::bring_up(&mut Netlink::open().unwrap(), name, 1408, &addresses).unwrap();
+        tun
+    })
+    .unwrap()
+}
+
+fn install(host: &Host, tun: &str, prefixes: &[&str]) -> Result<ClientRoutes, RoutesError> {
+    host.run(|| ClientRoutes::install(tun, &request(prefixes))).unwrap()
+}
+
+fn repaired(host: &Host) -> usize {
+    host.run(|| repair(&mut Netlink::open().unwrap()).unwrap()).unwrap()
+}
+
+fn ip(host: &Host, arguments: &str) -> String {
+    let output = host.command("ip").unwrap().args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Everything of a host that routes decide on, as `ip` shows it.
+fn snapshot(host: &Host) -> Vec<String> {
+    ["-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all", "-brief address"]
+        .iter()
+        .map(|what| ip(host, what))
+        .collect()
+}
+
+/// The interface a packet to `address` leaves by.
+fn leaves_by(host: &Host, address: &str, mark: u32) -> String {
+    let route = ip(host, &format!("-oneline route get {address} mark {mark}"));
+    let mut words = route.split_whitespace().skip_while(|word| *word != "dev");
+    words.nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn a_full_tunnel_takes_everything_but_its_own_packets_and_the_neighbourhood() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let _routes = install(&lab.client, "vpn0", FULL).unwrap();
+    // (destination, mark, interface)
+    #[rustfmt::skip]
+    let cases = [
+        /*  1: the world */            ("203.0.113.9", 0, "vpn0"),
+        /*  2 */                       ("2001:db8:9::9", 0, "vpn0"),
+        /*  3: the tunnel's packets */ ("203.0.113.9", MARK_DEFAULT, "link0"),
+        /*  4 */                       ("2001:db8:9::9", MARK_DEFAULT, "link0"),
+        /*  5 */                       ("192.0.2.1", MARK_DEFAULT, "link0"),
+        /*  6: others' to the server */("192.0.2.1", 0, "vpn0"),
+        /*  7: the neighbourhood */    ("198.51.100.77", 0, "link0"),
+        /*  8 */                       ("2001:db8:1::77", 0, "link0"),
+        /*  9: the tunnel's network */ ("172.20.0.9", 0, "vpn0"),
+        /* 10: a further prefix */     ("10.7.7.7", 0, "vpn0"),
+        /* 11: marked by another */    ("203.0.113.9", MARK_DEFAULT + 1, "vpn0"),
+        /* 12: the host itself */      ("127.0.0.5", 0, "lo"),
+    ];
+    for (number, (address, mark, interface)) in (1..).zip(cases) {
+        assert_eq!(leaves_by(&lab.client, address, mark), interface, "case {number}");
+    }
+}
+
+/// Whether a datagram from a marked socket on the client comes back from the server.
+fn server_answers(lab: &Routed, server: std::net::IpAddr) -> bool {
+    let echo = lab.server.run(|| UdpSocket::bind((server, 0)).unwrap()).unwrap();
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = lab.client.run(|| UdpSocket::bind(any).unwrap()).unwrap();
+    SockRef::from(&socket).set_mark(MARK_DEFAULT).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut buffer = [0; 16];
+    socket.send_to(b"hello", echo.local_addr().unwrap()).unwrap();
+    let (length, from) = echo.recv_from(&mut buffer).unwrap();
+    echo.send_to(&buffer[..length], from).unwrap();
+    socket.recv(&mut buffer).is_ok()
+}
+
+#[test]
+fn marked_datagrams_reach_the_server_and_its_answers_come_back() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let _routes = install(&lab.client, "vpn0", FULL).unwrap();
+    assert!(server_answers(&lab, SERVER_V4.into()));
+    assert!(server_answers(&lab, SERVER_V6.into()));
+}
+
+#[test]
+fn strict_reverse_path_filtering_is_noticed() {
+    let lab = lab();
+    let strict = |interface: &str, value: &str| {
+        let name = format!("ipv4/conf/{interface}/rp_filter");
+        lab.client.run(|| sysctl::write(&name, value).unwrap()).unwrap();
+        lab.client.run(strict_reverse_path_interfaces).unwrap()
+    };
+    assert!(strict("all", "0").is_empty());
+    strict("link0", "0");
+    assert_eq!(strict("link0", "1"), ["link0"]);
+    assert_eq!(strict("all", "2"), Vec::<String>::new());
+    strict("link0", "0");
+    assert_eq!(strict("all", "1"), ["link0"]);
+    let _tun = open_tun(&lab.client, "vpn0");
+    let _routes = install(&lab.client, "vpn0", FULL).unwrap();
+    eprintln!("EXPERIMENT strict answers: {}", server_answers(&lab, SERVER_V4.into()));
+}
+
+#[test]
+fn removing_leaves_everything_as_it_was() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let before = snapshot(&lab.client);
+    let mark_before = lab.client.run(|| sysctl::read(super::SOURCE_VALID_MARK)).unwrap().unwrap();
+    let routes = install(&lab.client, "vpn0", FULL).unwrap();
+    assert_ne!(snapshot(&lab.client), before);
+    let valid = || lab.client.run(|| sysctl::read(super::SOURCE_VALID_MARK)).unwrap().unwrap();
+    assert_eq!((mark_before.as_str(), valid().as_str()), ("0", "1"));
+    lab.client.run(|| routes.remove().unwrap()).unwrap();
+    assert_eq!(snapshot(&lab.client), before);
+    assert_eq!(valid(), "0");
+
+    // The same when it is dropped, and when the device is gone already.
+    let routes = install(&lab.client, "vpn0", FULL).unwrap();
+    lab.client.run(|| drop(routes)).unwrap();
+    assert_eq!(snapshot(&lab.client), before);
+}
+
+#[test]
+fn removing_works_after_the_device_is_gone() {
+    let lab = lab();
+    let before = snapshot(&lab.client);
+    let tun = open_tun(&lab.client, "vpn0");
+    let routes = install(&lab.client, "vpn0", FULL).unwrap();
+    drop(tun);
+    lab.client.run(|| routes.remove().unwrap()).unwrap();
+    assert_eq!(snapshot(&lab.client), before);
+}
+
+#[test]
+fn a_crash_is_repaired_without_touching_a_tunnel_that_runs() {
+    let lab = lab();
+    let _living_tun = open_tun(&lab.client, "alive0");
+    let living = install(&lab.client, "alive0", &["0.0.0.0/0", "fd00:2::/32"]).unwrap();
+    let before = snapshot(&lab.client);
+
+    let tun = open_tun(&lab.client, "dead0");
+    let crashed = install(&lab.client, "dead0", FULL).unwrap();
+    std::mem::forget(crashed);
+    drop(tun);
+    assert_ne!(snapshot(&lab.client), before, "rules outlive their device");
+    assert_eq!(repaired(&lab.client), 4, "two rules per family");
+    assert_eq!(snapshot(&lab.client), before);
+    assert_eq!(repaired(&lab.client), 0);
+    drop(living);
+}
+
+#[test]
+fn the_next_start_repairs_by_itself_even_on_a_persistent_device() {
+    let lab = lab();
+    let before = snapshot(&lab.client);
+    ip(&lab.client, "tuntap add dev keep0 mode tun multi_queue");
+    let tun = open_tun(&lab.client, "keep0");
+    std::mem::forget(install(&lab.client, "keep0", FULL).unwrap());
+    drop(tun);
+
+    let _other_tun = open_tun(&lab.client, "vpn0");
+    let clean = snapshot_without(&lab.client, "keep0");
+    let routes = install(&lab.client, "vpn0", &["10.0.0.0/8"]).unwrap();
+    assert_eq!(ip(&lab.client, "-4 rule").lines().count(), 3, "the kernel's own");
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "link0");
+    lab.client.run(|| routes.remove().unwrap()).unwrap();
+    assert_eq!(snapshot_without(&lab.client, "keep0").last(), clean.last());
+    ip(&lab.client, "link delete keep0");
+    drop(_other_tun);
+    assert_eq!(snapshot(&lab.client), before);
+}
+
+/// A snapshot without the lines about one interface.
+fn snapshot_without(host: &Host, interface: &str) -> Vec<String> {
+    let keep = |text: String| {
+        text.lines().filter(|line| !line.contains(interface)).collect::<Vec<_>>().join("\n")
+    };
+    snapshot(host).into_iter().map(keep).collect()
+}
+
+#[test]
+fn an_update_changes_only_what_differs() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let mut routes = install(&lab.client, "vpn0", &["10.0.0.0/8", "10.2.0.0/16"]).unwrap();
+    // A monitor sees what the kernel is told.
+    let mut monitor = lab.client.command("ip").unwrap();
+    let mut monitor = monitor
+        .args(["-oneline", "monitor", "route", "rule"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_monitor(&lab.client, monitor.id());
+    lab.client.run(|| routes.update(&request(&["10.0.0.0/8", "10.3.0.0/16"])).unwrap()).unwrap();
+    lab.client.run(|| routes.update(&request(&["10.0.0.0/8", "0.0.0.0/0"])).unwrap()).unwrap();
+    monitor.kill().unwrap();
+    let output = monitor.wait_with_output().unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!seen.contains("10.0.0.0/8"), "{seen}");
+    let events: Vec<&str> = seen.lines().collect();
+    assert_eq!(events.len(), 6, "{seen}");
+    assert!(events[0].contains("10.3.0.0/16") && events[1].starts_with("Deleted 10.2.0.0/16"));
+    assert!(events[2].contains("default") && events[3].contains("suppress_prefixlength 0"));
+    assert!(events[4].contains("not from all fwmark 0xc1"));
+    assert!(events[5].starts_with("Deleted 10.3.0.0/16"));
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
+}
+
+/// Waits until `ip monitor` listens: its netlink socket has groups.
+fn wait_for_monitor(host: &Host, pid: u32) {
+    crate::lab::wait_until(Duration::from_secs(10), "ip monitor to listen", || {
+        let sockets =
+            host.run(|| std::fs::read_to_string("/proc/thread-self/net/netlink")).unwrap();
+        let subscribed = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.get(2) == Some(&pid.to_string().as_str()) && words.get(3) != Some(&"00000000")
+        };
+        sockets.unwrap().lines().any(subscribed).then_some(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_destination_that_is_taken_is_refused_and_nothing_stays() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    ip(&lab.client, "route add 10.0.0.0/8 via 198.51.100.254");
+    let before = snapshot(&lab.client);
+    let error = install(&lab.client, "vpn0", FULL).unwrap_err();
+    assert!(matches!(&error, RoutesError::Taken { destination } if destination.prefix_len() == 8));
+    assert!(error.to_string().contains("ip route show 10.0.0.0/8"));
+    assert_eq!(snapshot(&lab.client), before);
+}
+
+#[test]
+fn two_full_tunnels_on_one_host_keep_apart() {
+    let lab = lab();
+    let (_one, _other) = (open_tun(&lab.client, "one0"), open_tun(&lab.client, "other0"));
+    let first = install(&lab.client, "one0", &["0.0.0.0/0"]).unwrap();
+    let before = snapshot(&lab.client);
+    let second = install(&lab.client, "other0", &["0.0.0.0/0"]).unwrap();
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "one0", "the first is asked first");
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", MARK_DEFAULT), "link0");
+    lab.client.run(|| second.remove().unwrap()).unwrap();
+    assert_eq!(snapshot(&lab.client), before);
+    drop(first);
+}
+
+#[test]
+fn ipv6_prefixes_never_leak_past_a_device_without_ipv6() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let switch_off = |interface: &str| {
+        let name = format!("ipv6/conf/{interface}/disable_ipv6");
+        lab.client.run(|| sysctl::write(&name, "1").unwrap()).unwrap();
+    };
+    switch_off("vpn0");
+    let error = install(&lab.client, "vpn0", FULL).unwrap_err();
+    assert!(matches!(error, RoutesError::Ipv6Off { .. }), "{error}");
+    // With no IPv6 on the host at all there is nothing to leak.
+    switch_off("all");
+    let routes = install(&lab.client, "vpn0", FULL).unwrap();
+    assert!(routes.installed().has(crate::host::netlink::Family::V4));
+    assert!(!routes.installed().has(crate::host::netlink::Family::V6));
+}
+
+#[test]
+fn tables_of_living_devices_differ() {
+    assert_ne!(own_table(7), own_table(8));
+    assert_eq!(own_table(7), 1_930_000_007);
+}
