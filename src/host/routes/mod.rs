@@ -14,6 +14,11 @@
 //! without the tunnel: past both rules to the main table. All tunnels on a host should share one
 //! mark: with different ones each would capture the other's packets, and they would go in circles.
 //!
+//! Incoming packets have no mark, unless the firewall restores it from conntrack. Where reverse path
+//! filtering is strict (`rp_filter` 1; distributions ship it loose or off) the kernel therefore
+//! looks for the server through the tunnel and drops its answers; [`ClientRoutes::install`] warns
+//! about each interface on which it is.
+//!
 //! # How it is recognised
 //!
 //! Routes and rules are tagged with the protocol number [`ROUTE_PROTOCOL`], and the number of the
