@@ -179,7 +179,13 @@ impl Forwarder {
         let plaintext_len = plaintext.len();
         let worker = self.worker;
         // Lost if the control thread is behind: path messages are repeated by whoever needs them.
-        self.events.send(WorkerEvent::PathMessage { worker, session, lane, message, plaintext_len });
+        self.events.send(WorkerEvent::PathMessage {
+            worker,
+            session,
+            lane,
+            message,
+            plaintext_len,
+        });
         Ok(())
     }
 

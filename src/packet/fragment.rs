@@ -55,6 +55,13 @@ impl<'a> Fragments<'a> {
         (self.packet.len() - self.header_len).div_ceil(self.payload_len)
     }
 
+    /// Bytes of fragment `index`, header included.
+    pub fn fragment_len(&self, index: usize) -> usize {
+        let header_len = if index == 0 { self.header_len } else { self.later_header_len };
+        let left = self.packet.len() - self.header_len - index * self.payload_len;
+        header_len + left.min(self.payload_len)
+    }
+
     /// Write fragment `index` to the front of `out` and return its length, at most the MTU that was
     /// asked for.
     ///

@@ -44,6 +44,7 @@ fn every_field_is_read() {
             transport_offset: build.transport_offset(),
             payload_offset: build.headers_len(),
             ecn: build.tos & 3,
+            traffic_class: build.tos,
             is_fragment: false,
             is_later_fragment: false,
             dont_fragment: build.dont_fragment,
