@@ -9,6 +9,7 @@ use super::{
     BenchError, BenchServer, Direction, LatencySpec, StopFlag, TestReport, TestSpec, run_latency,
     run_test, search_rate,
 };
+use crate::lab::{LabOptions, TwoHosts, addresses};
 
 /// A server on a port of the kernel's choice; stopped and joined when dropped.
 struct RunningServer {
@@ -243,13 +244,41 @@ fn paced_udp_keeps_to_its_rate_and_loses_nothing() {
 }
 
 #[test]
-fn a_datagram_that_does_not_fit_the_path_is_said_to() {
+fn the_largest_datagrams_are_sent_singly_even_as_trains() {
     let server = RunningServer::start();
-    let spec = TestSpec { length: 65_507, ..TestSpec::udp(short().duration()) };
-    // The loopback's MTU is 65536: with headers this is the largest that fits.
-    server.run(&spec).unwrap();
-    let too_long = TestSpec { length: 65_508, ..spec };
-    assert!(matches!(server.run(&too_long), Err(BenchError::InvalidTest(_))));
+    for gso in [false, true] {
+        let spec = TestSpec { length: 65_507, gso, ..TestSpec::udp(short().duration()) };
+        assert!(server.run(&spec).unwrap().receiver.bytes > 0);
+        let too_long = TestSpec { length: 65_508, ..spec };
+        assert!(matches!(server.run(&too_long), Err(BenchError::InvalidTest(_))));
+    }
+}
+
+#[test]
+fn a_datagram_that_does_not_fit_the_path_is_said_to() {
+    let lab = TwoHosts::build(LabOptions::default()).expect("this test needs root");
+    let stop = StopFlag::new();
+    let at = SocketAddr::from((addresses::SERVER_V4, 0));
+    let server = lab.server.run(|| BenchServer::bind(at, stop.clone())).unwrap().unwrap();
+    let address = server.local_address().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| lab.server.run(|| server.serve(false)).unwrap().unwrap());
+        let forward = TestSpec { length: 1473, ..TestSpec::udp(short().duration()) };
+        let reverse = TestSpec { direction: Direction::Reverse, ..forward.clone() };
+        let fits = TestSpec { length: 1472, ..forward.clone() };
+        let run = |spec: &TestSpec| {
+            lab.client.run(|| run_test(address, spec, &StopFlag::new(), &mut |_| {})).unwrap()
+        };
+        let echo = LatencySpec { length: 1473, ..LatencySpec::default() };
+        let echo = lab.client.run(|| run_latency(address, &echo, &StopFlag::new())).unwrap();
+        let results = (run(&forward), run(&reverse), run(&fits));
+        stop.raise();
+        assert!(matches!(results.0, Err(BenchError::DatagramTooBig(1473))), "{results:?}");
+        let Err(BenchError::FarEndFailed(reason)) = results.1 else { panic!("{results:?}") };
+        assert!(reason.contains("1473") && reason.contains("MTU"), "{reason}");
+        assert!(results.2.unwrap().receiver.bytes > 0);
+        assert!(matches!(echo, Err(BenchError::DatagramTooBig(1473))), "{echo:?}");
+    });
 }
 
 #[test]
