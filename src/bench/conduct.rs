@@ -225,11 +225,10 @@ impl Conductor<'_, '_> {
         }
         match message {
             None => {}
+            Some(Progress::Interval(_)) if self.far_intervals.len() >= self.intervals_max => {}
             Some(Progress::Interval(interval)) => {
-                if self.far_intervals.len() < self.intervals_max {
-                    self.far_intervals.push(interval);
-                    (self.on_interval)(&interval, false);
-                }
+                self.far_intervals.push(interval);
+                (self.on_interval)(&interval, false);
             }
             Some(Progress::Finished(report)) => {
                 if report.streams.len() != self.contexts.len() {

@@ -95,7 +95,8 @@ impl LatencyReport {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "round trip: min {min:.3} ms, median {median:.3} ms, p99 {p99:.3} ms, max {max:.3} ms"
+                "round trip: min {min:.3} ms, median {median:.3} ms, p99 {p99:.3} ms, \
+                 max {max:.3} ms"
             );
         }
         text

@@ -104,15 +104,20 @@ fn a_test_out_of_bounds_is_refused_by_both_ends() {
     let server = RunningServer::start();
     let spec = TestSpec { streams: 0, ..short() };
     assert!(matches!(server.run(&spec), Err(BenchError::InvalidTest(_))));
-    let request = |version: u32, streams: u32| {
-        format!(
-            r#"{{"greeting":"control","version":{version},"test":{{"protocol":"tcp","direction":"forward","streams":{streams},"duration_ms":9,"length":9,"rate_bps":null,"gso":false}}}}"#
-        )
-    };
     for (version, streams, word) in [(1, 0, "streams"), (2, 1, "version")] {
-        let answer = converse(server.address, &format!("{}\n", request(version, streams)));
+        let answer = converse(server.address, &request(version, "tcp", streams));
         assert!(answer.contains("refused") && answer.contains(word), "{answer}");
     }
+}
+
+/// The first line of a client's control connection.
+fn request(version: u32, protocol: &str, streams: u32) -> String {
+    let test = serde_json::json!({
+        "protocol": protocol, "direction": "forward", "streams": streams, "duration_ms": 60_000,
+        "length": 64, "rate_bps": null, "gso": false,
+    });
+    let greeting = serde_json::json!({ "greeting": "control", "version": version, "test": test });
+    format!("{greeting}\n")
 }
 
 /// Sends `text` and returns what comes back until the server closes.
@@ -149,10 +154,7 @@ fn garbage_is_hung_up_on_and_the_server_goes_on() {
 fn ask_for_a_test(server: SocketAddr, protocol: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let test = format!(
-        r#"{{"protocol":"{protocol}","direction":"forward","streams":1,"duration_ms":60000,"length":64,"rate_bps":null,"gso":false}}"#
-    );
-    let line = format!("{{\"greeting\":\"control\",\"version\":1,\"test\":{test}}}\n");
+    let line = request(1, protocol, 1);
     stream.write_all(line.as_bytes()).unwrap();
     let mut answer = [0; 4096];
     let len = stream.read(&mut answer).unwrap();

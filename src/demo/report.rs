@@ -206,7 +206,9 @@ impl DemoReport {
 
     fn ping_rows(&self, table: &mut Table) {
         let LatencyRow { method, tunnel, direct } = &self.ping;
-        let ms = |value: Option<f64>| value.map_or("none".to_owned(), |ms| format!("{ms:.3} ms"));
+        let ms = |value: Option<f64>| {
+            value.map_or_else(|| "none".to_owned(), |ms| format!("{ms:.3} ms"))
+        };
         let method = if method == "icmp" { "ping" } else { "UDP echo" };
         table.row(&format!("{method}, median"), [ms(tunnel.median_ms), ms(direct.median_ms)]);
         table.row(&format!("{method}, p99"), [ms(tunnel.p99_ms), ms(direct.p99_ms)]);
