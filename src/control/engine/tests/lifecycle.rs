@@ -28,6 +28,18 @@ fn a_killed_server_is_noticed_by_probes_and_connected_to_again() {
 }
 
 #[test]
+fn idle_paths_are_probed_with_a_silent_one_to_tell_a_dead_server_from_a_dead_path() {
+    let mut world = World::connected(2, 3);
+    world.one_flow = true;
+    world.traffic = Some(ms(20));
+    world.run_for(SECOND);
+    world.restart_server();
+    let took = world.run_until(SECOND * 10, |world| world.client.connects() == 2).unwrap();
+    assert!(took <= ms(3600), "{took:?}");
+    assert!(!world.client.has_event(|event| matches!(event, EngineEvent::PathsReduced { .. })));
+}
+
+#[test]
 fn an_outage_shorter_than_the_patience_costs_no_session() {
     let mut world = World::connected(2, 2);
     world.traffic = Some(ms(50));
@@ -84,17 +96,15 @@ fn a_killed_client_returns_at_once_and_its_old_session_fades() {
 fn a_goodbye_to_an_old_session_spares_the_new_one() {
     let mut world = World::connected(1, 1);
     let old = current_session(&world);
-    let goodbye = {
-        // What the client would have sent, had it stopped.
-        let mut packet = world.captured.iter().rev().find(|(_, p)| p.is(MessageType::Data));
-        let mut packet = packet.take().unwrap().1.clone();
-        let Payload::Data { message, len, .. } = &mut packet.payload else { unreachable!() };
-        (*message, *len) = (Some(crate::wire::PathMessage::Close { reason: 0 }), 16);
-        packet
-    };
+    // What the client would have sent, had it stopped.
+    let sent = |(_, packet): &&(_, Packet)| packet.to_server() && packet.is(MessageType::Data);
+    let mut goodbye = world.captured.iter().rev().find(sent).unwrap().1.clone();
+    let Payload::Data { message, len, .. } = &mut goodbye.payload else { unreachable!() };
+    (*message, *len) = (Some(crate::wire::PathMessage::Close { reason: 0 }), 16);
     world.run_for(REKEY_AFTER);
     assert_ne!(current_session(&world), old);
     world.deliver(goodbye);
+    assert_eq!(world.server.sessions(), 1);
     assert!(world.server_status().connected);
     assert!(!world.server.has_event(disconnected(DisconnectReason::Closed)));
 }

@@ -12,6 +12,7 @@ fn rekeying_by_time_loses_no_packet() {
     for (server, client) in [(1, 1), (2, 3), (4, 2)] {
         let mut world = World::connected(server, client);
         world.traffic = Some(ms(7));
+        world.latency_step = ms(25);
         world.run_for(REKEY_AFTER * 5);
         world.traffic = None;
         world.run_for(SECOND);

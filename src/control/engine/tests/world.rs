@@ -147,11 +147,15 @@ pub(super) struct World {
     pub(super) server: Side,
     pub(super) client: Side,
     pub(super) latency: Duration,
+    /// What each path takes longer than the path before it.
+    pub(super) latency_step: Duration,
     pub(super) mtu: usize,
     /// Loses the packets that it returns `true` for.
     pub(super) filter: Filter,
     /// Each side's workers send a packet this often.
     pub(super) traffic: Option<Duration>,
+    /// Only the first worker of each side has traffic.
+    pub(super) one_flow: bool,
     pub(super) client_address: Ipv4Addr,
     client_port: u16,
     pub(super) keys: Keys,
@@ -201,9 +205,11 @@ impl World {
             server: Side::new(server, server_workers),
             client: Side::new(client, client_workers),
             latency: Duration::from_millis(10),
+            latency_step: Duration::ZERO,
             mtu: 1500,
             filter: Box::new(|_, _| false),
             traffic: None,
+            one_flow: false,
             client_address: Ipv4Addr::new(203, 0, 113, 5),
             client_port: 40_000,
             keys,
@@ -370,7 +376,8 @@ impl World {
             return;
         }
         self.packets += 1;
-        self.in_flight.insert((self.now + self.latency, self.packets), packet);
+        let latency = self.latency + self.latency_step * u32::from(packet.path().unwrap_or(0));
+        self.in_flight.insert((self.now + latency, self.packets), packet);
     }
 
     fn obey(&mut self, is_server: bool, worker: usize, command: WorkerCommand) {
@@ -439,7 +446,8 @@ impl World {
     /// Every worker whose queue is attached sends one packet on its newest usable session.
     fn send_from_all_workers(&mut self) {
         for is_server in [true, false] {
-            for worker in 0..self.side(is_server).workers.len() {
+            let workers = if self.one_flow { 1 } else { self.side(is_server).workers.len() };
+            for worker in 0..workers {
                 let fake = &self.side(is_server).workers[worker];
                 let usable = fake.sessions.iter().rev().find(|session| {
                     let path = session.install.plan.send_path(worker);
