@@ -38,11 +38,16 @@ pub const WORKERS_MAX: usize = 128;
 
 // ---- Session life (docs/protocol.md, "Timers") ----
 
-/// A session older than this is replaced by its initiator.
+/// A session older than this is replaced by its initiator, unless the initiator's configuration
+/// says sooner.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// The least age a client may be configured to replace a session at.
+pub const REKEY_AFTER_MIN: Duration = Duration::from_secs(5);
 /// The most that a session is replaced early by, drawn at random per session: clients that
 /// connected together, as after a server's restart, soon rekey apart.
 pub const REKEY_JITTER_MAX: Duration = Duration::from_secs(5);
+/// A session is replaced early by less than its configured age divided by this.
+pub const REKEY_JITTER_DIVISOR: u32 = 4;
 /// A session older than this neither sends nor receives.
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// Packets under one lane key after which the initiator replaces the session. AES-GCM keeps its
@@ -247,7 +252,12 @@ const _: () = {
         "a fast lane must outlast a rekey"
     );
     assert!(REKEY_AFTER.as_secs() + 2 * HANDSHAKE_RETRY_MAX.as_secs() < REJECT_AFTER.as_secs());
-    assert!(REKEY_JITTER_MAX.as_secs() * 2 < REKEY_AFTER.as_secs());
+    assert!(REKEY_JITTER_MAX.as_secs() * REKEY_JITTER_DIVISOR as u64 <= REKEY_AFTER.as_secs());
+    assert!(
+        REKEY_AFTER_MIN.as_millis() - REKEY_AFTER_MIN.as_millis() / REKEY_JITTER_DIVISOR as u128
+            > PATH_CONFIRM_WITHIN.as_millis(),
+        "paths are confirmed before the next rekey"
+    );
     assert!(PATH_CONFIRM_WITHIN.as_millis() > 2 * PATH_CONFIRM_RETRY.as_millis());
     assert!(PATH_PLAINTEXT_BASE.is_multiple_of(PADDING_LEN));
     assert!(PATH_PLAINTEXT_BASE + DATA_OVERHEAD_LEN + 48 <= TUN_MTU_MIN as usize);

@@ -198,13 +198,15 @@ mod tests {
             "10.77.0.2/24",
             "--address",
             "fd77::2/64",
+            "--set",
+            "client.rekey_after_s=5",
         ];
         let config = Up::parse_from(line).args.source().load_up().unwrap().config;
         assert_eq!((config.server.host(), config.server.port()), ("vpn.example.org", 443));
         assert_eq!(config.server_key, KEY.parse().unwrap());
         assert_eq!(config.routes.len(), 2);
         assert_eq!(config.preshared_key_file, Some(PathBuf::from("/p")));
-        assert_eq!(config.keepalive_s, Some(25));
+        assert_eq!((config.keepalive_s, config.rekey_after_s), (Some(25), 5));
         assert_eq!((config.workers, config.cpus), (None, None));
         assert_eq!(config.status_socket, Role::Client.status_socket());
     }

@@ -54,6 +54,7 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
         workers: workers(sections),
         cpus: cpus(sections),
         keepalive_s: Some(client.keepalive_s.value.as_u16()).filter(|&seconds| seconds > 0),
+        rekey_after_s: client.rekey_after_s.value.as_u16(),
         status_socket: status_socket(sections, Role::Client),
         mark: client.firewall_mark.value.as_u32(),
         tuning: tuning(sections),

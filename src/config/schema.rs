@@ -25,6 +25,9 @@ pub(crate) type Mtu = Bounded<{ limits::TUN_MTU_MIN as u64 }, { limits::TUN_MTU_
 pub(crate) type QueueLen = Bounded<1, 1_000_000>;
 /// Seconds between keepalives; 0 is never.
 pub(crate) type Keepalive = Bounded<0, { u16::MAX as u64 }>;
+/// Seconds after which a client replaces a session.
+pub(crate) type RekeyAfter =
+    Bounded<{ limits::REKEY_AFTER_MIN.as_secs() }, { limits::REKEY_AFTER.as_secs() }>;
 /// Firewall mark; 0 would mean no mark.
 pub(crate) type Mark = Bounded<1, { u32::MAX as u64 }>;
 /// Bytes of a socket buffer. The kernel doubles the figure, and its own bound is an `int`.
@@ -192,6 +195,7 @@ section! {
         preshared_key_file: Option<PathBuf> = None, Live;
         routes: Vec<IpNet> = Vec::new(), Live;
         keepalive_s: Keepalive = Keepalive::clamped(0), Live;
+        rekey_after_s: RekeyAfter = RekeyAfter::clamped(limits::REKEY_AFTER.as_secs()), Live;
         firewall_mark: Mark = Mark::clamped(u64::from(MARK_DEFAULT)), Restart;
     }
 }

@@ -17,6 +17,14 @@ fn server(more: &str) -> String {
     )
 }
 
+/// A client's file that nothing is wrong with, `more` of it in `[client]`.
+fn client(more: &str) -> String {
+    format!(
+        "[client]\nserver = \"h:1\"\nserver_key = \"{KEY}\"\nprivate_key_file = \"/k\"\n{more}\n\
+         [tun]\naddresses = [\"10.0.0.2/8\"]\n"
+    )
+}
+
 fn report(text: &str) -> Report {
     match check_bytes("f", text.as_bytes()) {
         Ok((_, report)) => report,
@@ -41,11 +49,7 @@ fn assert_only(text: &str, severity: Severity, what: &str) {
 #[test]
 fn a_minimal_file_is_in_order() {
     assert_eq!(lines(&server("")), Vec::<String>::new());
-    let client = format!(
-        "[client]\nserver = \"h:1\"\nserver_key = \"{KEY}\"\nprivate_key_file = \"/k\"\n\
-         [tun]\naddresses = [\"10.0.0.2/8\"]\n"
-    );
-    assert_eq!(lines(&client), Vec::<String>::new());
+    assert_eq!(lines(&client("")), Vec::<String>::new());
 }
 
 #[test]
@@ -167,6 +171,18 @@ fn what_is_only_odd_is_a_warning() {
         ),
     ] {
         assert_only(&text, Severity::Warning, what);
+    }
+}
+
+#[test]
+fn a_client_rekeys_neither_too_often_nor_too_late() {
+    for seconds in [5, 120] {
+        let text = client(&format!("rekey_after_s = {seconds}"));
+        assert_eq!(lines(&text), Vec::<String>::new());
+    }
+    for seconds in [0, 4, 121] {
+        let what = format!("`rekey_after_s` takes an integer from 5 to 120, not {seconds}");
+        assert_only(&client(&format!("rekey_after_s = {seconds}")), Severity::Error, &what);
     }
 }
 

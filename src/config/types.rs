@@ -70,6 +70,8 @@ pub struct UpConfig {
     pub cpus: Option<Vec<usize>>,
     /// Seconds of silence after which an empty packet keeps NAT mappings open. `None`: never.
     pub keepalive_s: Option<u16>,
+    /// Seconds after which a session is replaced, 5 to 120.
+    pub rekey_after_s: u16,
     /// Where `corelane status` asks.
     pub status_socket: PathBuf,
     /// Firewall mark of the tunnel's own packets, never 0.

@@ -119,6 +119,7 @@ fn client_options(config: &UpConfig) -> Result<ClientOptions, DaemonError> {
         preshared_key,
         allowed: networks.chain(config.routes.iter().copied()).collect(),
         keepalive: config.keepalive_s.map(|seconds| Duration::from_secs(seconds.into())),
+        rekey_after: Duration::from_secs(config.rekey_after_s.into()),
     })
 }
 

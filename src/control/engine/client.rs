@@ -5,7 +5,8 @@
 //! - *Confirmation*: after a handshake every path is probed until it answers; paths that do not are
 //!   given up ([`PATH_CONFIRM_WITHIN`]).
 //! - *Scan*: the activity counters are looked at, silent paths probed, idle paths kept alive.
-//! - *Rekey*: a session is replaced at [`REKEY_AFTER`], and not used past
+//! - *Rekey*: a session is replaced at the configured age, by default
+//!   [`REKEY_AFTER`](crate::limits::REKEY_AFTER), and not used past
 //!   [`REJECT_AFTER`](crate::limits::REJECT_AFTER).
 
 mod attempt;
@@ -21,7 +22,7 @@ use crate::handshake::keys::PublicKey;
 use crate::handshake::{Cookie, Established, TimestampClock};
 use crate::limits::{
     ACTIVITY_SCAN_EVERY, PATH_CONFIRM_RETRY, PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER,
-    RECONNECT_AFTER_CLOSE_MAX, REKEY_AFTER, REKEY_JITTER_MAX,
+    RECONNECT_AFTER_CLOSE_MAX, REKEY_JITTER_DIVISOR, REKEY_JITTER_MAX,
 };
 use crate::routing::{PeerId, PrefixTable};
 use crate::telemetry::status::PeerStatus;
@@ -78,6 +79,14 @@ struct Confirmation {
     deadline: Instant,
 }
 
+impl ClientOptions {
+    /// When to replace a session that began `since`.
+    fn rekey_at(&self, since: Instant, core: &mut Core) -> Instant {
+        let jitter_max = REKEY_JITTER_MAX.min(self.rekey_after / REKEY_JITTER_DIVISOR);
+        since + self.rekey_after - jitter_max.mul_f64(core.rng.random())
+    }
+}
+
 impl Client {
     pub(super) fn new(setup: ClientSetup, now: Instant) -> Self {
         Self {
@@ -102,6 +111,9 @@ impl Client {
 
     pub(super) fn set_options(&mut self, core: &mut Core, options: ClientOptions) {
         self.options = options;
+        if let Some(current) = &mut self.current {
+            current.rekey_at = self.options.rekey_at(current.session.since, core);
+        }
         self.announce_prefixes(core);
     }
 
@@ -130,8 +142,7 @@ impl Client {
             session.remove(core, &mut self.history);
         }
         let session = Session::install(core, SERVER, established, Some(self.server), since);
-        let jitter = core.rng.random_range(Duration::ZERO..REKEY_JITTER_MAX);
-        let rekey_at = since + REKEY_AFTER - jitter;
+        let rekey_at = self.options.rekey_at(since, core);
         let confirmation = Confirmation {
             retry_at: now + PATH_CONFIRM_RETRY,
             deadline: now + PATH_CONFIRM_WITHIN,

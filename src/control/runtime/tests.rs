@@ -17,7 +17,7 @@ use crate::control::engine::{ClientOptions, ClientSetup, PeerSetup, ServerSetup}
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PrivateKey};
-use crate::limits::CONTROL_DATAGRAMS_PER_TURN;
+use crate::limits::{CONTROL_DATAGRAMS_PER_TURN, REKEY_AFTER};
 use crate::sys::udp::UdpOptions;
 use crate::telemetry::drops::DropReason;
 use crate::telemetry::status::{OffloadStatus, StatusReport};
@@ -127,6 +127,7 @@ fn client_engine(server: SocketAddr) -> Engine {
             preshared_key: PresharedKey::default(),
             allowed: Vec::new(),
             keepalive: None,
+            rekey_after: REKEY_AFTER,
         },
     };
     Engine::new_client(setup, [2; 32], clock::now())

@@ -3,7 +3,7 @@
 use super::connecting::{current_session, find, nearly_used};
 use super::*;
 use crate::dataplane::messages::WorkerEvent;
-use crate::limits::{REJECT_AFTER, REKEY_AFTER, REKEY_JITTER_MAX};
+use crate::limits::{REJECT_AFTER, REKEY_AFTER, REKEY_AFTER_MIN, REKEY_JITTER_MAX};
 use crate::telemetry::drops::DropReason;
 use crate::wire::{MessageType, SessionIndex};
 
@@ -34,6 +34,30 @@ fn a_session_is_replaced_at_its_age_give_or_take_the_jitter() {
     assert_eq!(world.client_status().rekeys, 0);
     world.run_for(REKEY_JITTER_MAX + ms(50));
     assert_eq!(world.client_status().rekeys, 1);
+}
+
+#[test]
+fn a_client_may_replace_its_sessions_sooner_and_change_that_while_it_runs() {
+    let mut world = World::connected(2, 2);
+    world.traffic = Some(ms(7));
+    let options = ClientOptions { rekey_after: REKEY_AFTER_MIN, ..world.options.clone() };
+    world.client.engine.reload(Reload::Client(options));
+    world.run_for(REKEY_AFTER_MIN - SECOND + ms(50));
+    assert_eq!(world.client_status().rekeys, 1, "the session in use is included");
+    world.run_for(REKEY_AFTER_MIN * 19);
+    assert!((20..=25).contains(&world.client_status().rekeys));
+
+    let options = world.options.clone();
+    world.client.engine.reload(Reload::Client(options));
+    let rekeys = world.client_status().rekeys;
+    world.run_for(REKEY_AFTER - REKEY_JITTER_MAX - REKEY_AFTER_MIN);
+    assert_eq!(world.client_status().rekeys, rekeys);
+
+    world.traffic = None;
+    world.run_for(SECOND);
+    assert_eq!(world.client.sent, world.server.received);
+    assert_eq!(world.server.sent, world.client.received);
+    assert_eq!((world.server.connects(), world.client.connects()), (1, 1));
 }
 
 #[test]

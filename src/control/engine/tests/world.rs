@@ -13,7 +13,7 @@ use crate::control::engine::*;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PrivateKey, PublicKey};
-use crate::limits::DATA_OVERHEAD_LEN;
+use crate::limits::{DATA_OVERHEAD_LEN, REKEY_AFTER};
 use crate::routing::PrefixTable;
 use crate::telemetry::drops::DropReason;
 use crate::telemetry::status::PeerStatus;
@@ -196,6 +196,7 @@ impl World {
             preshared_key: PresharedKey::default(),
             allowed: vec!["0.0.0.0/0".parse().unwrap()],
             keepalive: None,
+            rekey_after: REKEY_AFTER,
         };
         let server = server_engine(&keys, server_workers, 0, start);
         let client = client_engine(&keys, client_workers, &options, 1, start);
