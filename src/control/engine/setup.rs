@@ -8,7 +8,6 @@ use ipnet::IpNet;
 
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PublicKey};
-use crate::limits::{REKEY_AFTER, REKEY_AFTER_MIN};
 use crate::wire::Features;
 
 /// A peer of a server.
@@ -66,8 +65,9 @@ pub struct ClientOptions {
     /// A path that was idle for this long sends an empty packet, which keeps address translators
     /// and firewalls on the way open. `None` leaves idle paths silent.
     pub keepalive: Option<Duration>,
-    /// The age at which a session is replaced, give or take some jitter: from [`REKEY_AFTER_MIN`]
-    /// to [`REKEY_AFTER`].
+    /// The age at which a session is replaced, or a little sooner: from
+    /// [`REKEY_AFTER_MIN`](crate::limits::REKEY_AFTER_MIN) to
+    /// [`REKEY_AFTER`](crate::limits::REKEY_AFTER).
     pub rekey_after: Duration,
 }
 
