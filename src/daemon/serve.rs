@@ -78,7 +78,7 @@ struct Listeners {
 
 impl Listeners {
     /// Binds a group for each address, the workers first and the control thread last, as the
-    /// steering program expects.
+    /// steering program expects. The kernel puts fragments together before it asks that program.
     fn open(config: &ServeConfig, workers: usize) -> Result<Self, DaemonError> {
         let options = tunnel::udp_options(&config.tuning, None);
         let mut listeners =
@@ -88,7 +88,10 @@ impl Listeners {
             if let Some(member) = group.first() {
                 attach_lane_steering(member, workers as u16).map_err(DaemonError::Steering)?;
             }
-            listeners.control.extend(group.pop());
+            if let Some(control) = group.pop() {
+                control.allow_fragments()?;
+                listeners.control.push(control);
+            }
             for (sockets, socket) in listeners.workers.iter_mut().zip(group) {
                 sockets.push(socket);
             }

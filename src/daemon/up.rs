@@ -93,10 +93,11 @@ impl Sockets {
     fn open(config: &UpConfig, server: SocketAddr, workers: usize) -> Result<Self, UdpError> {
         let options = tunnel::udp_options(&config.tuning, Some(config.mark));
         let open = || bind_any(server, &options);
-        Ok(Self {
-            workers: (0..workers).map(|_| open()).collect::<Result<_, _>>()?,
-            control: open()?,
-        })
+        let workers = (0..workers).map(|_| open()).collect::<Result<_, _>>()?;
+        let control = open()?;
+        // An initiation is larger than some links, and cannot be made smaller.
+        control.allow_fragments()?;
+        Ok(Self { workers, control })
     }
 }
 

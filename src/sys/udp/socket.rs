@@ -166,6 +166,21 @@ impl UdpSocket {
         Ok(group)
     }
 
+    /// Lets what is sent on this socket be fragmented where a link is too small for it: for
+    /// messages that cannot be made smaller and are rare. Datagrams of a socket are never
+    /// fragmented otherwise. An ICMP error may then lower the path MTU that the kernel assumes,
+    /// which a forged one could do too; the worst that comes of it are small fragments.
+    ///
+    /// # Errors
+    /// [`UdpError::Refused`].
+    pub fn allow_fragments(&self) -> Result<(), UdpError> {
+        let v6 = [(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT), (libc::IPV6_DONTFRAG, 0)];
+        let v4 = [(libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)];
+        set_options_of_family(&self.socket, self.local, &v4, &v6).map_err(|source| {
+            UdpError::Refused { address: self.local, operation: "IP_MTU_DISCOVER", source }
+        })
+    }
+
     /// The address it is bound to, with the port the kernel chose.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
@@ -271,14 +286,24 @@ fn set_packet_options(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
         (libc::IPV6_DONTFRAG, 1),
     ];
+    set_options_of_family(socket, address, &v4, &v6)
+}
+
+/// Sets options of IPv4 and, on an IPv6 socket, of IPv6. An IPv6 socket takes the IPv4 options,
+/// too, for the IPv4 traffic of a dual-stack one.
+fn set_options_of_family(
+    socket: &Socket,
+    address: SocketAddr,
+    v4: &[(libc::c_int, libc::c_int)],
+    v6: &[(libc::c_int, libc::c_int)],
+) -> io::Result<()> {
     if address.is_ipv6() {
         for (option, value) in v6 {
-            set_option(socket, libc::IPPROTO_IPV6, option, value)?;
+            set_option(socket, libc::IPPROTO_IPV6, *option, *value)?;
         }
     }
-    // An IPv6 socket takes the IPv4 options, too, for the IPv4 traffic of a dual-stack one.
     for (option, value) in v4 {
-        set_option(socket, libc::IPPROTO_IP, option, value)?;
+        set_option(socket, libc::IPPROTO_IP, *option, *value)?;
     }
     Ok(())
 }

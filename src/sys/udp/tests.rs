@@ -260,6 +260,23 @@ fn what_does_not_fit_the_link_is_reported_with_its_size() {
 }
 
 #[test]
+fn where_fragments_are_allowed_a_datagram_may_exceed_the_link() {
+    in_namespace(|| {
+        testing::set_mtu("lo", 1280);
+        for (client, host) in
+            [("[::]:0", "::1"), ("[::]:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")]
+        {
+            let (server, client) = (bind("[::]:0"), bind(client));
+            client.allow_fragments().unwrap();
+            let sent = pattern(4000);
+            send_one(&client, &sent, to(reach(&server, host)), 0);
+            let (_, bytes) = receive(&server, 1).remove(0);
+            assert_eq!(bytes, sent, "{host}");
+        }
+    });
+}
+
+#[test]
 fn unreachable_destinations_and_bad_ranges_hold_nothing_up() {
     in_namespace(|| {
         let (server, client) = (bind("127.0.0.1:0"), bind("0.0.0.0:0"));
