@@ -123,7 +123,7 @@ impl Request {
         }
         let deadline = clock::now() + BENCH_SETUP_TIMEOUT;
         loop {
-            for (end, target) in &ends {
+            for (end, target) in &mut ends {
                 end.send_hello(target);
             }
             if stop.is_raised() {

@@ -144,7 +144,7 @@ impl BenchServer {
                     if !is_transient(&error) {
                         // Out of descriptors, or a connection that is gone already. The pause
                         // keeps the former from spinning.
-                        log::warn!("bench: cannot accept a connection: {error}");
+                        log::warn!("cannot accept a connection: {error}");
                         thread::sleep(BENCH_TICK / 10);
                     }
                     return;
@@ -155,17 +155,17 @@ impl BenchServer {
 
     fn admit(&self, stream: TcpStream, from: SocketAddr) {
         let Some(place) = Place::take(&self.shared.greetings, BENCH_GREETINGS_MAX) else {
-            log::warn!("bench: {from} turned away: too many connections");
+            log::warn!("{from} turned away: too many connections");
             return;
         };
         let shared = Arc::clone(&self.shared);
         let greet = move || {
             if let Err(error) = handle(&shared, stream, from, place) {
-                log::info!("bench: {from}: {error}");
+                log::info!("{from}: {error}");
             }
         };
         if let Err(error) = thread::Builder::new().name("bench-greeting".to_owned()).spawn(greet) {
-            log::warn!("bench: cannot start a thread for {from}: {error}");
+            log::warn!("cannot start a thread for {from}: {error}");
         }
     }
 }
@@ -222,7 +222,7 @@ fn serve_test(
     test: &TestSpec,
     from: SocketAddr,
 ) -> Result<(), BenchError> {
-    log::info!("bench: {from} runs a test: {test:?}");
+    log::info!("{from} runs a test: {test:?}");
     let token = Token::random()?;
     let sends = test.direction == Direction::Reverse;
     let jobs = match test.protocol {

@@ -24,11 +24,12 @@ const TRAINS_MAX: usize = 4;
 const RECEIVE_BUFFER_LEN: usize = 8 * 1024 * 1024;
 
 /// One end of a UDP stream, before the far end is known.
-#[derive(Debug)]
 pub(crate) struct UdpEnd {
     socket: UdpSocket,
     poll: mio::Poll,
     events: mio::Events,
+    /// For datagrams that go out one at a time.
+    single: SendBatch,
     /// The test's mark on every datagram.
     id: u64,
 }
@@ -49,7 +50,8 @@ impl UdpEnd {
         poll.registry()
             .register(&mut mio::unix::SourceFd(&socket.as_raw_fd()), mio::Token(0), both)
             .map_err(BenchError::io("watching a UDP stream"))?;
-        Ok(Self { socket, poll, events: mio::Events::with_capacity(4), id })
+        let (events, single) = (mio::Events::with_capacity(4), SendBatch::new(1));
+        Ok(Self { socket, poll, events, single, id })
     }
 
     /// The port it is bound to.
@@ -59,17 +61,18 @@ impl UdpEnd {
 
     /// Sends one datagram that introduces this end to `target`. Losing it is no failure: it is
     /// sent again.
-    pub(crate) fn send_hello(&self, target: &SendTarget) {
+    pub(crate) fn send_hello(&mut self, target: &SendTarget) {
         let hello = DatagramHeader { id: self.id, sequence: DatagramHeader::HELLO, sent_ns: 0 };
         self.send_one(target, &hello.emit());
     }
 
     /// Sends one datagram, if the kernel takes it.
-    pub(crate) fn send_one(&self, target: &SendTarget, datagram: &[u8]) {
-        let mut batch = SendBatch::new(1);
-        if batch.push(0..datagram.len(), target, None, 0).is_ok() {
-            batch.send(&self.socket, datagram, |_| {});
+    pub(crate) fn send_one(&mut self, target: &SendTarget, datagram: &[u8]) {
+        if self.single.push(0..datagram.len(), target, None, 0).is_ok() {
+            self.single.send(&self.socket, datagram, |_| {});
         }
+        // What found the socket's buffer full is lost, like anything else on the way.
+        self.single.clear();
     }
 
     /// Looks once for a datagram that introduces the far end, and returns how to answer it.

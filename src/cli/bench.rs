@@ -19,6 +19,7 @@ use crate::limits::{
     BENCH_DURATION_MAX, BENCH_ECHO_PAYLOAD_LEN, BENCH_ECHOES_MAX, BENCH_PORT, BENCH_STREAMS_MAX,
     BENCH_TCP_CHUNK_LEN, BENCH_UDP_PAYLOAD_LEN,
 };
+use crate::telemetry::logging::{self, LogFormat};
 
 /// Arguments of `corelane bench`.
 #[derive(Args, Debug)]
@@ -116,6 +117,7 @@ pub fn run(args: BenchArgs) -> Result<(), CliError> {
 }
 
 fn serve(args: &ServeArgs, stop: StopFlag) -> Result<(), CliError> {
+    logging::init(LogFormat::Text, "info");
     let server = match args.listen {
         Some(address) => BenchServer::bind(address, stop),
         None => BenchServer::bind_any(BENCH_PORT, stop),
@@ -143,9 +145,9 @@ impl RunArgs {
                     output::warn(&render_attempt(attempt));
                 }
             };
-            let report = self.server.try_each(|at| {
-                bench::search_rate(at, &spec, loss_target, stop, &mut on_attempt)
-            })?;
+            let report = self
+                .server
+                .try_each(|at| bench::search_rate(at, &spec, loss_target, stop, &mut on_attempt))?;
             return self.print(&report, || render_search(&report));
         }
         let lines = self.intervals || (!self.json && io::stdout().is_terminal());

@@ -150,6 +150,19 @@ mod tests {
     }
 
     #[test]
+    fn every_way_of_not_answering_has_its_exit_code() {
+        for (kind, code) in [
+            (ErrorKind::NotFound, ExitCode::NotRunning),
+            (ErrorKind::ConnectionRefused, ExitCode::NotRunning),
+            (ErrorKind::PermissionDenied, ExitCode::Denied),
+            (ErrorKind::WouldBlock, ExitCode::Timeout),
+            (ErrorKind::BrokenPipe, ExitCode::Failure),
+        ] {
+            assert_eq!(AskError::from_io(Path::new("/s"), kind.into()).exit_code(), code);
+        }
+    }
+
+    #[test]
     fn nobody_there_and_nobody_answering_are_told_apart() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("socket");

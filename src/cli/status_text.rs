@@ -244,3 +244,88 @@ fn table(out: &mut String, rows: &[Vec<String>], text: &[usize], paint: Paint) {
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::status::LanesInUse;
+
+    fn report(uptime_s: f64, packets: u64, bytes: u64) -> StatusReport {
+        StatusReport {
+            schema: 1,
+            role: "client".to_owned(),
+            version: "1.2.3".to_owned(),
+            pid: 42,
+            uptime_s,
+            state: "up".to_owned(),
+            tun: "corelane0".to_owned(),
+            mtu: 1408,
+            public_key: "KEY".to_owned(),
+            endpoints: vec!["192.0.2.1:20443".to_owned()],
+            offloads: OffloadStatus::default(),
+            workers: vec![WorkerStatus {
+                worker: 0,
+                cpu: None,
+                to_wire_packets: packets,
+                to_wire_bytes: bytes,
+                from_wire_packets: 0,
+                from_wire_bytes: 0,
+                batches: 0,
+                average_batch: 0.0,
+                busy_share: 0.5,
+                gso_fallbacks: 0,
+                tun_fallbacks: 0,
+                reordered: 0,
+            }],
+            peers: vec![PeerStatus {
+                public_key: "PEER".to_owned(),
+                allowed_ips: vec!["0.0.0.0/0".to_owned()],
+                connected: false,
+                paths: Vec::new(),
+                lanes_in_use: LanesInUse::default(),
+                session_age_s: None,
+                last_handshake_s: None,
+                handshake_ms: None,
+                rekeys: 0,
+                received_bytes: 0,
+                sent_bytes: bytes,
+                rtt_ms: None,
+                features: Vec::new(),
+            }],
+            drops: [("no_route".to_owned(), 0)].into(),
+            last_error: Some("bad\u{1b}[2J".to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_earlier_report_turns_totals_into_rates() {
+        let (before, now) = (report(10.0, 1000, 1_000_000), report(12.0, 5000, 251_000_000));
+        let text = render(&now, Some(&before), false);
+        assert!(text.contains("1.00 Gbit/s  2.00 k/s"), "{text}");
+        assert!(text.contains("received 0 bit/s, sent 1.00 Gbit/s"), "{text}");
+        // Reports of the same moment, or of a daemon started anew, divide by nothing.
+        for before in [report(12.0, 0, 0), report(99.0, 0, 0)] {
+            assert!(render(&now, Some(&before), false).contains("5,000 packets"));
+        }
+    }
+
+    #[test]
+    fn only_what_happened_is_shown_and_nothing_moves_the_cursor() {
+        let text = render(&report(1.0, 0, 0), None, false);
+        assert!(!text.contains("no_route") && !text.contains("steering"), "{text}");
+        assert!(text.contains("not connected\n") && text.contains("unpinned"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn colours_do_not_disturb_the_alignment() {
+        let report = report(1.0, 0, 0);
+        let coloured = render(&report, None, true);
+        let mut plain = coloured.clone();
+        for code in ["1", "31", "32", "33", "0"] {
+            plain = plain.replace(&format!("\u{1b}[{code}m"), "");
+        }
+        assert_ne!(coloured, plain);
+        assert_eq!(plain, render(&report, None, false));
+    }
+}

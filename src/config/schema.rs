@@ -192,7 +192,7 @@ section! {
         preshared_key_file: Option<PathBuf> = None, Live;
         routes: Vec<IpNet> = Vec::new(), Live;
         keepalive_s: Keepalive = Keepalive::clamped(0), Live;
-        firewall_mark: Mark = Mark::clamped(MARK_DEFAULT as u64), Restart;
+        firewall_mark: Mark = Mark::clamped(u64::from(MARK_DEFAULT)), Restart;
     }
 }
 
@@ -201,7 +201,7 @@ section! {
     TunSection = "tun" {
         name: InterfaceName = InterfaceName("corelane0".to_owned()), Restart;
         addresses: Vec<IpNet> = Vec::new(), Restart;
-        mtu: Mtu = Mtu::clamped(limits::TUN_MTU_DEFAULT as u64), Restart;
+        mtu: Mtu = Mtu::clamped(u64::from(limits::TUN_MTU_DEFAULT)), Restart;
         txqueuelen_packets: QueueLen = QueueLen::clamped(1000), Restart;
     }
 }

@@ -273,10 +273,16 @@ impl<T: ConfigValue> ConfigValue for Auto<T> {
     }
 
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
-        match value.get_ref().as_str() {
-            Some("auto") => Some(Self::Auto),
-            _ => T::read(value, reader).map(Self::Chosen),
+        if value.get_ref().as_str() == Some("auto") {
+            return Some(Self::Auto);
         }
+        // What `T` would say about a bad value leaves "auto" out.
+        let problems = &mut Problems::default();
+        let chosen = T::read(value, &mut Reader { key: reader.key, flag: reader.flag, problems });
+        if chosen.is_none() {
+            reader.refuse(value, &Self::takes());
+        }
+        chosen.map(Self::Chosen)
     }
 
     fn to_toml(&self) -> Option<String> {

@@ -121,7 +121,7 @@ pub(super) fn drop_privileges() -> Result<(), DaemonError> {
 }
 
 fn warn_if_absent(key: &str, switch: Switch, present: bool) {
-    if switch.expected() && !present {
+    if switch.insisted() && !present {
         log::warn!("tuning.{key} is on, but the kernel does not offer it; going on without");
     }
 }

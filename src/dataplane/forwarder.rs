@@ -13,7 +13,7 @@ use mio::Waker;
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
 use crate::dataplane::tables::Tables;
 use crate::dataplane::trains::TrainBuilder;
-use crate::limits::{RECEIVE_SLOT_LEN, RUN_PACKETS_MAX};
+use crate::limits::{PACKET_LEN_MAX, RUN_PACKETS_MAX, VIRTIO_HEADER_LEN};
 use crate::packet::{CoalesceOptions, Coalescer, RunTracker};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
@@ -47,6 +47,8 @@ pub struct ForwarderOptions {
     pub coalesce: CoalesceOptions,
     /// The plaintext every path is taken to carry until it has been measured.
     pub plaintext_max: usize,
+    /// Copy the DSCP of inner packets to the outer header.
+    pub copy_dscp: bool,
 }
 
 /// Tells the control thread what happened, without ever waiting for it.
@@ -80,6 +82,8 @@ pub(super) struct Forwarder {
     pub(super) run_tracker: RunTracker,
     /// The session that the run tracker's last packet was for.
     pub(super) tracked: Option<SessionIndex>,
+    /// Whether the outer header bears the inner DSCP beside the ECN mark.
+    pub(super) copy_dscp: bool,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) events: EventSender,
     /// Where single packets are put together that TUN will not take as part of a whole.
@@ -113,9 +117,10 @@ impl Forwarder {
             coalescer: Coalescer::new(options.coalesce, RUN_PACKETS_MAX),
             run_tracker: RunTracker::new(),
             tracked: None,
+            copy_dscp: options.copy_dscp,
             counters,
             events,
-            scratch: vec![0; RECEIVE_SLOT_LEN].into_boxed_slice(),
+            scratch: vec![0; VIRTIO_HEADER_LEN + PACKET_LEN_MAX].into_boxed_slice(),
             commands,
             requests: Requests::default(),
         }

@@ -153,12 +153,11 @@ impl Forwarder {
         if owner != Some(session.peer) {
             return Err(DropReason::InnerSourceNotAllowed);
         }
-        match ecn::decapsulate(parsed.ecn, outer_ecn) {
-            Ok(None) => {}
-            Ok(Some(mark)) => ecn::set_ecn(bytes, mark),
-            Err(_) => return Err(DropReason::EcnIllegal),
+        let mark = ecn::decapsulate(parsed.ecn, outer_ecn).ok_or(DropReason::EcnIllegal)?;
+        if mark != parsed.ecn {
+            ecn::set(bytes, parsed.version, mark);
         }
-        mss::clamp_mss(bytes, &parsed, session.plaintext_max);
+        mss::clamp(bytes, &parsed, session.plaintext_max, parsed.has_partial_checksum());
         session.usage.lane(worker).received.bytes.add(parsed.total_len as u64);
 
         let Self { coalescer, counters, scratch, .. } = self;

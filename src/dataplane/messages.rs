@@ -91,7 +91,8 @@ pub enum WorkerEvent {
     },
     /// A lane of the session has used its key up to the rekey threshold.
     KeyNearlyUsed { worker: usize, session: SessionIndex },
-    /// The path rejected a datagram as too large (`EMSGSIZE`); plaintexts must not exceed this.
+    /// The kernel refused a datagram with so many bytes of plaintext as too large for the path
+    /// (`EMSGSIZE`).
     PathTooBig { worker: usize, session: SessionIndex, path: u8, plaintext_len: usize },
     /// The worker cannot go on (its TUN queue or socket is gone, or it panicked).
     Failed { worker: usize, error: String },

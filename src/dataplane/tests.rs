@@ -55,7 +55,7 @@ impl DatagramOutput for MemoryWire {
         for train in trains.trains() {
             for datagram in trains.arena()[train.range.clone()].chunks(train.segment_len) {
                 self.datagrams.push(datagram.to_vec());
-                self.ecn.push(train.ecn);
+                self.ecn.push(train.tos);
             }
         }
         trains.clear();
@@ -106,6 +106,7 @@ impl Side {
             udp_gso: true,
             coalesce: CoalesceOptions::ALL,
             plaintext_max: usize::from(TUN_MTU_DEFAULT),
+            copy_dscp: false,
         };
         let event_sender = EventSender::new(event_queue, waker);
         let forwarder =

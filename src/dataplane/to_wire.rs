@@ -9,9 +9,10 @@ use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
     DATA_HEADER_LEN, DATA_OVERHEAD_LEN, REKEY_AFTER_PACKETS, VIRTIO_HEADER_LEN, padded_len,
 };
-use crate::packet::{Parsed, Split, VirtioHeader, fragment, icmp, mss};
+use crate::packet::fragment::Fragments;
+use crate::packet::{Parsed, Split, VirtioHeader, icmp, mss};
 use crate::telemetry::drops::DropReason;
-use crate::wire::{Features, PATH_MESSAGE_LEN, PathMessage, SessionIndex};
+use crate::wire::{FLAGS, Features, PATH_MESSAGE_LEN, PathMessage, SessionIndex};
 
 /// Why a datagram did not get into the batch.
 enum NotSealed {
@@ -49,7 +50,7 @@ impl<D: DatagramOutput> Sealer<'_, D> {
         &mut self,
         len: usize,
         padded: usize,
-        ecn: u8,
+        tos: u8,
         write: impl FnOnce(&mut [u8]),
     ) -> Result<(), NotSealed> {
         let endpoint = self.session.send_endpoint.ok_or(NotSealed::NoPath)?;
@@ -65,7 +66,7 @@ impl<D: DatagramOutput> Sealer<'_, D> {
         write(plaintext);
         let lane = self.session.send_lane(self.worker);
         lane.seal(slot).map_err(|_| NotSealed::Exhausted)?;
-        trains.commit(datagram_len, self.session.local, &endpoint, ecn);
+        trains.commit(datagram_len, self.session.local, &endpoint, tos);
         Ok(())
     }
 }
@@ -96,19 +97,22 @@ impl Forwarder {
         };
         let (index, plaintext_max) = (session.local, session.plaintext_max);
         let partial_checksums = session.features.contains(Features::CHECKSUM_OFFLOAD);
-        mss::clamp_mss(packet, &parsed, plaintext_max);
+        let copy_dscp = self.copy_dscp;
+        mss::clamp(packet, &parsed, plaintext_max, header.needs_checksum());
         let Ok(mut split) = Split::with_parsed(&header, packet, parsed, partial_checksums) else {
             return self.drop_packets(DropReason::PacketMalformed, 1);
         };
         if split.largest_segment_len() > plaintext_max {
-            return self.send_too_big(index, &split, plaintext_max, datagrams, packets);
+            return self.send_oversized(index, &header, &split, datagrams, packets);
         }
         if self.tracked != Some(index) {
             self.tracked = Some(index);
             self.run_tracker.reset();
         }
         split.set_continues_run(self.run_tracker.continues(&split));
-        self.seal_split(index, &split, datagrams);
+        let parsed = split.parsed();
+        let tos = if copy_dscp { parsed.traffic_class } else { parsed.ecn };
+        self.seal_split(index, &split, tos, datagrams);
     }
 
     /// Seals every segment of a packet for a session.
@@ -116,10 +120,10 @@ impl Forwarder {
         &mut self,
         index: SessionIndex,
         split: &Split<'_>,
+        tos: u8,
         datagrams: &mut impl DatagramOutput,
     ) {
-        let ecn = split.parsed().ecn;
-        self.seal_each(index, split.segments(), ecn, datagrams, |segment| {
+        self.seal_each(index, split.segments(), tos, datagrams, |segment| {
             (split.segment_len(segment), move |plaintext: &mut [u8]| {
                 split.write_segment(segment, plaintext);
             })
@@ -132,7 +136,7 @@ impl Forwarder {
         &mut self,
         index: SessionIndex,
         count: usize,
-        ecn: u8,
+        tos: u8,
         datagrams: &mut impl DatagramOutput,
         packet: impl Fn(usize) -> (usize, W),
     ) {
@@ -145,7 +149,7 @@ impl Forwarder {
         while sealed < count && failure.is_none() {
             let (len, write) = packet(sealed);
             let padded = padded_len(len).min(plaintext_max).max(len);
-            match sealer.seal(len, padded, ecn, write) {
+            match sealer.seal(len, padded, tos, write) {
                 Ok(()) => (sealed, bytes) = (sealed + 1, bytes + len),
                 Err(not_sealed) => failure = Some(not_sealed),
             }
@@ -165,22 +169,60 @@ impl Forwarder {
         }
     }
 
-    /// Answers for a packet that does not fit its path: fragments go through where the packet
-    /// allows them, otherwise its sender is told the size that fits.
-    fn send_too_big(
+    /// Deals with a packet that does not fit its path: in fragments where its sender allows them,
+    /// otherwise the sender is told the size that fits.
+    #[cold]
+    fn send_oversized(
         &mut self,
         index: SessionIndex,
+        header: &VirtioHeader,
         split: &Split<'_>,
-        plaintext_max: usize,
         datagrams: &mut impl DatagramOutput,
         packets: &mut impl PacketOutput,
     ) {
-        if fragment::may_fragment(split) {
-            return self.send_fragments(index, split, plaintext_max, datagrams);
+        let Some(session) = self.tables.session(index) else { return };
+        let plaintext_max = session.plaintext_max;
+        if split.parsed().dont_fragment {
+            self.drop_packets(DropReason::PacketTooBig, split.segments());
+            return self.answer_too_big(split, plaintext_max, packets);
         }
-        self.drop_packets(DropReason::PacketTooBig, split.segments());
+        // Fragments cannot carry a checksum that is only begun.
+        let Ok(split) = Split::with_parsed(header, split.packet(), *split.parsed(), false) else {
+            return self.drop_packets(DropReason::PacketMalformed, split.segments());
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for segment in 0..split.segments() {
+            let len = split.write_segment(segment, &mut scratch);
+            let packet = &mut scratch[..len];
+            packet[0] &= !FLAGS;
+            let parsed = Parsed::parse(packet);
+            let fragments = parsed.ok().and_then(|it| Fragments::new(packet, &it, plaintext_max));
+            match fragments {
+                Some(fragments) => self.seal_fragments(index, &fragments, datagrams),
+                None => self.drop_packets(DropReason::PacketTooBig, 1),
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn seal_fragments(
+        &mut self,
+        index: SessionIndex,
+        fragments: &Fragments<'_>,
+        datagrams: &mut impl DatagramOutput,
+    ) {
+        self.seal_each(index, fragments.count(), 0, datagrams, |fragment| {
+            (fragments.fragment_len(fragment), move |plaintext: &mut [u8]| {
+                fragments.write(fragment, plaintext);
+            })
+        });
+    }
+
+    /// Tells the sender of a packet through TUN that packets of at most `mtu` bytes fit.
+    fn answer_too_big(&self, split: &Split<'_>, mtu: usize, packets: &mut impl PacketOutput) {
         let mut reply = [0; VIRTIO_HEADER_LEN + icmp::TOO_BIG_LEN_MAX];
-        let answer = icmp::too_big(split.packet(), plaintext_max, None, &mut reply[VIRTIO_HEADER_LEN..]);
+        let room = &mut reply[VIRTIO_HEADER_LEN..];
+        let answer = icmp::too_big(split.packet(), split.parsed(), mtu, None, room);
         if let Some(len) = answer
             && packets.write(&[IoSlice::new(&reply[..VIRTIO_HEADER_LEN + len])]).is_ok()
         {

@@ -1,13 +1,14 @@
 //! Datagrams ready to leave, packed so that the kernel can take many in one call.
 //!
 //! Sealed datagrams lie back to back in one arena. Neighbours of equal size with the same
-//! destination and ECN mark form a *train* that leaves as one `UDP_SEGMENT` send; a shorter
+//! destination and traffic class form a *train* that leaves as one `UDP_SEGMENT` send; a shorter
 //! datagram may end a train, never continue one. The builder only decides the grouping: it makes no
 //! system call, so the rules are tested without a socket.
 
 use std::ops::Range;
 
 use crate::dataplane::messages::Endpoint;
+use crate::sys::arena::Arena;
 use crate::wire::SessionIndex;
 use crate::limits::{
     GSO_SEGMENTS_MAX, SEND_ARENA_LEN, SEND_DATAGRAMS_DUE, SEND_DUE_LEN, SEND_MESSAGES_MAX,
@@ -27,18 +28,18 @@ pub(super) struct Train {
     pub(super) session: SessionIndex,
     /// Where they go.
     pub(super) endpoint: Endpoint,
-    /// ECN bits of the outer IP header.
-    pub(super) ecn: u8,
+    /// Type of service or traffic class of the outer IP header: ECN, and DSCP if it is copied.
+    pub(super) tos: u8,
 }
 
 impl Train {
-    fn takes(&self, len: usize, session: SessionIndex, endpoint: &Endpoint, ecn: u8) -> bool {
+    fn takes(&self, len: usize, session: SessionIndex, endpoint: &Endpoint, tos: u8) -> bool {
         let every_one_full = self.range.len() == self.datagrams * self.segment_len;
         every_one_full
             && len <= self.segment_len
             && self.datagrams < GSO_SEGMENTS_MAX
             && self.range.len() + len <= UDP_PAYLOAD_MAX
-            && self.ecn == ecn
+            && self.tos == tos
             && self.session == session
             && self.endpoint == *endpoint
     }
@@ -46,7 +47,7 @@ impl Train {
 
 /// Collects datagrams into trains.
 pub(super) struct TrainBuilder {
-    arena: Box<[u8]>,
+    arena: Arena,
     used: usize,
     datagrams: usize,
     trains: Vec<Train>,
@@ -60,7 +61,7 @@ impl TrainBuilder {
     /// An empty builder; with `gso` off every datagram is a train of its own.
     pub(super) fn new(gso: bool) -> Self {
         Self {
-            arena: vec![0; SEND_ARENA_LEN].into_boxed_slice(),
+            arena: Arena::new(SEND_ARENA_LEN),
             used: 0,
             datagrams: 0,
             trains: Vec::with_capacity(SEND_MESSAGES_MAX),
@@ -96,13 +97,13 @@ impl TrainBuilder {
         len: usize,
         session: SessionIndex,
         endpoint: &Endpoint,
-        ecn: u8,
+        tos: u8,
     ) {
         let start = self.used;
         self.used += len;
         self.datagrams += 1;
         match self.trains[self.handed_over..].last_mut() {
-            Some(train) if self.gso && train.takes(len, session, endpoint, ecn) => {
+            Some(train) if self.gso && train.takes(len, session, endpoint, tos) => {
                 train.range.end = self.used;
                 train.datagrams += 1;
             }
@@ -112,7 +113,7 @@ impl TrainBuilder {
                 datagrams: 1,
                 session,
                 endpoint: *endpoint,
-                ecn,
+                tos,
             }),
         }
     }
@@ -156,10 +157,10 @@ mod tests {
         Endpoint { remote: ([192, 0, 2, 1], port).into(), local: None, listener: 0 }
     }
 
-    fn push(builder: &mut TrainBuilder, len: usize, port: u16, ecn: u8) -> bool {
+    fn push(builder: &mut TrainBuilder, len: usize, port: u16, tos: u8) -> bool {
         let fits = builder.slot(len).is_some();
         if fits {
-            builder.commit(len, SessionIndex(1), &endpoint(port), ecn);
+            builder.commit(len, SessionIndex(1), &endpoint(port), tos);
         }
         fits
     }
@@ -180,8 +181,8 @@ mod tests {
     #[test]
     fn a_longer_datagram_another_destination_or_another_mark_begins_a_train() {
         let mut builder = TrainBuilder::new(true);
-        for (len, port, ecn) in [(96, 1, 0), (128, 1, 0), (128, 2, 0), (128, 2, 2), (128, 2, 2)] {
-            assert!(push(&mut builder, len, port, ecn));
+        for (len, port, tos) in [(96, 1, 0), (128, 1, 0), (128, 2, 0), (128, 2, 2), (128, 2, 2)] {
+            assert!(push(&mut builder, len, port, tos));
         }
         assert_eq!(shape(&builder), [(1, 96), (1, 128), (1, 128), (2, 256)]);
     }
@@ -222,9 +223,9 @@ mod tests {
         ) {
             let mut builder = TrainBuilder::new(true);
             let mut taken = Vec::new();
-            for (len, port, ecn) in datagrams {
-                if !push(&mut builder, len, port, ecn) { break; }
-                taken.push((len, port, ecn));
+            for (len, port, tos) in datagrams {
+                if !push(&mut builder, len, port, tos) { break; }
+                taken.push((len, port, tos));
             }
             let mut unpacked = Vec::new();
             let mut expected_start = 0;
@@ -237,7 +238,7 @@ mod tests {
                 for _ in 0..train.datagrams {
                     let len = left.min(train.segment_len);
                     left -= len;
-                    unpacked.push((len, train.endpoint.remote.port(), train.ecn));
+                    unpacked.push((len, train.endpoint.remote.port(), train.tos));
                 }
                 prop_assert_eq!(left, 0);
             }

@@ -25,6 +25,7 @@ use crate::limits::{
     DATA_OVERHEAD_LEN, PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
     TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
 };
+use crate::sys::arena::Arena;
 use crate::sys::tun::TunQueue;
 use crate::sys::udp::{RecvBatch, SendBatch, SendFault, SendFaultKind, SendTarget, UdpSocket};
 use crate::sys::{affinity, clock};
@@ -81,7 +82,7 @@ pub struct Worker {
     attached: bool,
     links: Links,
     receive: RecvBatch,
-    frame: Box<[u8]>,
+    frame: Arena,
     forwarder: Forwarder,
     counters: Arc<WorkerCounters>,
 }
@@ -137,7 +138,7 @@ impl Worker {
             attached: true,
             links: Links(parts.sockets.into_iter().map(link).collect()),
             receive: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
-            frame: vec![0; VIRTIO_HEADER_LEN + PACKET_LEN_MAX].into_boxed_slice(),
+            frame: Arena::new(VIRTIO_HEADER_LEN + PACKET_LEN_MAX),
             forwarder,
             counters,
         };
@@ -315,7 +316,7 @@ impl Link {
             let target =
                 SendTarget { remote: train.endpoint.remote, local: train.endpoint.local };
             let segment_len = (train.datagrams > 1).then_some(train.segment_len as u16);
-            if self.batch.push(train.range.clone(), &target, segment_len, train.ecn).is_err() {
+            if self.batch.push(train.range.clone(), &target, segment_len, train.tos).is_err() {
                 self.counters.drops.add(DropReason::SendFailed, train.datagrams as u64);
             }
         }

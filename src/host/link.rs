@@ -5,10 +5,6 @@ use ipnet::IpNet;
 use super::netlink::{Family, Netlink, NetlinkError};
 use super::sysctl;
 
-/// Packets the TUN device holds for each worker that does not keep up: as any Ethernet device, in
-/// place of the 500 a TUN device starts with.
-pub const TXQUEUELEN: u32 = 1000;
-
 /// Whether an interface has IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ipv6State {
@@ -58,11 +54,12 @@ pub fn bring_up(
     netlink: &mut Netlink,
     name: &str,
     mtu: u32,
+    txqueuelen: u32,
     addresses: &[IpNet],
 ) -> Result<LinkUp, LinkError> {
     let index = netlink.link_index(name)?;
     netlink.set_mtu(index, mtu)?;
-    netlink.set_txqueuelen(index, TXQUEUELEN)?;
+    netlink.set_txqueuelen(index, txqueuelen)?;
     let has_ipv6 = ipv6_state(name) == Ipv6State::On;
     if has_ipv6 {
         netlink.disable_link_local_address(index)?;

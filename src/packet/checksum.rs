@@ -98,3 +98,80 @@ pub fn complete(packet: &mut [u8], start: usize, field: usize) {
     };
     super::field::put_u16(packet, field, checksum);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::testing::reference_sum;
+
+    #[test]
+    fn sums_the_example_of_rfc_1071_section_3() {
+        assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
+    }
+
+    #[test]
+    fn updates_the_example_of_rfc_1624_section_4() {
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn the_longest_packet_of_ones_does_not_overflow() {
+        let data = vec![0xff; 65535];
+        assert_eq!(sum(&data), reference_sum(&data));
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0), 0);
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_stored_as_ones() {
+        // The sum of everything but the field is 0xffff.
+        let mut packet = [0xff, 0xff, 0, 0];
+        complete(&mut packet, 0, 2);
+        assert_eq!(packet, [0xff, 0xff, 0xff, 0xff]);
+    }
+
+    proptest! {
+        #[test]
+        fn sum_is_the_reference_sum(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(sum(&data), reference_sum(&data));
+        }
+
+        #[test]
+        fn update_is_a_fresh_sum(
+            mut data in proptest::collection::vec(any::<u8>(), 2..60),
+            new: u16,
+            at: prop::sample::Index,
+        ) {
+            // A word that never changes keeps the sum from being that of nothing but zeros.
+            data.extend_from_slice(&[1, if data.len() % 2 == 0 { 1 } else { 0 }, 1]);
+            let at = at.index((data.len() - 3) / 2) * 2;
+            let before = !sum(&data);
+            let old = u16::from_be_bytes([data[at], data[at + 1]]);
+            data[at..at + 2].copy_from_slice(&new.to_be_bytes());
+            prop_assert_eq!(update(before, old, new), !sum(&data));
+        }
+
+        #[test]
+        fn pseudo_header_is_the_sum_of_its_bytes(
+            source: [u8; 16], destination: [u8; 16], protocol: u8, len in 0usize..65536,
+        ) {
+            let mut bytes = [source, destination].concat();
+            bytes.extend_from_slice(&(len as u32).to_be_bytes());
+            bytes.extend_from_slice(&[0, 0, 0, protocol]);
+            prop_assert_eq!(
+                pseudo_header(IpAddr::from(source), IpAddr::from(destination), protocol, len),
+                reference_sum(&bytes)
+            );
+            let v4 = |octets: [u8; 16]| [octets[0], octets[1], octets[2], octets[3]];
+            let mut bytes = [v4(source), v4(destination)].concat();
+            bytes.extend_from_slice(&[0, protocol]);
+            bytes.extend_from_slice(&(len as u16).to_be_bytes());
+            prop_assert_eq!(
+                pseudo_header(v4(source).into(), v4(destination).into(), protocol, len),
+                reference_sum(&bytes)
+            );
+        }
+    }
+}

@@ -9,6 +9,7 @@ pub(super) mod ipv4 {
     pub(in crate::packet) const ID: usize = 4;
     /// Flags and fragment offset.
     pub(in crate::packet) const FRAGMENT: usize = 6;
+    pub(in crate::packet) const TTL: usize = 8;
     pub(in crate::packet) const PROTOCOL: usize = 9;
     pub(in crate::packet) const CHECKSUM: usize = 10;
     pub(in crate::packet) const SOURCE: usize = 12;
@@ -25,6 +26,7 @@ pub(super) mod ipv4 {
 pub(super) mod ipv6 {
     pub(in crate::packet) const PAYLOAD_LEN: usize = 4;
     pub(in crate::packet) const NEXT_HEADER: usize = 6;
+    pub(in crate::packet) const HOP_LIMIT: usize = 7;
     pub(in crate::packet) const SOURCE: usize = 8;
     pub(in crate::packet) const DESTINATION: usize = 24;
     pub(in crate::packet) const HEADER_LEN: usize = 40;

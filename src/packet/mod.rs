@@ -11,8 +11,14 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod ecn;
 pub mod error;
 pub mod flags;
+pub mod fragment;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod icmp;
+pub mod mss;
 pub mod parse;
 pub mod run;
 pub mod split;
@@ -20,6 +26,10 @@ pub mod virtio;
 
 mod field;
 mod segment;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use coalesce::{CoalesceOptions, Coalescer, FinishedRun};
 pub use error::PacketError;

@@ -10,12 +10,14 @@
 
 pub mod affinity;
 pub mod arena;
+pub mod capture;
 pub mod clock;
 pub mod ethtool;
 mod link;
 pub mod netns;
 pub mod privileges;
 pub mod process;
+pub mod signal;
 pub mod steering;
 pub mod tun;
 pub mod udp;

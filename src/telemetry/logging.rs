@@ -1,7 +1,7 @@
 //! Log output to stderr: lines for people, or one JSON object per line for machines.
 
 use std::env;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
@@ -116,10 +116,9 @@ struct OneLine<'t>(&'t str);
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if c.is_control() {
-                write!(out, "{}", c.escape_default())?
-            } else {
-                write!(out, "{c}")?
+            match c.is_control() {
+                true => write!(out, "{}", c.escape_default())?,
+                false => out.write_char(c)?,
             }
         }
         Ok(())

@@ -30,6 +30,8 @@ mod report;
 mod server;
 mod session;
 mod setup;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

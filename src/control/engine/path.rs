@@ -117,7 +117,7 @@ impl Path {
         session: &Session,
         plaintext_len: usize,
     ) {
-        self.mtu.handle_too_big(now, plaintext_len);
+        self.mtu.handle_refusal(now, plaintext_len);
         self.tell_mtu_change(core, session);
     }
 

@@ -142,19 +142,12 @@ impl PathMtu {
         }
     }
 
-    /// The kernel refused a datagram whose plaintext exceeded `len` bytes: the link itself is
-    /// that small, and nothing needs to be lost to learn it.
-    pub(super) fn handle_too_big(&mut self, now: Instant, len: usize) {
-        let limit = (len / PADDING_LEN * PADDING_LEN).max(PADDING_LEN);
-        if limit >= self.high {
-            return;
+    /// The kernel refused to send a datagram with `len` bytes of plaintext: nothing needs to be
+    /// lost to learn that they do not fit.
+    pub(super) fn handle_refusal(&mut self, now: Instant, len: usize) {
+        if len <= self.high {
+            self.refute(now, padded_len(len));
         }
-        self.high = limit;
-        self.low = self.low.min(limit).min(PATH_PLAINTEXT_BASE);
-        self.in_use = self.in_use.min(limit);
-        self.raise_at.get_or_insert(now + PATH_MTU_RAISE_EVERY);
-        self.confirm_at = now;
-        self.attempt = (self.high > self.low).then(|| Attempt::new(self.high));
     }
 
     /// The probe on its way has timed out.

@@ -8,6 +8,8 @@
 mod report;
 mod sockets;
 mod status_socket;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::io;
@@ -162,6 +164,8 @@ pub enum ControlError {
 pub struct ControlThread {
     engine: Engine,
     poll: Poll,
+    /// Held so that the last worker to return does not take its own wake-up along.
+    _waker: Arc<Waker>,
     sockets: Sockets,
     workers: Workers,
     events: Receiver<WorkerEvent>,
@@ -189,7 +193,7 @@ impl ControlThread {
     /// # Errors
     /// See [`ControlError`].
     pub fn new(parts: ControlParts) -> Result<Self, ControlError> {
-        let poll = parts.poll.poll;
+        let ControlPoll { poll, waker } = parts.poll;
         let sockets = Sockets::register(parts.sockets, poll.registry())
             .map_err(io_error("registering a UDP socket"))?;
         let signals = match parts.catch_signals {
@@ -203,6 +207,7 @@ impl ControlThread {
         Ok(Self {
             engine: parts.engine,
             poll,
+            _waker: waker,
             sockets,
             workers: Workers::new(parts.workers),
             events: parts.events,

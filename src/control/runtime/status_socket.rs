@@ -314,3 +314,6 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     }
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ fn open_tun(host: &Host, name: &str) -> TunDevice {
     let addresses: [IpNet; 2] = ["172.20.0.2/24".parse().unwrap(), "fd00:c::2/64".parse().unwrap()];
     host.run(|| {
         let tun = TunDevice::open(name, 1, TunOffloadWish::NONE).unwrap();
-        link::bring_up(&mut Netlink::open().unwrap(), name, 1408, &addresses).unwrap();
+        link::bring_up(&mut Netlink::open().unwrap(), name, 1408, 1000, &addresses).unwrap();
         tun
     })
     .unwrap()

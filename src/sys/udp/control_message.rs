@@ -40,7 +40,7 @@ pub(super) fn encode(
     space: &mut Space<SEND_SPACE>,
     target: &SendTarget,
     segment_size: Option<u16>,
-    ecn: u8,
+    tos: u8,
 ) -> usize {
     let mut writer = Writer { bytes: &mut space.0, len: 0 };
     if let Some(size) = segment_size {
@@ -49,9 +49,9 @@ pub(super) fn encode(
     if let Some(local) = target.local {
         writer.push_source(local, target.remote);
     }
-    if ecn != 0 {
+    if tos != 0 {
         // The family of the destination decides, also on a dual-stack socket.
-        let class = libc::c_int::from(ecn).to_ne_bytes();
+        let class = libc::c_int::from(tos).to_ne_bytes();
         match target.remote.ip().to_canonical() {
             IpAddr::V4(_) => writer.push(libc::IPPROTO_IP, libc::IP_TOS, &class),
             IpAddr::V6(_) => writer.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &class),

@@ -97,7 +97,7 @@ struct Queued {
     target: SendTarget,
     /// Length of every datagram but the last of a train; 0 for a single datagram.
     segment_size: usize,
-    ecn: u8,
+    tos: u8,
     /// A train that goes out as single datagrams.
     split: bool,
     /// The error that sending from the wished source met, after which the kernel chooses one.
@@ -171,7 +171,8 @@ impl SendBatch {
 
     /// Queues the message that lies in `range` of the arena and returns its index. With a
     /// `segment_size` below the length it is a train; the caller keeps to the kernel's bounds
-    /// (`limits::GSO_SEGMENTS_MAX`, `limits::UDP_PAYLOAD_MAX`). `ecn`: the two ECN bits.
+    /// (`limits::GSO_SEGMENTS_MAX`, `limits::UDP_PAYLOAD_MAX`). `tos`: the type of service
+    /// (IPv4) or traffic class (IPv6) of the outer header, whose two low bits are ECN.
     ///
     /// # Errors
     /// [`SendBatchFull`].
@@ -181,7 +182,7 @@ impl SendBatch {
         range: Range<usize>,
         target: &SendTarget,
         segment_size: Option<u16>,
-        ecn: u8,
+        tos: u8,
     ) -> Result<usize, SendBatchFull> {
         if self.is_full() {
             return Err(SendBatchFull);
@@ -193,7 +194,7 @@ impl SendBatch {
             range,
             target: *target,
             segment_size,
-            ecn: ecn & 0b11,
+            tos,
             split: !self.gso,
             source_refused: None,
         });
@@ -355,7 +356,7 @@ impl Scratch {
         let train_size = if message.is_train() { Some(message.segment_size as u16) } else { None };
         let control = &mut self.controls[slot];
         let control_len =
-            control_message::encode(control, &message.target, train_size, message.ecn);
+            control_message::encode(control, &message.target, train_size, message.tos);
         self.pieces[slot] =
             libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         let header = &mut self.headers[slot].msg_hdr;

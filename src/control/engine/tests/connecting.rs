@@ -1,0 +1,227 @@
+//! From the first initiation to the first confirmed path.
+
+use super::*;
+use crate::control::engine::tests::world::peer;
+use crate::dataplane::messages::WorkerEvent;
+use crate::handshake::keys::{PresharedKey, PublicKey};
+use crate::limits::{HANDSHAKE_RETRY_FIRST, RECONNECT_PAUSE_MAX};
+use crate::telemetry::drops::DropReason;
+use crate::wire::{MessageType, SessionIndex};
+
+#[test]
+fn every_pair_of_worker_counts_connects_with_one_handshake() {
+    for (server, client) in [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (4, 2), (1, 8), (8, 3)]
+    {
+        let world = World::connected(server, client);
+        let handshakes = world.captured.iter().filter(|(_, p)| !p.is(MessageType::Data)).count();
+        assert_eq!(handshakes, 2, "{server}:{client}");
+        let status = world.client_status();
+        assert_eq!(status.paths.len(), usize::from(client));
+        assert!(status.paths.iter().all(|path| path.state == "up"), "{server}:{client} {status:?}");
+        assert_eq!(status.lanes_in_use.sending.len(), usize::from(client));
+        assert_eq!(status.handshake_ms, Some(20.0));
+        assert_eq!(status.rtt_ms, Some(20.0));
+        let status = world.server_status();
+        assert!(status.connected && status.paths.iter().all(|path| path.endpoint.is_some()));
+        assert_eq!((world.server.connects(), world.client.connects()), (1, 1));
+        assert_eq!((world.server.unknown, world.client.unknown), (0, 0));
+    }
+}
+
+#[test]
+fn a_session_is_in_the_workers_queues_before_the_response_leaves() {
+    let mut world = World::new(2, 1);
+    let now = Now { monotonic: world.now, unix: SECOND };
+    world.client.engine.start(now);
+    world.server.engine.start(now);
+    while world.client.engine.poll_command().is_some() {}
+    while world.server.engine.poll_command().is_some() {}
+    let (to, initiation) = world.client.engine.poll_transmit().unwrap();
+    world.server.engine.handle_datagram(now, to, &initiation);
+    let (target, command) = world.server.engine.poll_command().unwrap();
+    assert_eq!(target, Target::All);
+    assert!(matches!(command, WorkerCommand::InstallSession(_)));
+    assert!(world.server.engine.poll_command().is_none());
+    assert!(world.server.engine.poll_transmit().is_some());
+}
+
+#[test]
+fn lost_initiations_and_responses_are_made_up_for() {
+    for lost in [MessageType::Initiation, MessageType::Response] {
+        let mut world = World::new(2, 2);
+        let mut losses = 2;
+        world.filter = Box::new(move |_, packet| {
+            let lose = packet.is(lost) && losses > 0;
+            losses -= u32::from(lose);
+            lose
+        });
+        world.begin();
+        let took = world.run_until(SECOND * 5, |world| world.client.connects() == 1).unwrap();
+        assert!(took >= HANDSHAKE_RETRY_FIRST * 2 && took < SECOND, "{lost:?}: {took:?}");
+        assert!(world.server.sessions() <= 3, "unanswered grants are superseded");
+    }
+}
+
+#[test]
+fn a_forged_or_damaged_response_does_not_spoil_the_handshake() {
+    let mut world = World::new(1, 1);
+    world.filter = Box::new(|_, packet| packet.is(MessageType::Response));
+    world.begin();
+    world.run_for(ms(100));
+    let (_, genuine) = world.captured.iter().find(|(_, p)| p.is(MessageType::Response)).unwrap();
+    let genuine = genuine.clone();
+    for byte in [2, 9, 100, 1100, 1150] {
+        let mut forged = genuine.clone();
+        let Payload::Handshake(datagram) = &mut forged.payload else { unreachable!() };
+        datagram[byte] ^= 1;
+        world.deliver(forged);
+    }
+    assert_eq!(world.client.engine.state(), EngineState::Connecting);
+    world.deliver(genuine);
+    world.run_for(ms(100));
+    assert_eq!(world.client.engine.state(), EngineState::Up);
+}
+
+#[test]
+fn an_answer_to_an_older_initiation_is_not_taken() {
+    let mut world = World::new(1, 1);
+    world.latency = ms(300);
+    world.begin();
+    world.run_for(SECOND * 10);
+    assert!(world.client.drops(DropReason::HandshakeUnexpected) > 0);
+    assert_eq!(world.client.connects(), 1);
+    assert_eq!(world.client_status().paths[0].state, "up");
+}
+
+#[test]
+fn unexpected_datagrams_are_counted_and_ignored() {
+    let mut world = World::connected(1, 1);
+    let response = find(&world, MessageType::Response);
+    world.deliver(response);
+    assert_eq!(world.client.drops(DropReason::HandshakeUnexpected), 1);
+    for (first, reason) in [
+        (2, DropReason::HandshakeUnexpected),
+        (3, DropReason::HandshakeUnexpected),
+        (4, DropReason::LaneWrong),
+        (9, DropReason::DatagramUnknownType),
+        (1, DropReason::DatagramTruncated),
+    ] {
+        let before = world.server.drops(reason);
+        let mut junk = find(&world, MessageType::Initiation);
+        junk.payload = Payload::Handshake(vec![first; 40]);
+        world.deliver(junk);
+        assert_eq!(world.server.drops(reason), before + 1, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_flooded_server_asks_for_a_cookie_and_gets_it_at_once() {
+    let mut world = World::connected(1, 1);
+    let initiation = find(&world, MessageType::Initiation);
+    for _ in 0..100 {
+        world.deliver(initiation.clone());
+    }
+    assert!(world.server.drops(DropReason::HandshakeCookieRequired) > 0);
+    nearly_used(&mut world);
+    let took = world.run_until(SECOND, |world| world.client_status().rekeys == 1).unwrap();
+    assert!(took <= ms(41), "two round trips, no retry timer: {took:?}");
+}
+
+#[test]
+fn a_stranger_gets_no_answer() {
+    let mut world = World::new(1, 1);
+    let reload = Reload::Server { peers: vec![peer(PublicKey([9; 32]), &["10.7.0.2/32"])] };
+    world.server.engine.reload(reload);
+    world.begin();
+    world.run_for(SECOND * 5);
+    assert!(world.server.drops(DropReason::HandshakePeerUnknown) > 3);
+    assert!(world.captured.iter().all(|(_, packet)| packet.to_server()));
+    assert_eq!(world.server.sessions(), 0);
+}
+
+#[test]
+fn different_preshared_keys_connect_nobody_and_say_why() {
+    let mut world = World::new(1, 1);
+    world.options.preshared_key = PresharedKey::new([7; 32]);
+    let options = world.options.clone();
+    world.client.engine.reload(Reload::Client(options));
+    world.begin();
+    world.run_for(SECOND * 20);
+    assert_eq!(world.client.connects() + world.server.connects(), 0);
+    assert!(world.client.drops(DropReason::HandshakeInvalid) > 0);
+    let warnings = world.client.events.iter().filter(
+        |(_, event)| matches!(event, EngineEvent::Warning(text) if text.contains("pre-shared")),
+    );
+    assert_eq!(warnings.count(), 1, "once, not for every response");
+    assert!(world.server.sessions() <= 1, "unconfirmed sessions do not pile up");
+}
+
+#[test]
+fn an_absent_server_is_asked_ever_more_slowly_and_found_when_it_returns() {
+    let mut world = World::new(1, 1);
+    world.filter = Box::new(|at, _| at < SECOND * 600);
+    world.begin();
+    world.run_for(SECOND * 600);
+    let asked = world.captured.len();
+    assert!((45..=75).contains(&asked), "{asked} initiations in ten minutes");
+    let complaints: Vec<u32> = world
+        .client
+        .events
+        .iter()
+        .filter_map(|(_, event)| match event {
+            EngineEvent::NoAnswer { tries, .. } => Some(*tries),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(complaints[..3], [5, 10, 15]);
+    let limit = RECONNECT_PAUSE_MAX + SECOND;
+    assert!(world.run_until(limit, |world| world.client.connects() == 1).is_some());
+}
+
+#[test]
+fn a_server_that_moved_is_asked_at_its_new_address() {
+    let mut world = World::new(1, 1);
+    let elsewhere = "198.51.100.77:4444".parse().unwrap();
+    world.client.engine.set_server(elsewhere);
+    world.begin();
+    world.run_for(SECOND);
+    assert!(world.captured.iter().all(|(_, packet)| packet.to == elsewhere));
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let run = || {
+        let mut world = World::new(3, 2);
+        world.traffic = Some(ms(100));
+        let mut count = 0u32;
+        world.filter = Box::new(move |_, _| {
+            count += 1;
+            count.is_multiple_of(7)
+        });
+        world.begin();
+        world.run_for(SECOND * 300);
+        let trace = |side: &world::Side| format!("{:?}", side.events);
+        let packets: Vec<String> = world.captured.iter().map(|p| format!("{p:?}")).collect();
+        (trace(&world.server), trace(&world.client), packets)
+    };
+    assert!(run() == run());
+}
+
+/// The first packet of a kind that was sent.
+pub(super) fn find(world: &World, kind: MessageType) -> Packet {
+    world.captured.iter().find(|(_, packet)| packet.is(kind)).unwrap().1.clone()
+}
+
+/// Tells the client that a lane of its session is nearly used up.
+pub(super) fn nearly_used(world: &mut World) {
+    let now = Now { monotonic: world.now, unix: SECOND };
+    let session = current_session(world);
+    let event = WorkerEvent::KeyNearlyUsed { worker: 0, session };
+    world.client.engine.handle_worker_event(now, event);
+    world.pump();
+}
+
+/// The newest session of the client.
+pub(super) fn current_session(world: &World) -> SessionIndex {
+    world.client.workers[0].newest().unwrap()
+}

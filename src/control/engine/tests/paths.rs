@@ -1,0 +1,224 @@
+//! Several paths: confirmation, fall-back, roaming, MTU, keepalives.
+
+use std::net::Ipv4Addr;
+
+use super::connecting::{current_session, find};
+use super::*;
+use crate::dataplane::messages::WorkerEvent;
+use crate::limits::{PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER};
+use crate::wire::MessageType;
+
+fn states(world: &World) -> Vec<String> {
+    world.client_status().paths.into_iter().map(|path| path.state).collect()
+}
+
+fn detached(world: &World) -> Vec<bool> {
+    world.client.workers.iter().map(|worker| worker.detached).collect()
+}
+
+#[test]
+fn a_lost_first_probe_is_sent_again() {
+    let mut world = World::new(2, 2);
+    world.filter = Box::new(|at, packet| packet.path() == Some(1) && at < ms(500));
+    world.begin();
+    world.run_for(SECOND);
+    assert_eq!(states(&world), ["up", "up"]);
+    assert_eq!(detached(&world), [false, false]);
+}
+
+#[test]
+fn a_path_that_never_answers_is_done_without() {
+    let mut world = World::new(2, 3);
+    world.traffic = Some(ms(50));
+    world.filter = Box::new(|_, packet| packet.path() == Some(1));
+    world.begin();
+    world.run_for(SECOND);
+    assert_eq!(states(&world), ["up", "unconfirmed", "up"]);
+    world.run_for(PATH_CONFIRM_WITHIN);
+    assert_eq!(states(&world), ["up"]);
+    assert_eq!(detached(&world), [false, true, true]);
+    assert!(world.client.has_event(|event| {
+        matches!(event, EngineEvent::PathsReduced { silent, .. } if silent == &[1])
+    }));
+    assert_eq!(world.client.connects(), 1, "connected throughout");
+    let (sent, received) = (world.client.sent, world.server.received);
+    world.run_for(SECOND * 10);
+    let (sent, received) = (world.client.sent - sent, world.server.received - received);
+    assert!(sent > 100 && received + 1 >= sent, "{received} of {sent}");
+}
+
+#[test]
+fn all_paths_are_tried_again_later_without_disturbing_the_one_in_use() {
+    let mut world = World::new(2, 2);
+    world.traffic = Some(ms(50));
+    world.filter = Box::new(|at, packet| packet.path() == Some(1) && at < SECOND * 1000);
+    world.begin();
+    world.run_for(SECOND * 10);
+    assert_eq!(detached(&world), [false, true]);
+    world.traffic = None;
+    world.run_for(SECOND);
+    // The first new trial, after the retry time, fails; a later one succeeds.
+    let (sent, received) = (world.client.sent, world.server.received);
+    let (sent_back, received_back) = (world.server.sent, world.client.received);
+    world.traffic = Some(ms(50));
+    world.run_for(PATHS_RETRY_AFTER * 3);
+    world.traffic = None;
+    world.run_for(SECOND);
+    assert_eq!(detached(&world), [false, false]);
+    assert_eq!(states(&world), ["up", "up"]);
+    assert!(world.client.has_event(|e| matches!(e, EngineEvent::PathsRestored { .. })));
+    assert_eq!(world.client.connects(), 1);
+    assert_eq!(world.client.sent - sent, world.server.received - received);
+    assert_eq!(world.server.sent - sent_back, world.client.received - received_back);
+    let reductions = world.client.events.iter();
+    let reductions =
+        reductions.filter(|(_, event)| matches!(event, EngineEvent::PathsReduced { .. }));
+    assert_eq!(reductions.count(), 1, "a failed trial is not news");
+}
+
+#[test]
+fn a_path_that_falls_silent_later_is_done_without() {
+    let mut world = World::connected(2, 2);
+    world.traffic = Some(ms(50));
+    world.filter = Box::new(|at, packet| packet.path() == Some(1) && at > SECOND * 5);
+    world.run_for(SECOND * 8);
+    assert_eq!(world.client.connects(), 1);
+    assert_eq!(states(&world), ["up"]);
+    assert_eq!(detached(&world), [false, true]);
+    let (sent, received) = (world.server.sent, world.client.received);
+    world.run_for(SECOND * 10);
+    assert!(world.client.received - received + 2 >= world.server.sent - sent);
+}
+
+#[test]
+fn with_no_path_at_all_the_client_keeps_trying_ever_more_slowly() {
+    let mut world = World::new(2, 2);
+    world.filter = Box::new(|at, packet| packet.is(MessageType::Data) && at < SECOND * 300);
+    world.begin();
+    world.run_for(SECOND * 300);
+    assert_eq!(world.client.connects(), 0);
+    assert_eq!(world.client.engine.state(), EngineState::Connecting);
+    let initiations =
+        world.captured.iter().filter(|(_, packet)| packet.is(MessageType::Initiation)).count();
+    assert!((20..=60).contains(&initiations), "{initiations}");
+    world.run_for(SECOND * 30);
+    assert_eq!(world.client.connects(), 1);
+}
+
+#[test]
+fn a_client_that_roams_keeps_its_session() {
+    let mut world = World::connected(2, 2);
+    world.traffic = Some(ms(50));
+    let session = current_session(&world);
+    world.client_address = Ipv4Addr::new(192, 0, 2, 200);
+    world.run_for(SECOND * 5);
+    assert_eq!(current_session(&world), session);
+    let paths = world.server_status().paths;
+    assert!(paths.iter().all(|path| path.endpoint.as_ref().unwrap().starts_with("192.0.2.200:")));
+    let moves = world.server.events.iter();
+    let moves = moves.filter(|(_, event)| matches!(event, EngineEvent::PeerMoved { .. }));
+    assert_eq!(moves.count(), 2, "one for each path");
+    let (sent, received) = (world.server.sent, world.client.received);
+    world.run_for(SECOND);
+    assert_eq!(world.client.received - received, world.server.sent - sent);
+}
+
+#[test]
+fn handshake_messages_do_not_move_a_peer() {
+    let mut world = World::connected(1, 1);
+    let before = world.server_status().paths[0].endpoint.clone();
+    let mut initiation = find(&world, MessageType::Initiation);
+    initiation.from = "192.0.2.66:1".parse().unwrap();
+    world.deliver(initiation);
+    world.run_for(ms(100));
+    assert_eq!(world.server_status().paths[0].endpoint, before);
+}
+
+#[test]
+fn both_sides_measure_what_each_path_carries() {
+    for (mtu, expected) in [(1500, 1408), (1400, 1328), (1280, 1216)] {
+        let mut world = World::new(2, 2);
+        world.mtu = mtu;
+        world.begin();
+        world.run_for(SECOND * 30);
+        for status in [world.client_status(), world.server_status()] {
+            assert!(status.paths.iter().all(|path| path.plaintext_max == expected), "{status:?}");
+        }
+        if expected != 1408 {
+            assert_eq!(world.client.workers[1].plaintext_max[&1], expected);
+            assert_eq!(world.server.workers[0].plaintext_max[&1], expected);
+        }
+    }
+}
+
+#[test]
+fn what_a_path_carries_is_remembered_across_a_rekey() {
+    let mut world = World::new(1, 1);
+    world.mtu = 1400;
+    world.begin();
+    world.run_for(SECOND * 60);
+    world.client.workers[0].plaintext_max.clear();
+    world.server.workers[0].plaintext_max.clear();
+    world.run_for(SECOND * 65);
+    assert_eq!(world.client_status().rekeys, 1);
+    assert_eq!(world.client.workers[0].plaintext_max[&0], 1328);
+    assert_eq!(world.server.workers[0].plaintext_max[&0], 1328);
+}
+
+#[test]
+fn a_refusal_by_the_kernel_reaches_all_workers() {
+    let mut world = World::connected(2, 1);
+    let session = world.server.workers[0].newest().unwrap();
+    let event = WorkerEvent::PathTooBig { worker: 0, session, path: 0, plaintext_len: 1400 };
+    let now = Now { monotonic: world.now, unix: SECOND };
+    world.server.engine.handle_worker_event(now, event);
+    world.pump();
+    assert!(world.server.workers.iter().all(|worker| worker.plaintext_max[&0] == 1152));
+}
+
+#[test]
+fn an_idle_tunnel_is_silent() {
+    let mut world = World::connected(2, 2);
+    world.run_for(SECOND * 5);
+    let before = world.captured.len();
+    world.run_for(SECOND * 100);
+    assert_eq!(world.captured.len(), before);
+}
+
+#[test]
+fn keepalives_are_sent_on_every_idle_path_and_find_a_dead_server() {
+    let mut world = World::new(2, 2);
+    world.options.keepalive = Some(SECOND * 10);
+    let options = world.options.clone();
+    world.client.engine.reload(Reload::Client(options));
+    world.begin();
+    world.run_for(SECOND * 5);
+    let before = world.captured.len();
+    world.run_for(SECOND * 30);
+    let sent = &world.captured[before..];
+    for path in [0, 1] {
+        let empty = |packet: &Packet| {
+            packet.path() == Some(path)
+                && matches!(packet.payload, Payload::Data { len: 0, message: None, .. })
+        };
+        let count = sent.iter().filter(|(_, packet)| empty(packet)).count();
+        assert!((2..=3).contains(&count), "path {path}: {count}");
+    }
+    world.restart_server();
+    world.run_for(SECOND * 20);
+    assert_eq!(world.client.connects(), 2);
+}
+
+#[test]
+fn a_one_way_stream_keeps_its_session() {
+    let mut world = World::connected(1, 2);
+    let session = current_session(&world);
+    world.traffic = Some(ms(50));
+    // What the server's TUN device sends does not exist, its control thread's answers do.
+    world.filter = Box::new(|_, packet| {
+        !packet.to_server() && matches!(packet.payload, Payload::Data { message: None, .. })
+    });
+    world.run_for(SECOND * 60);
+    assert_eq!(current_session(&world), session);
+    assert_eq!(states(&world), ["up", "up"]);
+}
