@@ -89,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         gro: true,
         ..UdpOptions::default()
     };
-    let address = args.listen.unwrap_or(SocketAddr::new(any, 0));
+    let address = args.listen.unwrap_or_else(|| SocketAddr::new(any, 0));
     let socket = UdpSocket::bind(address, &options)?;
     let busy_poll = Duration::from_micros(args.busy_poll_us);
     let mut ceiling = Ceiling::new(tun, socket, args.peer, busy_poll)?;
