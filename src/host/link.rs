@@ -100,3 +100,6 @@ pub fn ipv6_state(name: &str) -> Ipv6State {
         Ipv6State::OffEverywhere
     }
 }
+
+#[cfg(test)]
+mod tests;

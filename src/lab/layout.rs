@@ -1,12 +1,13 @@
 //! How the hosts of a laboratory are joined.
 
-use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::time::Duration;
+use std::{fs, io};
 
 use ipnet::IpNet;
 
-use super::{Host, LabError};
+use super::{Host, LabError, wait_until};
 use crate::host::netlink::{Netlink, NetlinkError, Route, VethEnd};
 use crate::sys::ethtool;
 
@@ -17,6 +18,11 @@ const TO_SERVER: &str = "to-server";
 const TO_CLIENT: &str = "to-client";
 /// Who makes the routes of a laboratory (`RTPROT_STATIC`).
 const STATIC_ROUTE: u8 = 4;
+/// How long hosts may take to reach each other: the kernel brings links and IPv6 into operation
+/// behind the scenes, within milliseconds.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait for one datagram of the trial before the next is sent.
+const TRIAL: Duration = Duration::from_millis(20);
 
 /// The addresses of the hosts, from the ranges reserved for documentation (RFC 5737, RFC 3849).
 pub mod addresses {
@@ -83,6 +89,12 @@ impl TwoHosts {
         join((&server, LINK), (&client, LINK), options)?;
         address(&server, LINK, addresses::SERVER_V4, addresses::SERVER_V6, options)?;
         address(&client, LINK, addresses::CLIENT_V4, addresses::CLIENT_V6, options)?;
+        operate(&server, LINK, options)?;
+        operate(&client, LINK, options)?;
+        settle(&server, addresses::SERVER_V4, &client, addresses::CLIENT_V4)?;
+        if options.ipv6 {
+            settle(&server, addresses::SERVER_V6, &client, addresses::CLIENT_V6)?;
+        }
         Ok(Self { server, client })
     }
 }
@@ -120,6 +132,15 @@ impl Routed {
         forward(&router, options)?;
         default_routes(&server, ROUTER_SERVER_SIDE_V4, ROUTER_SERVER_SIDE_V6, options)?;
         default_routes(&client, ROUTER_CLIENT_SIDE_V4, ROUTER_CLIENT_SIDE_V6, options)?;
+        for (host, link) in
+            [(&server, LINK), (&router, TO_SERVER), (&router, TO_CLIENT), (&client, LINK)]
+        {
+            operate(host, link, options)?;
+        }
+        settle(&server, SERVER_V4, &client, ROUTED_CLIENT_V4)?;
+        if options.ipv6 {
+            settle(&server, SERVER_V6, &client, ROUTED_CLIENT_V6)?;
+        }
         Ok(Self { server, router, client })
     }
 }
@@ -141,11 +162,14 @@ fn join(
 }
 
 /// Sets what must be set before a link comes up; runs on its host.
-fn prepare(name: &str, options: LabOptions) -> std::io::Result<()> {
+fn prepare(name: &str, options: LabOptions) -> io::Result<()> {
     let ipv6_settings = format!("/proc/sys/net/ipv6/conf/{name}");
     if fs::exists(&ipv6_settings)? {
         let disabled = if options.ipv6 { "0" } else { "1" };
         fs::write(format!("{ipv6_settings}/disable_ipv6"), disabled)?;
+        // While the link-local address is checked for duplicates, for a second or two, a router
+        // cannot solicit neighbours, and what it forwards is lost.
+        fs::write(format!("{ipv6_settings}/accept_dad"), "0")?;
     }
     if !options.segmentation_offloads {
         ethtool::set_segmentation(name, false)?;
@@ -207,4 +231,53 @@ fn default_routes(
         Ok(())
     })?;
     Ok(routed?)
+}
+
+/// Waits until the kernel has brought a link and its IPv6 into operation.
+fn operate(host: &Host, link: &str, options: LabOptions) -> Result<(), LabError> {
+    let mut netlink = host.run(Netlink::open)??;
+    let index = netlink.link_index(link)?;
+    let link_local = |address: &IpNet| match address.addr() {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let mut is_ready = || -> Result<bool, NetlinkError> {
+        let addresses = netlink.addresses(index)?;
+        let has_ipv6 = addresses.iter().any(|found| link_local(&found.address))
+            && !addresses.iter().any(|found| found.tentative);
+        Ok(netlink.link_by_index(index)?.running && (has_ipv6 || !options.ipv6))
+    };
+    let what = format!("the link {link} of {} to come into operation", host.name());
+    wait_until(SETTLED_WITHIN, &what, || match is_ready() {
+        Ok(false) => None,
+        outcome => Some(outcome),
+    })??;
+    Ok(())
+}
+
+/// Waits until datagrams pass between two hosts, both ways.
+fn settle(
+    one: &Host,
+    one_address: impl Into<IpAddr>,
+    other: &Host,
+    other_address: impl Into<IpAddr>,
+) -> Result<(), LabError> {
+    let bind = |host: &Host, address: IpAddr| -> Result<UdpSocket, LabError> {
+        let attempt = || format!("open a socket on {}", host.name());
+        let socket = host.run(|| UdpSocket::bind((address, 0)))?;
+        let socket = socket.map_err(LabError::namespace(attempt()))?;
+        socket.set_read_timeout(Some(TRIAL)).map_err(LabError::namespace(attempt()))?;
+        Ok(socket)
+    };
+    let one_socket = bind(one, one_address.into())?;
+    let other_socket = bind(other, other_address.into())?;
+    for (from, to) in [(&one_socket, &other_socket), (&other_socket, &one_socket)] {
+        let what = format!("{} and {} to reach each other", one.name(), other.name());
+        wait_until(SETTLED_WITHIN, &what, || {
+            let address = to.local_addr().ok()?;
+            from.send_to(b"trial", address).ok()?;
+            to.recv(&mut [0; 8]).ok()
+        })?;
+    }
+    Ok(())
 }

@@ -40,6 +40,9 @@ pub enum LabError {
     /// A link, address or route inside the laboratory was refused.
     #[error("in the laboratory: {0}")]
     Network(#[from] NetlinkError),
+    /// The hosts do not reach each other.
+    #[error("in the laboratory: {0}")]
+    Unsettled(#[from] WaitTimeout),
 }
 
 impl LabError {

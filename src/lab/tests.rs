@@ -52,6 +52,18 @@ fn the_options_are_in_force_on_both_ends() {
     }
 }
 
+#[test]
+fn the_first_datagram_arrives() {
+    let two = lab(LabOptions::default());
+    let routed = Routed::build(LabOptions::default()).unwrap();
+    for (server, client) in [(&two.server, &two.client), (&routed.server, &routed.client)] {
+        for address in [IpAddr::from(SERVER_V4), IpAddr::from(SERVER_V6)] {
+            output(client, "ping", &["-c", "1", "-W", "5", &address.to_string()]);
+        }
+        output(server, "ping", &["-c", "1", "-W", "5", "127.0.0.1"]);
+    }
+}
+
 /// Bytes per packet that arrive on the server's link while the client sends it a megabyte.
 fn bytes_per_packet(options: LabOptions) -> u64 {
     let lab = lab(options);
@@ -108,6 +120,7 @@ fn the_printed_command_enters_the_host() {
 fn programs_die_with_the_thread_that_started_them_and_the_namespace_with_its_handle() {
     let (pid, inode) = std::thread::spawn(|| {
         let lab = lab(LabOptions::default());
+        #[allow(clippy::zombie_processes, reason = "that it is killed unasked is what is tested")]
         let child = lab.server.command("sleep").unwrap().arg("3600").spawn().unwrap();
         let namespace = std::fs::read_link(format!("/proc/{}/ns/net", child.id())).unwrap();
         (child.id(), namespace)

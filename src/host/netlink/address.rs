@@ -16,6 +16,8 @@ pub struct Address {
     pub device: u32,
     /// The address and the length of its on-link prefix; host bits are kept.
     pub address: IpNet,
+    /// Whether it is still being checked for duplicates and not usable yet (`IFA_F_TENTATIVE`).
+    pub tentative: bool,
 }
 
 impl Netlink {
@@ -81,5 +83,6 @@ fn parse(message: &AddressMessage) -> Option<Address> {
         _ => None,
     });
     let address = IpNet::new(local.or(only)?, message.header.prefix_len).ok()?;
-    Some(Address { device: message.header.index, address })
+    let tentative = message.header.flags.contains(AddressHeaderFlags::Tentative);
+    Some(Address { device: message.header.index, address, tentative })
 }

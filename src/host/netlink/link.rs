@@ -27,6 +27,9 @@ pub struct Link {
     /// Whether it has a carrier, up or down. A TUN device has one while a process holds a queue
     /// of it.
     pub carrier: bool,
+    /// Whether the kernel has brought it into operation (RFC 2863 operational state), which it
+    /// does some milliseconds after there is a carrier; what is sent before that is lost.
+    pub running: bool,
     /// The kind of driver, such as `tun` or `veth`; none for hardware and loopback.
     pub kind: Option<String>,
 }
@@ -193,6 +196,7 @@ fn parse(message: &LinkMessage) -> Link {
         txqueuelen: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         carrier: false,
+        running: message.header.flags.contains(LinkFlags::Running),
         kind: None,
     };
     for attribute in &message.attributes {

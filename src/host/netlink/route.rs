@@ -131,7 +131,8 @@ impl Netlink {
         self.new_route("replace", route, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    /// Removes a route. Fails with `ESRCH` if there is no such route.
+    /// Removes a route. Fails with `ESRCH` if there is no such route. To the kernel an IPv4 metric
+    /// of 0 means any: the route with the least metric goes.
     pub fn delete_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         let message = RouteNetlinkMessage::DelRoute(route.message());
         self.execute(&format!("remove {}", route.described()), message, 0)

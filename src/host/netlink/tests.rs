@@ -1,8 +1,9 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use super::{Family, Link, Netlink, NetlinkError, Route, Rule, TABLE_MAIN, VethEnd};
-use crate::lab::{Host, LINK, LabOptions, TwoHosts};
+use crate::lab::{Host, LINK, LabOptions, TwoHosts, wait_until};
 
 /// Nobody's protocol number.
 const PROTOCOL: u8 = 200;
@@ -11,12 +12,16 @@ fn host() -> Host {
     Host::create("host").expect("these tests need root: CAP_SYS_ADMIN and CAP_NET_ADMIN")
 }
 
-/// A host with an interface `dummy0`, its index and a netlink socket there.
-fn host_with_dummy() -> (Host, Netlink, u32) {
+/// A host with an interface `near0` that has a carrier, its index and a netlink socket there.
+fn host_with_link() -> (Host, Netlink, u32) {
     let host = host();
-    ip(&host, "link add dummy0 type dummy");
     let mut netlink = host.run(Netlink::open).unwrap().unwrap();
-    let index = netlink.link_index("dummy0").unwrap();
+    let end = |name| VethEnd { name, namespace: host.namespace().as_fd() };
+    netlink.create_veth(end("near0"), end("far0"), 1500).unwrap();
+    let far = netlink.link_index("far0").unwrap();
+    netlink.disable_link_local_address(far).unwrap();
+    netlink.set_up(far).unwrap();
+    let index = netlink.link_index("near0").unwrap();
     (host, netlink, index)
 }
 
@@ -29,7 +34,7 @@ fn ip(host: &Host, arguments: &str) -> String {
 
 #[test]
 fn links_are_found_changed_and_removed() {
-    let (host, mut netlink, index) = host_with_dummy();
+    let (host, mut netlink, index) = host_with_link();
     netlink.set_mtu(index, 1234).unwrap();
     netlink.set_txqueuelen(index, 77).unwrap();
     netlink.rename_link(index, "other0").unwrap();
@@ -39,16 +44,20 @@ fn links_are_found_changed_and_removed() {
         mtu: 1234,
         txqueuelen: 77,
         up: false,
-        carrier: true,
-        kind: Some("dummy".into()),
+        carrier: false,
+        running: false,
+        kind: Some("veth".into()),
     };
     assert_eq!(netlink.link("other0").unwrap(), down);
     netlink.set_up(index).unwrap();
-    assert_eq!(netlink.link_by_index(index).unwrap(), Link { up: true, ..down.clone() });
+    let up = wait_until(Duration::from_secs(10), "the link to be in operation", || {
+        netlink.link_by_index(index).ok().filter(|link| link.running)
+    });
+    assert_eq!(up.unwrap(), Link { up: true, carrier: true, running: true, ..down.clone() });
     let shown = ip(&host, "link show other0");
     assert!(shown.contains(",UP") && shown.contains("mtu 1234") && shown.contains("qlen 77"));
     netlink.set_down(index).unwrap();
-    assert!(netlink.links().unwrap().contains(&down));
+    assert!(netlink.links().unwrap().iter().any(|link| link.index == index && !link.up));
     netlink.delete_link(index).unwrap();
     assert!(netlink.link("other0").unwrap_err().is_not_found());
     assert_eq!(netlink.links().unwrap().len(), 1, "loopback is left");
@@ -68,7 +77,7 @@ fn a_veth_pair_reaches_into_two_namespaces() {
 
 #[test]
 fn addresses_are_usable_at_once() {
-    let (host, mut netlink, index) = host_with_dummy();
+    let (host, mut netlink, index) = host_with_link();
     netlink.disable_link_local_address(index).unwrap();
     netlink.set_up(index).unwrap();
     for address in ["192.0.2.9/24", "2001:db8::9/64"] {
@@ -80,7 +89,7 @@ fn addresses_are_usable_at_once() {
     let present: Vec<String> =
         netlink.addresses(index).unwrap().iter().map(|a| a.address.to_string()).collect();
     assert_eq!(present, ["192.0.2.9/24", "2001:db8::9/64"], "and no link-local one");
-    assert!(!ip(&host, "address show dummy0").contains("tentative"));
+    assert!(!ip(&host, "address show near0").contains("tentative"));
     for address in ["192.0.2.9/24", "2001:db8::9/64"] {
         netlink.delete_address(index, address.parse().unwrap()).unwrap();
         assert!(
@@ -92,7 +101,7 @@ fn addresses_are_usable_at_once() {
 
 #[test]
 fn routes_come_back_as_they_were_added() {
-    let (host, mut netlink, index) = host_with_dummy();
+    let (host, mut netlink, index) = host_with_link();
     netlink.set_up(index).unwrap();
     netlink.add_address(index, "192.0.2.9/24".parse().unwrap()).unwrap();
     netlink.add_address(index, "2001:db8::9/64".parse().unwrap()).unwrap();
@@ -120,16 +129,14 @@ fn routes_come_back_as_they_were_added() {
         assert_eq!(listed, []);
     }
     let shown = ip(&host, "route show table 1930000007");
-    assert_eq!(shown, "10.1.0.0/16 via 192.0.2.1 dev dummy0 proto 200");
-    assert!(
-        ip(&host, "route").contains("10.0.0.0/8 dev dummy0 proto 200 scope link metric 50 mtu")
-    );
-    assert!(ip(&host, "-6 route").contains("via 2001:db8::1 dev dummy0 proto 200"));
+    assert_eq!(shown, "10.1.0.0/16 via 192.0.2.1 dev near0 proto 200");
+    assert!(ip(&host, "route").contains("10.0.0.0/8 dev near0 proto 200 scope link metric 50 mtu"));
+    assert!(ip(&host, "-6 route").contains("via 2001:db8::1 dev near0 proto 200"));
 
     let narrower = Route { mtu: Some(1280), ..v4[0].clone() };
     netlink.replace_route(&narrower).unwrap();
     assert!(netlink.routes_of_protocol(Family::V4, PROTOCOL).unwrap().contains(&narrower));
-    for route in v4.iter().chain(&v6) {
+    for route in v4.iter().rev().chain(&v6) {
         netlink.delete_route(route).unwrap();
         assert!(netlink.delete_route(route).unwrap_err().is_not_found());
     }
@@ -140,7 +147,7 @@ fn routes_come_back_as_they_were_added() {
 
 #[test]
 fn rules_come_back_as_they_were_added() {
-    let (host, mut netlink, _) = host_with_dummy();
+    let (host, mut netlink, _) = host_with_link();
     let before = ip(&host, "rule") + &ip(&host, "-6 rule");
     for family in Family::ALL {
         let plain = Rule {
@@ -180,7 +187,7 @@ fn rules_come_back_as_they_were_added() {
 
 #[test]
 fn long_dumps_arrive_whole() {
-    let (host, mut netlink, index) = host_with_dummy();
+    let (host, mut netlink, index) = host_with_link();
     netlink.set_up(index).unwrap();
     let mut wanted = Vec::new();
     for number in 0..2000_u32 {
@@ -189,7 +196,7 @@ fn long_dumps_arrive_whole() {
         netlink.add_route(&route).unwrap();
         wanted.push(route);
     }
-    ip(&host, "route add 11.0.0.0/8 dev dummy0 proto 201");
+    ip(&host, "route add 11.0.0.0/8 dev near0 proto 201");
     assert_eq!(netlink.routes_of_protocol(Family::V4, PROTOCOL).unwrap(), wanted);
 }
 
@@ -225,7 +232,7 @@ fn a_mark_changes_the_lookup() {
 
 #[test]
 fn a_refusal_says_what_was_attempted_and_why() {
-    let (_host, mut netlink, index) = host_with_dummy();
+    let (_host, mut netlink, index) = host_with_link();
     let error = netlink.link_index("nosuch0").unwrap_err();
     assert!(error.is_not_found());
     assert_eq!(
@@ -254,11 +261,11 @@ fn without_the_capability_the_error_says_how_to_get_it() {
 
 #[test]
 fn answers_to_abandoned_requests_are_passed_over() {
-    let (_host, mut netlink, index) = host_with_dummy();
+    let (_host, mut netlink, index) = host_with_link();
     let unanswered =
         super::RouteNetlinkMessage::GetLink(netlink_packet_route::link::LinkMessage::default());
     netlink.send("be forgotten", unanswered, netlink_packet_core::NLM_F_DUMP).unwrap();
-    assert_eq!(netlink.link_by_index(index).unwrap().name, "dummy0");
+    assert_eq!(netlink.link_by_index(index).unwrap().name, "near0");
 }
 
 #[test]

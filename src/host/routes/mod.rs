@@ -6,13 +6,17 @@
 //! `0.0.0.0/0` and `::/0`, becomes a route in a table of this tunnel's own, with two rules:
 //!
 //! ```text
-//! 32764: from all lookup main suppress_prefixlength 0       more specific routes keep their packets
-//! 32765: not from all fwmark 193 lookup 1930000007          the rest goes through the tunnel
+//! 32764: from all lookup main suppress_prefixlength 0    more specific routes stay in force
+//! 32765: not from all fwmark 193 lookup 1930000007       the rest goes through the tunnel
 //! ```
 //!
 //! The sockets that carry the tunnel have the mark, so their packets go the way they would go
 //! without the tunnel: past both rules to the main table. All tunnels on a host should share one
 //! mark: with different ones each would capture the other's packets, and they would go in circles.
+//!
+//! Incoming packets have no mark, unless the firewall restores it from conntrack. Where reverse
+//! path filtering is strict (`rp_filter` 1) the kernel therefore looks for the server through the
+//! tunnel and drops its answers; [`ClientRoutes::install`] warns about each interface where it is.
 //!
 //! # How it is recognised
 //!

@@ -1,3 +1,4 @@
+use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::{
 };
 use crate::host::link;
 use crate::host::netlink::Netlink;
+use crate::host::privileges::{describe_missing, drop_to, missing};
 use crate::host::sysctl;
 use crate::lab::addresses::{SERVER_V4, SERVER_V6};
 use crate::lab::{Host, LabOptions, Routed};
@@ -103,6 +105,7 @@ fn server_answers(lab: &Routed, server: std::net::IpAddr) -> bool {
     let socket = lab.client.run(|| UdpSocket::bind(any).unwrap()).unwrap();
     SockRef::from(&socket).set_mark(MARK_DEFAULT).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    echo.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut buffer = [0; 16];
     socket.send_to(b"hello", echo.local_addr().unwrap()).unwrap();
     let (length, from) = echo.recv_from(&mut buffer).unwrap();
@@ -133,9 +136,6 @@ fn strict_reverse_path_filtering_is_noticed() {
     assert_eq!(strict("all", "2"), Vec::<String>::new());
     strict("link0", "0");
     assert_eq!(strict("all", "1"), ["link0"]);
-    let _tun = open_tun(&lab.client, "vpn0");
-    let _routes = install(&lab.client, "vpn0", FULL).unwrap();
-    eprintln!("EXPERIMENT strict answers: {}", server_answers(&lab, SERVER_V4.into()));
 }
 
 #[test]
@@ -231,9 +231,13 @@ fn an_update_changes_only_what_differs() {
     wait_for_monitor(&lab.client, monitor.id());
     lab.client.run(|| routes.update(&request(&["10.0.0.0/8", "10.3.0.0/16"])).unwrap()).unwrap();
     lab.client.run(|| routes.update(&request(&["10.0.0.0/8", "0.0.0.0/0"])).unwrap()).unwrap();
+    ip(&lab.client, "route add 10.99.0.0/16 dev lo");
+    let output = BufReader::new(monitor.stdout.take().unwrap());
+    let seen: Vec<String> =
+        output.lines().map(Result::unwrap).take_while(|line| !line.contains("10.99")).collect();
     monitor.kill().unwrap();
-    let output = monitor.wait_with_output().unwrap();
-    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    monitor.wait().unwrap();
+    let seen = seen.join("\n");
     assert!(!seen.contains("10.0.0.0/8"), "{seen}");
     let events: Vec<&str> = seen.lines().collect();
     assert_eq!(events.len(), 6, "{seen}");
@@ -300,6 +304,40 @@ fn ipv6_prefixes_never_leak_past_a_device_without_ipv6() {
     let routes = install(&lab.client, "vpn0", FULL).unwrap();
     assert!(routes.installed().has(crate::host::netlink::Family::V4));
     assert!(!routes.installed().has(crate::host::netlink::Family::V6));
+}
+
+/// Not a test of its own: the next one runs it as an ordinary user beside a TUN device.
+#[test]
+#[ignore = "run as another user by `an_ordinary_user_needs_nothing_but_cap_net_admin`"]
+fn as_an_ordinary_user() {
+    let keep = [caps::Capability::CAP_NET_ADMIN];
+    assert_eq!(describe_missing(&keep), None);
+    assert_eq!(missing(&[caps::Capability::CAP_DAC_OVERRIDE]).len(), 1);
+    link::bring_up(&mut Netlink::open().unwrap(), "vpn0", 1408, &[]).unwrap();
+    let mut routes = ClientRoutes::install("vpn0", &request(&["10.0.0.0/8"])).unwrap();
+    drop_to(&keep).unwrap();
+    routes.update(&request(FULL)).unwrap();
+    assert_eq!(sysctl::read(super::SOURCE_VALID_MARK).unwrap(), "1");
+    routes.remove().unwrap();
+    assert_eq!(sysctl::read(super::SOURCE_VALID_MARK).unwrap(), "0");
+}
+
+#[test]
+fn an_ordinary_user_needs_nothing_but_cap_net_admin() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let before = snapshot(&lab.client);
+    // The shell opens the test program while it still may, wherever it lies.
+    let script = "exec 9<\"$0\"; exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+                  --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin \
+                  --bounding-set=-all,+net_admin /proc/self/fd/9 --ignored --exact \
+                  host::routes::tests::as_an_ordinary_user";
+    let mut command = lab.client.command("sh").unwrap();
+    command.args(["-c", script]).arg(std::env::current_exe().unwrap());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text} {output:?}");
+    assert_eq!(snapshot(&lab.client), before);
 }
 
 #[test]
