@@ -1,9 +1,9 @@
 //! From the wire: packets become super-packets again, in place, one `writev` for each.
 //!
-//! The sender marks which packets continue the run of the packet before ([`super::flags`]); a header
-//! compare confirms it. Nothing is copied and no payload is summed: the first packet's headers are
-//! rewritten to stand for the whole run, a virtio header goes in front of it, where the spent header
-//! of its data message lay, and the other packets lend their payload by range.
+//! The sender marks which packets continue the run of the packet before ([`super::flags`]); a
+//! header compare confirms it. Nothing is copied and no payload is summed: the first packet's
+//! headers are rewritten to stand for the whole run, a virtio header goes in front of it, where the
+//! spent header of its data message lay, and the other packets lend their payload by range.
 //!
 //! A lane delivers in order, so one open run at a time is enough.
 

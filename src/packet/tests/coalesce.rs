@@ -50,7 +50,7 @@ fn a_complete_packet_passes_unchanged() {
         for (run, packet) in written.iter().zip(&packets) {
             assert_eq!(run.vnet, VirtioHeader::default());
             assert_eq!(&run.packet, packet);
-            assert_eq!(run.singles, [packet.clone()]);
+            assert_eq!(run.singles, std::slice::from_ref(packet));
         }
     }
 }
