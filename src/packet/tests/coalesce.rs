@@ -99,6 +99,23 @@ fn the_first_packet_may_claim_to_continue_what_never_arrived() {
 }
 
 #[test]
+fn packets_may_lie_in_the_arena_in_any_order() {
+    let packets = datagrams(4, 100);
+    let in_order = coalesce(&packets);
+    let placed: Vec<_> = packets.iter().rev().cloned().collect();
+    let (mut arena, ranges) = lay_out(&placed);
+    let mut coalescer = Coalescer::new(CoalesceOptions::ALL, 4);
+    let mut written = Vec::new();
+    for range in ranges.into_iter().rev() {
+        let parsed = Parsed::parse_plaintext(&arena[range.clone()]).unwrap();
+        let finished =
+            |arena: &mut [u8], run: &FinishedRun<'_>| written.push(Written::copy(arena, run));
+        coalescer.push(&mut arena, range, &parsed, finished).unwrap();
+    }
+    assert_eq!(written, in_order);
+}
+
+#[test]
 fn a_flush_ends_the_run() {
     let (mut arena, ranges) = lay_out(&datagrams(2, 100));
     let mut coalescer = Coalescer::new(CoalesceOptions::ALL, 64);
