@@ -1,7 +1,5 @@
 //! The command line: one file per command group.
 
-#![allow(rustdoc::broken_intra_doc_links, reason = "help texts name config keys in brackets")]
-
 use clap::{Parser, Subcommand};
 
 pub mod bench;
