@@ -198,6 +198,8 @@ pub const BENCH_GREETING_LEN_MAX: usize = 1024;
 pub const BENCH_SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after its planned end a test may go on before it is given up.
 pub const BENCH_END_GRACE: Duration = Duration::from_secs(10);
+/// How long the far end of a running test may say nothing: it speaks every [`BENCH_INTERVAL`].
+pub const BENCH_SILENCE_MAX: Duration = Duration::from_secs(20);
 /// How often a test's threads look whether they are to stop.
 pub const BENCH_TICK: Duration = Duration::from_millis(100);
 /// How often a test reports what it has moved.
@@ -257,6 +259,7 @@ const _: () = {
     assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
     assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");
     assert!(COOKIE_LEN == MAC_LEN, "a cookie is the key of mac2");
+    assert!(BENCH_SILENCE_MAX.as_secs() >= 10 * BENCH_INTERVAL.as_secs());
     assert!(BENCH_SEQUENCE_WINDOW.is_power_of_two() && BENCH_SEQUENCE_WINDOW >= 64);
     assert!(BENCH_STREAMS_MAX as usize * 400 < BENCH_LINE_LEN_MAX, "a report fits one line");
     assert!(BENCH_UDP_PAYLOAD_LEN as usize + 48 <= TUN_MTU_DEFAULT as usize);

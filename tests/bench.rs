@@ -1,5 +1,7 @@
 //! `corelane bench` as a user runs it: two processes, flags, exit codes, JSON.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 

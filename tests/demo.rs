@@ -1,6 +1,8 @@
 //! `corelane demo` as a newcomer runs it. Needs root, or user namespaces and a `/dev/net/tun` that
 //! everybody may open.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;

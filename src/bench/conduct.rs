@@ -11,7 +11,7 @@ use super::line::LineChannel;
 use super::protocol::{Progress, TestSpec};
 use super::report::{Interval, SideReport, StreamReport};
 use super::stop::StopFlag;
-use crate::limits::{BENCH_END_GRACE, BENCH_INTERVAL, BENCH_TICK};
+use crate::limits::{BENCH_END_GRACE, BENCH_INTERVAL, BENCH_SILENCE_MAX, BENCH_TICK};
 use crate::sys::clock;
 
 /// What a stream's thread shares with the thread that conducts the test.
@@ -124,6 +124,7 @@ pub(crate) fn conduct(
             stop,
             on_interval,
             interval_start: start,
+            heard_at: start,
             reported: (0, 0),
             own_intervals: Vec::new(),
             far_intervals: Vec::new(),
@@ -149,6 +150,8 @@ struct Conductor<'a, 'f> {
     stop: &'a StopFlag,
     on_interval: OnInterval<'f>,
     interval_start: Instant,
+    /// When the far end last said something.
+    heard_at: Instant,
     /// Bytes and datagrams already reported in earlier intervals.
     reported: (u64, u64),
     own_intervals: Vec<Interval>,
@@ -171,6 +174,9 @@ impl Conductor<'_, '_> {
             }
             if now >= self.shared.latest_end {
                 return Err(BenchError::TimedOut("waiting for the end of the test"));
+            }
+            if self.far.is_none() && now.duration_since(self.heard_at) >= BENCH_SILENCE_MAX {
+                return Err(BenchError::TimedOut("waiting for a sign of life of the far end"));
             }
             if own.is_none() && now.duration_since(self.interval_start) >= BENCH_INTERVAL {
                 self.report_interval(now)?;
@@ -213,13 +219,16 @@ impl Conductor<'_, '_> {
     fn listen(&mut self, now: Instant) -> Result<(), BenchError> {
         let next = self.interval_start + BENCH_INTERVAL;
         let wait = next.saturating_duration_since(now).clamp(Duration::from_millis(1), BENCH_TICK);
-        match self.control.receive(wait)? {
+        let message = self.control.receive(wait)?;
+        if message.is_some() {
+            self.heard_at = clock::now();
+        }
+        match message {
             None => {}
+            Some(Progress::Interval(_)) if self.far_intervals.len() >= self.intervals_max => {}
             Some(Progress::Interval(interval)) => {
-                if self.far_intervals.len() < self.intervals_max {
-                    self.far_intervals.push(interval);
-                    (self.on_interval)(&interval, false);
-                }
+                self.far_intervals.push(interval);
+                (self.on_interval)(&interval, false);
             }
             Some(Progress::Finished(report)) => {
                 if report.streams.len() != self.contexts.len() {

@@ -95,7 +95,8 @@ impl LatencyReport {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "round trip: min {min:.3} ms, median {median:.3} ms, p99 {p99:.3} ms, max {max:.3} ms"
+                "round trip: min {min:.3} ms, median {median:.3} ms, p99 {p99:.3} ms, \
+                 max {max:.3} ms"
             );
         }
         text
@@ -155,7 +156,7 @@ impl Pinger<'_> {
                 front.copy_from_slice(&bytes);
             }
             outstanding.push(Some(clock::now()));
-            self.end.send_one(&self.target, &datagram);
+            self.end.send_one(&self.target, &datagram)?;
         }
         let last = clock::now() + STRAGGLERS_WITHIN;
         self.collect_until(last, context, &mut batch, &mut outstanding, true)?;
@@ -230,7 +231,7 @@ pub(crate) fn echo_job(mut end: UdpEnd, target: SendTarget) -> Job<'static> {
                 });
                 // Only the far end of the test is answered, and with no more than it sent.
                 if ours {
-                    end.send_one(&target, datagram);
+                    end.send_one(&target, datagram)?;
                     report.datagrams += 1;
                     report.bytes += datagram.len() as u64;
                     context.count(datagram.len(), 1);

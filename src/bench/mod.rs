@@ -3,7 +3,7 @@
 //! A client opens a control connection (TCP), describes the test in one line of JSON and gets a
 //! random token back. It opens the data streams (TCP connections that present the token, or UDP
 //! sockets whose first datagram does), and once the server has matched them all both ends start.
-//! From then on they do the same thing ([`conduct`]): one thread per stream moves data, the
+//! From then on they do the same thing (`conduct`): one thread per stream moves data, the
 //! control connection carries a line per second and, at the end, each end's report. What counts
 //! is what the receiver saw.
 //!

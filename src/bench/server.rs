@@ -115,7 +115,8 @@ impl BenchServer {
         poll.registry()
             .register(&mut mio::unix::SourceFd(&fd), mio::Token(0), mio::Interest::READABLE)
             .map_err(BenchError::io("watching the listening socket"))?;
-        while !self.shared.stop.is_raised() && !(one_off && self.is_done()) {
+        let is_over = || self.shared.stop.is_raised() || (one_off && self.is_done());
+        while !is_over() {
             match poll.poll(&mut events, Some(BENCH_TICK)) {
                 Err(error) if !is_transient(&error) => {
                     return Err(BenchError::io("waiting for connections")(error));

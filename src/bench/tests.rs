@@ -9,6 +9,7 @@ use super::{
     BenchError, BenchServer, Direction, LatencySpec, StopFlag, TestReport, TestSpec, run_latency,
     run_test, search_rate,
 };
+use crate::lab::{LabOptions, TwoHosts, addresses};
 
 /// A server on a port of the kernel's choice; stopped and joined when dropped.
 struct RunningServer {
@@ -103,15 +104,20 @@ fn a_test_out_of_bounds_is_refused_by_both_ends() {
     let server = RunningServer::start();
     let spec = TestSpec { streams: 0, ..short() };
     assert!(matches!(server.run(&spec), Err(BenchError::InvalidTest(_))));
-    let request = |version: u32, streams: u32| {
-        format!(
-            r#"{{"greeting":"control","version":{version},"test":{{"protocol":"tcp","direction":"forward","streams":{streams},"duration_ms":9,"length":9,"rate_bps":null,"gso":false}}}}"#
-        )
-    };
     for (version, streams, word) in [(1, 0, "streams"), (2, 1, "version")] {
-        let answer = converse(server.address, &format!("{}\n", request(version, streams)));
+        let answer = converse(server.address, &request(version, "tcp", streams));
         assert!(answer.contains("refused") && answer.contains(word), "{answer}");
     }
+}
+
+/// The first line of a client's control connection.
+fn request(version: u32, protocol: &str, streams: u32) -> String {
+    let test = serde_json::json!({
+        "protocol": protocol, "direction": "forward", "streams": streams, "duration_ms": 60_000,
+        "length": 64, "rate_bps": null, "gso": false,
+    });
+    let greeting = serde_json::json!({ "greeting": "control", "version": version, "test": test });
+    format!("{greeting}\n")
 }
 
 /// Sends `text` and returns what comes back until the server closes.
@@ -148,10 +154,7 @@ fn garbage_is_hung_up_on_and_the_server_goes_on() {
 fn ask_for_a_test(server: SocketAddr, protocol: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let test = format!(
-        r#"{{"protocol":"{protocol}","direction":"forward","streams":1,"duration_ms":60000,"length":64,"rate_bps":null,"gso":false}}"#
-    );
-    let line = format!("{{\"greeting\":\"control\",\"version\":1,\"test\":{test}}}\n");
+    let line = request(1, protocol, 1);
     stream.write_all(line.as_bytes()).unwrap();
     let mut answer = [0; 4096];
     let len = stream.read(&mut answer).unwrap();
@@ -243,13 +246,41 @@ fn paced_udp_keeps_to_its_rate_and_loses_nothing() {
 }
 
 #[test]
-fn a_datagram_that_does_not_fit_the_path_is_said_to() {
+fn the_largest_datagrams_are_sent_singly_even_as_trains() {
     let server = RunningServer::start();
-    let spec = TestSpec { length: 65_507, ..TestSpec::udp(short().duration()) };
-    // The loopback's MTU is 65536: with headers this is the largest that fits.
-    server.run(&spec).unwrap();
-    let too_long = TestSpec { length: 65_508, ..spec };
-    assert!(matches!(server.run(&too_long), Err(BenchError::InvalidTest(_))));
+    for gso in [false, true] {
+        let spec = TestSpec { length: 65_507, gso, ..TestSpec::udp(short().duration()) };
+        assert!(server.run(&spec).unwrap().receiver.bytes > 0);
+        let too_long = TestSpec { length: 65_508, ..spec };
+        assert!(matches!(server.run(&too_long), Err(BenchError::InvalidTest(_))));
+    }
+}
+
+#[test]
+fn a_datagram_that_does_not_fit_the_path_is_said_to() {
+    let lab = TwoHosts::build(LabOptions::default()).expect("this test needs root");
+    let stop = StopFlag::new();
+    let at = SocketAddr::from((addresses::SERVER_V4, 0));
+    let server = lab.server.run(|| BenchServer::bind(at, stop.clone())).unwrap().unwrap();
+    let address = server.local_address().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| lab.server.run(|| server.serve(false)).unwrap().unwrap());
+        let forward = TestSpec { length: 1473, ..TestSpec::udp(short().duration()) };
+        let reverse = TestSpec { direction: Direction::Reverse, ..forward.clone() };
+        let fits = TestSpec { length: 1472, ..forward.clone() };
+        let run = |spec: &TestSpec| {
+            lab.client.run(|| run_test(address, spec, &StopFlag::new(), &mut |_| {})).unwrap()
+        };
+        let echo = LatencySpec { length: 1473, ..LatencySpec::default() };
+        let echo = lab.client.run(|| run_latency(address, &echo, &StopFlag::new())).unwrap();
+        let results = (run(&forward), run(&reverse), run(&fits));
+        stop.raise();
+        assert!(matches!(results.0, Err(BenchError::DatagramTooBig(1473))), "{results:?}");
+        let Err(BenchError::FarEndFailed(reason)) = results.1 else { panic!("{results:?}") };
+        assert!(reason.contains("1473") && reason.contains("MTU"), "{reason}");
+        assert!(results.2.unwrap().receiver.bytes > 0);
+        assert!(matches!(echo, Err(BenchError::DatagramTooBig(1473))), "{echo:?}");
+    });
 }
 
 #[test]

@@ -12,11 +12,13 @@ use super::protocol::{DATAGRAM_HEADER_LEN, DatagramHeader, TestSpec, payload};
 use super::report::StreamReport;
 use super::sequence::SequenceTracker;
 use crate::limits::{
-    BENCH_TICK, BENCH_UDP_DRAIN, GSO_SEGMENTS_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS,
+    BENCH_TICK, BENCH_UDP_DRAIN, GSO_SEGMENTS_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_ARENA_LEN,
     SEND_MESSAGES_MAX, UDP_PAYLOAD_MAX,
 };
 use crate::sys::clock;
-use crate::sys::udp::{RecvBatch, SendBatch, SendFaultKind, SendTarget, UdpOptions, UdpSocket};
+use crate::sys::udp::{
+    RecvBatch, SendBatch, SendFault, SendFaultKind, SendTarget, UdpOptions, UdpSocket,
+};
 
 /// Trains of one send call: few, since each is up to 64 KiB.
 const TRAINS_MAX: usize = 4;
@@ -63,16 +65,25 @@ impl UdpEnd {
     /// sent again.
     pub(crate) fn send_hello(&mut self, target: &SendTarget) {
         let hello = DatagramHeader { id: self.id, sequence: DatagramHeader::HELLO, sent_ns: 0 };
-        self.send_one(target, &hello.emit());
+        // What keeps it from being sent will be seen again by what follows it.
+        let _ = self.send_one(target, &hello.emit());
     }
 
-    /// Sends one datagram, if the kernel takes it.
-    pub(crate) fn send_one(&mut self, target: &SendTarget, datagram: &[u8]) {
+    /// Sends one datagram. One that finds the socket's buffer full is lost, like anything else on
+    /// the way; an error is what no other datagram would survive either.
+    pub(crate) fn send_one(
+        &mut self,
+        target: &SendTarget,
+        datagram: &[u8],
+    ) -> Result<(), BenchError> {
+        let mut failure = None;
         if self.single.push(0..datagram.len(), target, None, 0).is_ok() {
-            self.single.send(&self.socket, datagram, |_| {});
+            self.single.send(&self.socket, datagram, |fault| {
+                failure = failure.take().or_else(|| fatal(&fault));
+            });
         }
-        // What found the socket's buffer full is lost, like anything else on the way.
         self.single.clear();
+        failure.map_or(Ok(()), Err)
     }
 
     /// Looks once for a datagram that introduces the far end, and returns how to answer it.
@@ -150,7 +161,7 @@ impl Sender {
         let (per_message, messages) = if spec.gso {
             ((UDP_PAYLOAD_MAX / payload_len).clamp(1, GSO_SEGMENTS_MAX), TRAINS_MAX)
         } else {
-            (1, SEND_MESSAGES_MAX)
+            (1, (SEND_ARENA_LEN / payload_len).clamp(1, SEND_MESSAGES_MAX))
         };
         let per_batch = per_message * messages;
         Self {
@@ -224,18 +235,7 @@ impl Sender {
         loop {
             let mut failure = None;
             let report = self.batch.send(&self.end.socket, &self.arena, |fault| {
-                failure = match fault.kind {
-                    SendFaultKind::TrainRefused | SendFaultKind::SourceGone => None,
-                    SendFaultKind::TooBig { .. } => {
-                        Some(BenchError::DatagramTooBig(self.payload_len as u32))
-                    }
-                    // A full device queue is loss like any other: the datagram was not sent.
-                    SendFaultKind::Refused if fault.errno == libc::ENOBUFS => None,
-                    SendFaultKind::Refused => Some(BenchError::Io {
-                        action: "sending on a UDP stream",
-                        source: std::io::Error::from_raw_os_error(fault.errno),
-                    }),
-                };
+                failure = failure.take().or_else(|| fatal(&fault));
             });
             if let Some(failure) = failure {
                 self.batch.clear();
@@ -253,6 +253,22 @@ impl Sender {
                 return Ok(sent);
             }
         }
+    }
+}
+
+/// What a fault means for a test that will send many more of the same.
+fn fatal(fault: &SendFault) -> Option<BenchError> {
+    match fault.kind {
+        SendFaultKind::TrainRefused | SendFaultKind::SourceGone => None,
+        SendFaultKind::TooBig { datagram_len } => {
+            Some(BenchError::DatagramTooBig(u32::try_from(datagram_len).unwrap_or(u32::MAX)))
+        }
+        // A full device queue is loss like any other: the datagram was not sent.
+        SendFaultKind::Refused if fault.errno == libc::ENOBUFS => None,
+        SendFaultKind::Refused => Some(BenchError::Io {
+            action: "sending on a UDP stream",
+            source: std::io::Error::from_raw_os_error(fault.errno),
+        }),
     }
 }
 

@@ -15,9 +15,9 @@ use crate::dataplane::messages::WorkerEvent;
 use crate::dataplane::worker::{Worker, WorkerParts};
 use crate::host::privileges;
 use crate::limits::{WORKER_EVENTS_MAX, WORKERS_MAX};
+use crate::sys::affinity;
 use crate::sys::tun::TunQueue;
 use crate::sys::udp::UdpSocket;
-use crate::sys::affinity;
 use crate::telemetry::counters::WorkerCounters;
 
 /// How many workers there are and where each is pinned.
@@ -34,7 +34,9 @@ impl Placement {
         let allowed = match cpus {
             Some(cpus) => cpus.to_vec(),
             None => affinity::allowed_cpus().unwrap_or_else(|error| {
-                log::warn!("cannot tell which CPUs may be used, so workers are not pinned: {error}");
+                log::warn!(
+                    "cannot tell which CPUs may be used, so workers are not pinned: {error}"
+                );
                 Vec::new()
             }),
         };

@@ -30,13 +30,12 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::drop_privileges()?;
 
     let control_socket = listeners.control.first();
-    let offloads =
-        tunnel::offloads_in_force(tun.device.offloads, control_socket, &config.tuning, true);
+    let offloads = tunnel::offloads_in_force(tun.offloads, control_socket, &config.tuning, true);
     let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
     let endpoints = listeners.control.iter().map(|socket| socket.local_addr().to_string());
     let info = DaemonInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        tun: tun.device.name.clone(),
+        tun: tun.name.clone(),
         mtu: u32::from(config.tun.mtu),
         endpoints: endpoints.collect(),
         offloads,
@@ -48,7 +47,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         tun_mtu: config.tun.mtu,
         peers,
     };
-    let seats = tun.device.queues.into_iter().zip(listeners.workers);
+    let seats = tun.queues.into_iter().zip(listeners.workers);
     let seats = seats.map(|(tun, sockets)| WorkerSeat { tun, sockets }).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 

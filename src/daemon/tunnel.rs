@@ -3,7 +3,7 @@
 use crate::config::{Switch, TunConfig, TuningConfig};
 use crate::daemon::DaemonError;
 use crate::dataplane::ForwarderOptions;
-use crate::host::link::{self, LinkUp};
+use crate::host::link;
 use crate::host::netlink::Netlink;
 use crate::host::{privileges, routes};
 use crate::packet::CoalesceOptions;
@@ -17,12 +17,6 @@ use ipnet::IpNet;
 /// The capabilities a daemon keeps once everything is open: routes and links change later.
 const CAPABILITIES_KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 
-/// A TUN device that is up.
-pub(super) struct OpenTun {
-    pub(super) device: TunDevice,
-    pub(super) link: LinkUp,
-}
-
 /// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.
 /// Removes what an earlier run that was killed has left behind.
 pub(super) fn open_tun(
@@ -30,7 +24,7 @@ pub(super) fn open_tun(
     addresses: &[IpNet],
     queues: usize,
     tuning: &TuningConfig,
-) -> Result<OpenTun, DaemonError> {
+) -> Result<TunDevice, DaemonError> {
     let mut netlink = Netlink::open().map_err(DaemonError::Repair)?;
     match routes::repair(&mut netlink).map_err(DaemonError::Repair)? {
         0 => {}
@@ -46,14 +40,14 @@ pub(super) fn open_tun(
     warn_if_absent("tun_checksum_offload", tuning.tun_checksum_offload, granted.checksum);
     warn_if_absent("tun_tcp_segmentation", tuning.tun_tcp_segmentation, granted.tcp);
     warn_if_absent("tun_udp_segmentation", tuning.tun_udp_segmentation, granted.udp);
-    let link = link::bring_up(
+    link::bring_up(
         &mut netlink,
         &device.name,
         u32::from(config.mtu),
         config.txqueuelen,
         addresses,
     )?;
-    Ok(OpenTun { device, link })
+    Ok(device)
 }
 
 /// How sockets are bound.

@@ -36,16 +36,12 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::drop_privileges()?;
 
-    let offloads = tunnel::offloads_in_force(
-        tun.device.offloads,
-        Some(&sockets.control),
-        &config.tuning,
-        false,
-    );
+    let offloads =
+        tunnel::offloads_in_force(tun.offloads, Some(&sockets.control), &config.tuning, false);
     let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
     let info = DaemonInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        tun: tun.device.name.clone(),
+        tun: tun.name.clone(),
         mtu: u32::from(config.tun.mtu),
         endpoints: vec![server.to_string()],
         offloads,
@@ -59,7 +55,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         server,
         options: client_options,
     };
-    let seats = tun.device.queues.into_iter().zip(sockets.workers);
+    let seats = tun.queues.into_iter().zip(sockets.workers);
     let seats = seats.map(|(tun, socket)| WorkerSeat { tun, sockets: vec![socket] }).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
@@ -97,16 +93,17 @@ impl Sockets {
     fn open(config: &UpConfig, server: SocketAddr, workers: usize) -> Result<Self, UdpError> {
         let options = tunnel::udp_options(&config.tuning, Some(config.mark));
         let open = || bind_any(server, &options);
-        Ok(Self { workers: (0..workers).map(|_| open()).collect::<Result<_, _>>()?, control: open()? })
+        Ok(Self {
+            workers: (0..workers).map(|_| open()).collect::<Result<_, _>>()?,
+            control: open()?,
+        })
     }
 }
 
 /// A socket that reaches servers of both families, or where there is no IPv6 of the server's own.
 fn bind_any(server: SocketAddr, options: &UdpOptions) -> Result<UdpSocket, UdpError> {
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0).into(), options) {
-        Err(_) if server.is_ipv4() => {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into(), options)
-        }
+        Err(_) if server.is_ipv4() => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into(), options),
         result => result,
     }
 }

@@ -259,7 +259,8 @@ fn usage_counts_inner_bytes_of_both_directions() {
     let (mut client, mut server) = pair();
     let sealed = client.encapsulate(ping(CLIENT, SERVER));
     server.decapsulate(&sealed, 1000, 0);
-    let usage = |side: &mut Side, index| side.forwarder.tables.session(index).unwrap().usage.totals();
+    let usage =
+        |side: &mut Side, index| side.forwarder.tables.session(index).unwrap().usage.totals();
     let (sent, received) = (usage(&mut client, CLIENT_INDEX), usage(&mut server, SERVER_INDEX));
     assert_eq!((sent.sent_packets, sent.sent_bytes), (2, 128));
     assert_eq!((received.received_packets, received.received_bytes), (2, 128));
@@ -552,7 +553,10 @@ fn a_key_that_is_nearly_used_up_is_reported_once() {
         assert_eq!(client.encapsulate(ping(CLIENT, SERVER)).len(), 1);
     }
     let reports = client.events.try_iter();
-    assert_eq!(reports.filter(|event| matches!(event, WorkerEvent::KeyNearlyUsed { .. })).count(), 1);
+    assert_eq!(
+        reports.filter(|event| matches!(event, WorkerEvent::KeyNearlyUsed { .. })).count(),
+        1
+    );
 }
 
 #[test]

@@ -8,12 +8,12 @@
 use std::ops::Range;
 
 use crate::dataplane::messages::Endpoint;
-use crate::sys::arena::Arena;
-use crate::wire::SessionIndex;
 use crate::limits::{
     GSO_SEGMENTS_MAX, SEND_ARENA_LEN, SEND_DATAGRAMS_DUE, SEND_DUE_LEN, SEND_MESSAGES_MAX,
     UDP_PAYLOAD_MAX,
 };
+use crate::sys::arena::Arena;
+use crate::wire::SessionIndex;
 
 /// Neighbouring datagrams that leave in one send.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -313,8 +313,7 @@ impl DatagramOutput for Links {
 impl Link {
     fn send(&mut self, trains: &mut TrainBuilder) -> SendOutcome {
         for train in trains.hand_over() {
-            let target =
-                SendTarget { remote: train.endpoint.remote, local: train.endpoint.local };
+            let target = SendTarget { remote: train.endpoint.remote, local: train.endpoint.local };
             let segment_len = (train.datagrams > 1).then_some(train.segment_len as u16);
             if self.batch.push(train.range.clone(), &target, segment_len, train.tos).is_err() {
                 self.counters.drops.add(DropReason::SendFailed, train.datagrams as u64);

@@ -113,7 +113,7 @@ impl Daemon {
 
     /// The end of its log, with a title.
     pub(super) fn log_tail(&self) -> String {
-        let title = format!("\n--- end of the {}'s log ({})", self.name, self.files.log.display());
+        let title = format!("\nend of the {}'s log (--keep-logs DIR keeps all of it)", self.name);
         match tail(&self.files.log) {
             Ok(text) if text.is_empty() => format!("{title}: empty\n"),
             Ok(text) => format!("{title}:\n{text}"),

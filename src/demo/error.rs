@@ -70,7 +70,7 @@ pub enum DemoError {
     #[error("{source}\n{logs}")]
     WithLogs {
         /// The error.
-        source: Box<DemoError>,
+        source: Box<Self>,
         /// The end of each log, titled.
         logs: String,
     },

@@ -74,7 +74,8 @@ impl Demo {
         steps.begin("ping");
         let (direct, _) = self.ping(SERVER_V4)?;
         let (tunnel, method) = self.ping(SERVER_INNER_V4)?;
-        let median = tunnel.median_ms.map_or("no answer".to_owned(), |ms| format!("{ms:.3} ms"));
+        let median =
+            tunnel.median_ms.map_or_else(|| "no answer".to_owned(), |ms| format!("{ms:.3} ms"));
         steps.done(&median);
         Ok(LatencyRow { method: method.to_owned(), tunnel, direct })
     }

@@ -167,7 +167,7 @@ fn cross(from: &UdpSocket, to: &UdpSocket, pattern: &[u8], number: usize) -> io:
 /// Looks at everything captured so far; whether there was anything.
 fn look(capture: &mut Capture, pattern: &[u8], sighting: &mut Sighting) -> Result<bool, DemoError> {
     let mut any = false;
-    while let Some(captured) = capture.next().map_err(DemoError::io("read a captured packet"))? {
+    while let Some(captured) = capture.receive().map_err(DemoError::io("read a captured packet"))? {
         sighting.note(&captured, pattern);
         any = true;
     }

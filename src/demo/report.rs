@@ -206,7 +206,9 @@ impl DemoReport {
 
     fn ping_rows(&self, table: &mut Table) {
         let LatencyRow { method, tunnel, direct } = &self.ping;
-        let ms = |value: Option<f64>| value.map_or("none".to_owned(), |ms| format!("{ms:.3} ms"));
+        let ms = |value: Option<f64>| {
+            value.map_or_else(|| "none".to_owned(), |ms| format!("{ms:.3} ms"))
+        };
         let method = if method == "icmp" { "ping" } else { "UDP echo" };
         table.row(&format!("{method}, median"), [ms(tunnel.median_ms), ms(direct.median_ms)]);
         table.row(&format!("{method}, p99"), [ms(tunnel.p99_ms), ms(direct.p99_ms)]);
@@ -249,7 +251,7 @@ impl DemoReport {
             "lanes",
             format!("{} to server, {} to client", lane_list(sending), lane_list(receiving)),
         );
-        table.note("offloads", both(|facts| offload_list(&facts.offloads)));
+        table.note("offloads", offload_list(&self.server.offloads, &self.client.offloads));
         table.note("MTU inside", both(|facts| facts.mtu.to_string()));
         if let Some(ms) = self.client.handshake_ms {
             table.note("handshake", format!("{ms:.2} ms"));
@@ -292,20 +294,32 @@ fn lane_list(lanes: &[u8]) -> String {
     }
 }
 
-fn offload_list(offloads: &OffloadStatus) -> String {
-    let names: Vec<&str> = [
-        (offloads.tun_checksum, "checksum"),
-        (offloads.tun_tcp_segmentation, "TSO"),
-        (offloads.tun_udp_segmentation, "USO"),
-        (offloads.udp_gso, "UDP GSO"),
-        (offloads.udp_gro, "UDP GRO"),
-        (offloads.steering, "lane steering"),
-    ]
-    .into_iter()
-    .filter_map(|(in_force, name)| in_force.then_some(name))
-    .collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(" + ") }
+/// What both ends have, then what only one of them has.
+fn offload_list(server: &OffloadStatus, client: &OffloadStatus) -> String {
+    let (mut both, mut only) = (Vec::new(), Vec::new());
+    for (name, in_force) in OFFLOADS {
+        match (in_force(server), in_force(client)) {
+            (true, true) => both.push(name),
+            (true, false) => only.push(format!("{name} (server)")),
+            (false, true) => only.push(format!("{name} (client)")),
+            (false, false) => {}
+        }
+    }
+    let all: Vec<&str> = both.into_iter().chain(only.iter().map(String::as_str)).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
+
+type InForce = fn(&OffloadStatus) -> bool;
+
+/// Every offload, by a name that fits a table.
+const OFFLOADS: [(&str, InForce); 6] = [
+    ("checksum", |offloads| offloads.tun_checksum),
+    ("TSO", |offloads| offloads.tun_tcp_segmentation),
+    ("USO", |offloads| offloads.tun_udp_segmentation),
+    ("UDP GSO", |offloads| offloads.udp_gso),
+    ("UDP GRO", |offloads| offloads.udp_gro),
+    ("lane steering", |offloads| offloads.steering),
+];
 
 fn drop_list(drops: &BTreeMap<String, u64>) -> String {
     if drops.is_empty() {

@@ -75,7 +75,7 @@ impl Demo {
                 Err(error) => Some(Err(error.into())),
             }
         })?;
-        Ok(format!("after {:.2} ms", echo?))
+        Ok(format!("an echo took {:.2} ms", echo?))
     }
 }
 

@@ -27,10 +27,11 @@ pub struct Fragments<'a> {
 impl<'a> Fragments<'a> {
     /// Plan the fragments of `packet` for a path that carries packets of `mtu` bytes. `None` if
     /// there is nothing to do or nothing that may be done: it fits, has DF set, is IPv6, reaches
-    /// beyond the end of the longest packet, or `mtu` is too small for any payload. A fragment may be
-    /// fragmented again.
+    /// beyond the end of the longest packet, or `mtu` is too small for any payload. A fragment may
+    /// be fragmented again.
     ///
-    /// The packet's checksum above the IP layer must be complete: fragments cannot carry half of it.
+    /// The checksum above the IP layer must be complete: it covers what fragments have only
+    /// together.
     pub fn new(packet: &'a [u8], parsed: &Parsed, mtu: usize) -> Option<Self> {
         let packet = packet.get(..parsed.total_len)?;
         let header_len = parsed.transport_offset;
@@ -53,6 +54,13 @@ impl<'a> Fragments<'a> {
     /// How many fragments there are, at least 2.
     pub fn count(&self) -> usize {
         (self.packet.len() - self.header_len).div_ceil(self.payload_len)
+    }
+
+    /// Bytes of fragment `index`, header included.
+    pub fn fragment_len(&self, index: usize) -> usize {
+        let header_len = if index == 0 { self.header_len } else { self.later_header_len };
+        let left = self.packet.len() - self.header_len - index * self.payload_len;
+        header_len + left.min(self.payload_len)
     }
 
     /// Write fragment `index` to the front of `out` and return its length, at most the MTU that was

@@ -1,8 +1,8 @@
 //! One look at an inner packet: everything the data plane asks of its headers.
 //!
 //! IPv4 with options, IPv6 with a bounded chain of extension headers, and the TCP or UDP header
-//! behind them. What is not TCP or UDP, is a fragment, or is too damaged above the IP layer to tell,
-//! is still an IP packet and passes as one: its [`Parsed::transport`] is `None`.
+//! behind them. What is not TCP or UDP, is a fragment, or is too damaged above the IP layer to
+//! tell, is still an IP packet and passes as one: its [`Parsed::transport`] is `None`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -76,6 +76,8 @@ pub struct Parsed {
     pub payload_offset: usize,
     /// The ECN field (RFC 3168): 0 Not-ECT, 1 ECT(1), 2 ECT(0), 3 CE.
     pub ecn: u8,
+    /// IPv4 type of service or IPv6 traffic class: DSCP and ECN.
+    pub traffic_class: u8,
     /// Whether the packet is a fragment of a larger one. (An IPv6 "atomic fragment", RFC 6946, is
     /// not.)
     pub is_fragment: bool,
@@ -164,6 +166,7 @@ impl Parsed {
             transport_offset: header_len,
             payload_offset,
             ecn: packet[ipv4::TOS] & 3,
+            traffic_class: packet[ipv4::TOS],
             is_fragment,
             is_later_fragment: fragment & ipv4::OFFSET_MASK != 0,
             dont_fragment: fragment & ipv4::DONT_FRAGMENT != 0,
@@ -193,6 +196,7 @@ impl Parsed {
             transport_offset: chain.end,
             payload_offset,
             ecn: (packet[1] >> 4) & 3,
+            traffic_class: packet[0] << 4 | packet[1] >> 4,
             is_fragment: chain.is_fragment,
             is_later_fragment: chain.is_later_fragment,
             dont_fragment: true,

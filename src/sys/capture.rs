@@ -70,7 +70,7 @@ impl Capture {
     ///
     /// # Errors
     /// `ENETDOWN` once the interface is gone.
-    pub fn next(&mut self) -> io::Result<Option<Captured<'_>>> {
+    pub fn receive(&mut self) -> io::Result<Option<Captured<'_>>> {
         let mut address = empty_address();
         let mut address_len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         // SAFETY: the kernel writes at most the given lengths into the frame and the address.
@@ -180,19 +180,19 @@ mod tests {
     fn what_crosses_the_loopback_is_seen_in_both_directions() {
         testing::in_namespace(|| {
             let mut capture = Capture::open("lo").unwrap();
-            assert!(capture.next().unwrap().is_none());
+            assert!(capture.receive().unwrap().is_none());
             let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             sender.send_to(b"seen by all", receiver.local_addr().unwrap()).unwrap();
             for outgoing in [true, false] {
                 assert!(testing::wait_readable(&capture));
-                let captured = capture.next().unwrap().unwrap();
+                let captured = capture.receive().unwrap().unwrap();
                 assert_eq!(captured.outgoing, outgoing);
                 assert_eq!(captured.packet.first(), Some(&0x45), "from the IP header on");
                 assert_eq!(captured.packet.get(28..), Some(&b"seen by all"[..]));
                 assert_eq!(captured.segment_len, None);
             }
-            assert!(capture.next().unwrap().is_none());
+            assert!(capture.receive().unwrap().is_none());
             assert_eq!(capture.missed().unwrap(), 0);
         });
     }

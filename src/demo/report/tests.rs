@@ -31,6 +31,8 @@ fn facts(workers: usize, drops: &[(&str, u64)], handshake_ms: Option<f64>) -> Tu
 }
 
 fn report() -> DemoReport {
+    let mut server = facts(2, &[("replayed", 3)], None);
+    server.offloads.steering = true;
     let latency = |times: &[f64]| LatencyReport::new("10.77.0.1".to_owned(), 56, 4, times);
     let tcp = |streams, direction: &str, tunnel, direct| TcpRow {
         streams,
@@ -63,7 +65,7 @@ fn report() -> DemoReport {
             bits_per_second: 4.288e9,
             loss_percent: 0.25,
         }],
-        server: facts(2, &[("replayed", 3)], None),
+        server,
         client: facts(3, &[], Some(1.234)),
         proof: ProofReport {
             delivered: 128,
@@ -92,7 +94,7 @@ UDP, 1300 B in trains         412 kpps  4.29 Gbit/s  0.250 % (!)
 CPU per GB of TCP          server 0.40 s, client 0.32 s
 workers                    server 2, client 3
 lanes                      2 (0-1) to server, 3 (0-2) to client
-offloads                   both checksum + TSO + UDP GSO
+offloads                   checksum, TSO, UDP GSO, lane steering (server)
 MTU inside                 both 1408
 handshake                  1.23 ms
 drops                      server 3 replayed, client none

@@ -1,6 +1,6 @@
 use ipnet::IpNet;
 
-use super::{Ipv6State, LinkError, TXQUEUELEN, bring_up, ipv6_state};
+use super::{Ipv6State, LinkError, bring_up, ipv6_state};
 use crate::host::netlink::Netlink;
 use crate::host::sysctl;
 use crate::lab::Host;
@@ -25,17 +25,17 @@ fn beside_a_tun<T: Send>(work: impl FnOnce(&mut Netlink) -> T + Send) -> T {
 fn a_tun_device_comes_up_with_mtu_queue_and_addresses() {
     beside_a_tun(|netlink| {
         let wanted = addresses(&["172.20.0.1/24", "fd00:c::1/64"]);
-        let link = bring_up(netlink, "vpn0", 1408, &wanted).unwrap();
+        let link = bring_up(netlink, "vpn0", 1408, 1000, &wanted).unwrap();
         assert_eq!((&link.addresses, link.skipped.len()), (&wanted, 0));
         let found = netlink.link_by_index(link.index).unwrap();
         assert!(found.up && found.carrier, "{found:?}");
-        assert_eq!((found.mtu, found.txqueuelen), (1408, TXQUEUELEN));
+        assert_eq!((found.mtu, found.txqueuelen), (1408, 1000));
         assert_eq!(found.kind.as_deref(), Some("tun"));
         let present: Vec<_> =
             netlink.addresses(link.index).unwrap().iter().map(|found| found.address).collect();
         assert_eq!(present, wanted, "and no link-local one");
 
-        let again = bring_up(netlink, "vpn0", 1280, &wanted).unwrap();
+        let again = bring_up(netlink, "vpn0", 1280, 1000, &wanted).unwrap();
         assert_eq!(again, link, "what it has already is no error");
         assert_eq!(netlink.link_by_index(link.index).unwrap().mtu, 1280);
     });
@@ -48,10 +48,10 @@ fn without_ipv6_the_ipv4_addresses_still_come() {
         sysctl::write("ipv6/conf/all/disable_ipv6", "1").unwrap();
         assert_eq!(ipv6_state("vpn0"), Ipv6State::OffEverywhere);
         let both = addresses(&["172.20.0.1/24", "fd00:c::1/64"]);
-        let link = bring_up(netlink, "vpn0", 1408, &both).unwrap();
+        let link = bring_up(netlink, "vpn0", 1408, 1000, &both).unwrap();
         assert_eq!((link.addresses.as_slice(), link.skipped.as_slice()), (&both[..1], &both[1..]));
 
-        let error = bring_up(netlink, "vpn0", 1408, &both[1..]).unwrap_err();
+        let error = bring_up(netlink, "vpn0", 1408, 1000, &both[1..]).unwrap_err();
         assert!(matches!(error, LinkError::Ipv6Off { .. }), "{error}");
         assert!(error.to_string().contains("sysctl -w net.ipv6.conf.vpn0.disable_ipv6=0"));
     });
@@ -59,6 +59,6 @@ fn without_ipv6_the_ipv4_addresses_still_come() {
 
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
-    let error = beside_a_tun(|netlink| bring_up(netlink, "vpn1", 1408, &[]).unwrap_err());
+    let error = beside_a_tun(|netlink| bring_up(netlink, "vpn1", 1408, 1000, &[]).unwrap_err());
     assert!(matches!(error, LinkError::Netlink(error) if error.is_not_found()));
 }

@@ -313,7 +313,7 @@ fn as_an_ordinary_user() {
     let keep = [caps::Capability::CAP_NET_ADMIN];
     assert_eq!(describe_missing(&keep), None);
     assert_eq!(missing(&[caps::Capability::CAP_DAC_OVERRIDE]).len(), 1);
-    link::bring_up(&mut Netlink::open().unwrap(), "vpn0", 1408, &[]).unwrap();
+    link::bring_up(&mut Netlink::open().unwrap(), "vpn0", 1408, 1000, &[]).unwrap();
     let mut routes = ClientRoutes::install("vpn0", &request(&["10.0.0.0/8"])).unwrap();
     drop_to(&keep).unwrap();
     routes.update(&request(FULL)).unwrap();
