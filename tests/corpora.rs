@@ -9,7 +9,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use corelane::{handshake, session, wire};
+use corelane::{config, handshake, packet, session, wire};
 
 /// A function that must not panic, whatever the bytes.
 type Target = fn(&[u8]);
@@ -22,7 +22,16 @@ const TARGETS: &[(&str, Target)] = &[
     ("handshake_initiation", handshake_initiation),
     ("handshake_response", handshake::fuzz::response),
     ("cookie_reply", handshake::fuzz::cookie_reply),
+    ("packet_parse", packet::fuzz::parse),
+    ("packet_split", packet::fuzz::split),
+    ("packet_coalesce", packet::fuzz::coalesce),
+    ("config_text", config_text),
 ];
+
+fn config_text(data: &[u8]) {
+    // Every outcome is fine but a panic.
+    let _ = config::check_bytes("corpus", data);
+}
 
 fn handshake_initiation(data: &[u8]) {
     #[expect(clippy::disallowed_methods, reason = "the origin of the hook's virtual time")]

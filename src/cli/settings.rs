@@ -41,31 +41,31 @@ impl SetArgs {
 pub(crate) struct SharedArgs {
     #[command(flatten)]
     pub(crate) file: ConfigFile,
-    /// Name of the TUN device; `%d` is replaced by a free number [tun.name]
+    /// Name of the TUN device; `%d` is replaced by a free number (tun.name)
     #[arg(long, value_name = "NAME", value_parser = parse_argument::<InterfaceName>)]
     tun: Option<InterfaceName>,
-    /// Address of this end inside the tunnel, with prefix length [tun.addresses]
+    /// Address of this end inside the tunnel, with prefix length (tun.addresses)
     #[arg(long, value_name = "CIDR", value_parser = parse_argument::<IpNet>)]
     address: Vec<IpNet>,
-    /// File that holds the private key [private_key_file]
+    /// File that holds the private key (private_key_file)
     #[arg(long, value_name = "FILE", value_parser = parse_argument::<PathBuf>)]
     private_key_file: Option<PathBuf>,
-    /// Number of workers, 1 to 128, or `auto` [workers.count]
+    /// Number of workers, 1 to 128, or `auto` (workers.count)
     #[arg(long, value_name = "N")]
     workers: Option<Auto<Workers>>,
-    /// CPUs to pin the workers to, such as `0-3,6`, or `auto` [workers.cpus]
+    /// CPUs to pin the workers to, such as `0-3,6`, or `auto` (workers.cpus)
     #[arg(long, value_name = "LIST")]
     cpus: Option<Auto<CpuList>>,
-    /// Largest packet inside the tunnel, in bytes [tun.mtu]
+    /// Largest packet inside the tunnel, in bytes (tun.mtu)
     #[arg(long, value_name = "N")]
     mtu: Option<Mtu>,
-    /// Where `corelane status` asks [status.socket]
+    /// Where `corelane status` asks (status.socket)
     #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>)]
     status_socket: Option<PathBuf>,
-    /// Log for people (`text`) or machines (`json`) [log.format]
+    /// Log for people (`text`) or machines (`json`) (log.format)
     #[arg(long, value_name = "FORMAT", value_parser = parse_argument::<LogFormat>)]
     log_format: Option<LogFormat>,
-    /// What to log, as in `RUST_LOG`, over which it wins [log.level]
+    /// What to log, as in `RUST_LOG`, over which it wins (log.level)
     #[arg(long, value_name = "LEVEL", value_parser = parse_argument::<Directives>)]
     log_level: Option<Directives>,
     #[command(flatten)]

@@ -19,11 +19,11 @@ use crate::telemetry::logging;
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     shared: SharedArgs,
-    /// Address and port to listen on [server.listen]
+    /// Address and port to listen on (server.listen)
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_argument::<SocketAddr>)]
     listen: Vec<SocketAddr>,
     /// A peer and the prefixes it owns, besides those of the file or in place of one with the
-    /// same key [[peer]]
+    /// same key (`[[peer]]`)
     #[arg(long = "peer", value_name = "PUBKEY=CIDR[,CIDR...]", value_parser = parse_peer)]
     peers: Vec<PeerOverride>,
 }
@@ -32,20 +32,20 @@ pub(crate) struct ServeArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     shared: SharedArgs,
-    /// The server, by name or address [client.server]
+    /// The server, by name or address (client.server)
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_argument::<HostPort>)]
     server: Option<HostPort>,
-    /// The server's public key [client.server_key]
+    /// The server's public key (client.server_key)
     #[arg(long, value_name = "PUBKEY", value_parser = parse_argument::<PublicKey>)]
     server_key: Option<PublicKey>,
-    /// Destination to send through the tunnel; 0.0.0.0/0 and ::/0 take everything [client.routes]
+    /// Destination to send through the tunnel; 0.0.0.0/0 and ::/0 take everything (client.routes)
     #[arg(long, value_name = "CIDR", value_parser = parse_argument::<IpNet>)]
     route: Vec<IpNet>,
-    /// File that holds the key shared with the server [client.preshared_key_file]
+    /// File that holds the key shared with the server (client.preshared_key_file)
     #[arg(long, value_name = "FILE", value_parser = parse_argument::<PathBuf>)]
     preshared_key_file: Option<PathBuf>,
     /// Seconds of silence before an empty packet keeps NAT mappings open; 0: never
-    /// [client.keepalive_s]
+    /// (client.keepalive_s)
     #[arg(long, value_name = "S")]
     keepalive: Option<Keepalive>,
 }

@@ -28,7 +28,10 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is larger than any configuration.
-    #[error("{} is larger than {} MiB: it is not a configuration", path.display(), FILE_LEN_MAX >> 20)]
+    #[error(
+        "{} is larger than {} MiB: it is not a configuration",
+        path.display(), FILE_LEN_MAX >> 20
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,

@@ -63,11 +63,13 @@ impl Forwarder {
             }
         }
         let Self { coalescer, counters, scratch, .. } = self;
-        let mut refused = None;
+        let mut refused = false;
         coalescer.flush(arena, |arena, run| {
-            refused = refused.or(write_run(packets, counters, scratch, arena, run));
+            refused |= !write_run(packets, counters, scratch, arena, run);
         });
-        self.give_up(refused);
+        if refused {
+            self.give_up_super_packets();
+        }
     }
 
     /// Finds a datagram's lane and opens it in place.
@@ -161,11 +163,13 @@ impl Forwarder {
         session.usage.lane(worker).received.bytes.add(parsed.total_len as u64);
 
         let Self { coalescer, counters, scratch, .. } = self;
-        let mut refused = None;
+        let mut refused = false;
         let pushed = coalescer.push(arena, range, &parsed, |arena, run| {
-            refused = refused.or(write_run(packets, counters, scratch, arena, run));
+            refused |= !write_run(packets, counters, scratch, arena, run);
         });
-        self.give_up(refused);
+        if refused {
+            self.give_up_super_packets();
+        }
         pushed.map_err(|_| DropReason::InnerMalformed)
     }
 
@@ -190,25 +194,20 @@ impl Forwarder {
     }
 
     /// Stops building super-packets once the TUN device has refused one.
-    fn give_up(&mut self, refused: Option<SuperPacketRefused>) {
-        let Some(SuperPacketRefused) = refused else { return };
+    fn give_up_super_packets(&mut self) {
         let options = CoalesceOptions { tcp: false, udp: false, ..self.coalescer.options() };
         self.coalescer.set_options(options);
     }
 }
 
-/// TUN took a super-packet's parts but not the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SuperPacketRefused;
-
-/// Writes a run, as single packets if TUN refuses the whole.
+/// Writes a run, as single packets if TUN refuses the whole. Returns whether TUN took it as it was.
 fn write_run(
     packets: &mut impl PacketOutput,
     counters: &WorkerCounters,
     scratch: &mut [u8],
     arena: &[u8],
     run: &FinishedRun<'_>,
-) -> Option<SuperPacketRefused> {
+) -> bool {
     let mut pieces = [IoSlice::new(&[]); RUN_PACKETS_MAX];
     let mut used = 0;
     let ranges = std::iter::once(&run.head).chain(run.tails);
@@ -221,11 +220,11 @@ fn write_run(
         Err(error) if error.kind() == ErrorKind::InvalidInput && run.is_super() => {
             counters.tun_fallbacks.add(1);
             run.for_each_single(arena, scratch, |packet| write_single(packets, counters, packet));
-            return Some(SuperPacketRefused);
+            return false;
         }
         Err(error) => counters.drops.add(write_reason(&error), run.packets as u64),
     }
-    None
+    true
 }
 
 fn write_single(packets: &mut impl PacketOutput, counters: &WorkerCounters, packet: &[u8]) {

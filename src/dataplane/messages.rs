@@ -40,7 +40,7 @@ pub struct SessionInstall {
     pub send_secret: Arc<LaneSecret>,
     /// Secret that our receiving lane keys are derived from.
     pub receive_secret: Arc<LaneSecret>,
-    /// What both ends agreed on.
+    /// What the far end takes, and so may be sent.
     pub features: Features,
     /// The client knows its server's address; a server learns each path's from the first
     /// authenticated packet on it.
@@ -51,15 +51,17 @@ pub struct SessionInstall {
 
 /// From the control thread to a worker.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the text of a variant explains its fields")]
 pub enum WorkerCommand {
     /// Receive on this session at once. Send on it as soon as this worker's path has an endpoint,
     /// in place of any earlier session of the same peer; the earlier one keeps receiving.
     InstallSession(Box<SessionInstall>),
-    /// A path of a session was confirmed or moved.
+    /// The path numbered `path` of a session leads to `endpoint` from now on: it was confirmed, or
+    /// the far end moved.
     SetPathEndpoint { session: SessionIndex, path: u8, endpoint: Endpoint },
-    /// The largest plaintext that fits a path has been measured anew.
+    /// A path carries plaintexts of at most `plaintext_max` bytes, as measured.
     SetPathPlaintextMax { session: SessionIndex, path: u8, plaintext_max: usize },
-    /// Neither send nor receive on this session any more.
+    /// Neither send nor receive on the session that arrives as `session` any more.
     RemoveSession { session: SessionIndex },
     /// Send a path message on this worker's lane, the datagram padded to carry `plaintext_len`
     /// bytes of plaintext (0: just the message).
@@ -76,9 +78,10 @@ pub enum WorkerCommand {
 
 /// From a worker to the control thread.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the text of a variant explains its fields")]
 pub enum WorkerEvent {
-    /// An authenticated packet arrived on a path from an address that is new to this worker:
-    /// the first packet of the session on the path, or the far end moved.
+    /// An authenticated packet arrived on a path at `worker` from an address that is new to it:
+    /// the first packet of the session on the path, or the far end moved to `endpoint`.
     PathSeen { worker: usize, session: SessionIndex, path: u8, endpoint: Endpoint },
     /// An authenticated path message arrived on `lane`, in a datagram with `plaintext_len` bytes
     /// of plaintext.
@@ -89,12 +92,14 @@ pub enum WorkerEvent {
         message: PathMessage,
         plaintext_len: usize,
     },
-    /// A lane of the session has used its key up to the rekey threshold.
+    /// A lane of the session, sent or received by `worker`, has used its key up to the rekey
+    /// threshold.
     KeyNearlyUsed { worker: usize, session: SessionIndex },
     /// The kernel refused a datagram with so many bytes of plaintext as too large for the path
     /// (`EMSGSIZE`).
     PathTooBig { worker: usize, session: SessionIndex, path: u8, plaintext_len: usize },
-    /// The worker cannot go on (its TUN queue or socket is gone, or it panicked).
+    /// The worker cannot go on: its TUN queue or socket is gone, or it panicked. `error` says
+    /// what happened and what mends it.
     Failed { worker: usize, error: String },
     /// The worker has returned.
     Stopped { worker: usize },

@@ -1,9 +1,9 @@
 //! From the wire: packets become super-packets again, in place, one `writev` for each.
 //!
-//! The sender marks which packets continue the run of the packet before ([`super::flags`]); a header
-//! compare confirms it. Nothing is copied and no payload is summed: the first packet's headers are
-//! rewritten to stand for the whole run, a virtio header goes in front of it, where the spent header
-//! of its data message lay, and the other packets lend their payload by range.
+//! The sender marks which packets continue the run of the packet before ([`super::flags`]); a
+//! header compare confirms it. Nothing is copied and no payload is summed: the first packet's
+//! headers are rewritten to stand for the whole run, a virtio header goes in front of it, where the
+//! spent header of its data message lay, and the other packets lend their payload by range.
 //!
 //! A lane delivers in order, so one open run at a time is enough.
 
@@ -112,7 +112,8 @@ impl Coalescer {
     /// with at least [`VIRTIO_HEADER_LEN`] bytes in front that may be overwritten. `parsed` is what
     /// [`Parsed::parse_plaintext`] said about it. Every run that this finishes goes to `finished`.
     ///
-    /// The arena must not change where pushed packets lie until their run is finished.
+    /// Packets may lie in the arena in any order. It must not change where pushed packets lie until
+    /// their run is finished.
     ///
     /// # Errors
     ///
@@ -136,7 +137,7 @@ impl Coalescer {
         }
         arena[start] &= !FLAGS;
         let partial = parsed.has_partial_checksum();
-        if partial && parsed.continues_run() && self.append(&arena[..end], start, parsed) {
+        if partial && parsed.continues_run() && self.append(arena, start, parsed) {
             if self.tails.len() + 1 >= self.segments_max || self.is_over(&arena[start..end], parsed)
             {
                 self.flush(arena, finished);

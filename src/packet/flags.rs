@@ -1,7 +1,7 @@
 //! The two bits of an inner packet's first byte that carry meaning across the tunnel.
 //!
-//! An IP version nibble is 4 or 6, so bits `0x80` and `0x10` of the first byte are free on the wire.
-//! They are set after the packet is complete and cleared before anything else looks at it.
+//! An IP version nibble is 4 or 6, so bits `0x80` and `0x10` of the first byte are free on the
+//! wire. They are set after the packet is complete and cleared before anything else looks at it.
 
 /// The checksum field of the packet's TCP or UDP header holds only the folded sum of its
 /// pseudo-header, not complemented, as Linux keeps it under `CHECKSUM_PARTIAL`.

@@ -27,10 +27,11 @@ pub struct Fragments<'a> {
 impl<'a> Fragments<'a> {
     /// Plan the fragments of `packet` for a path that carries packets of `mtu` bytes. `None` if
     /// there is nothing to do or nothing that may be done: it fits, has DF set, is IPv6, reaches
-    /// beyond the end of the longest packet, or `mtu` is too small for any payload. A fragment may be
-    /// fragmented again.
+    /// beyond the end of the longest packet, or `mtu` is too small for any payload. A fragment may
+    /// be fragmented again.
     ///
-    /// The packet's checksum above the IP layer must be complete: fragments cannot carry half of it.
+    /// The checksum above the IP layer must be complete: it covers what fragments have only
+    /// together.
     pub fn new(packet: &'a [u8], parsed: &Parsed, mtu: usize) -> Option<Self> {
         let packet = packet.get(..parsed.total_len)?;
         let header_len = parsed.transport_offset;

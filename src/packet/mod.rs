@@ -1,9 +1,9 @@
 //! Inner packets: what is read from a TUN device, carried inside data messages, and written to a
 //! TUN device again.
 //!
-//! To the wire: [`parse::Parsed`] looks at a packet once, [`split::Split`] turns a super-packet into
-//! segments that are ready to seal, [`run::RunTracker`] finds runs among small packets. From the
-//! wire: [`coalesce::Coalescer`] puts runs together again, in place, for one `writev` each.
+//! To the wire: [`parse::Parsed`] looks at a packet once, [`split::Split`] turns a super-packet
+//! into segments that are ready to seal, [`run::RunTracker`] finds runs among small packets. From
+//! the wire: [`coalesce::Coalescer`] puts runs together again, in place, for one `writev` each.
 //! [`ecn`], [`mss`], [`icmp`] and [`fragment`] are the duties of a router.
 //!
 //! Everything here is pure: no socket, no clock, no allocation after construction. Layouts follow

@@ -1,8 +1,8 @@
 //! One look at an inner packet: everything the data plane asks of its headers.
 //!
 //! IPv4 with options, IPv6 with a bounded chain of extension headers, and the TCP or UDP header
-//! behind them. What is not TCP or UDP, is a fragment, or is too damaged above the IP layer to tell,
-//! is still an IP packet and passes as one: its [`Parsed::transport`] is `None`.
+//! behind them. What is not TCP or UDP, is a fragment, or is too damaged above the IP layer to
+//! tell, is still an IP packet and passes as one: its [`Parsed::transport`] is `None`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,8 +1,8 @@
 //! To the wire: one read from a TUN device becomes packets that are ready to seal.
 //!
-//! A super-packet becomes segments of its segment size; anything else is one segment. The transport
-//! checksum of each is either left as the sum of its pseudo-header, marked for a peer that passes it
-//! on as offload metadata, or completed in software.
+//! A super-packet becomes segments of its segment size; anything else is one segment. The
+//! transport checksum of each is either left as the sum of its pseudo-header, marked for a peer
+//! that passes it on as offload metadata, or completed in software.
 
 use super::checksum;
 use super::error::PacketError;
@@ -242,10 +242,11 @@ fn plan_super<'a>(
 
 /// The sum of a super-packet's pseudo-header without the length.
 ///
-/// What the kernel left in the checksum field is the truth, as in `tcp_gso_segment`: behind a source
-/// route or a routing header the pseudo-header has the final destination, which the IP header does
-/// not (RFC 8200 section 8.1). The addresses serve where the kernel had verified a received
-/// super-packet and passes it on with its checksum complete (`netif_needs_gso` allows that).
+/// What the kernel left in the checksum field is the truth, as in `tcp_gso_segment`: behind a
+/// source route or a routing header the pseudo-header has the final destination, which the IP
+/// header does not (RFC 8200 section 8.1). The addresses serve where the kernel had verified a
+/// received super-packet and passes it on with its checksum complete (`netif_needs_gso` allows
+/// that).
 #[inline]
 fn super_pseudo_sum(
     vnet: &VirtioHeader,

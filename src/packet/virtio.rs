@@ -1,7 +1,7 @@
 //! The virtio-net header that stands in front of every packet a TUN device reads or writes.
 //!
-//! Ten bytes in the machine's own byte order (`struct virtio_net_hdr`, linux/virtio_net.h), as a TUN
-//! device with `IFF_VNET_HDR` uses it unless told otherwise.
+//! Ten bytes in the machine's own byte order (`struct virtio_net_hdr`, linux/virtio_net.h), as a
+//! TUN device with `IFF_VNET_HDR` uses it unless told otherwise.
 
 use crate::limits::VIRTIO_HEADER_LEN;
 

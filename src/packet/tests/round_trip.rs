@@ -125,6 +125,27 @@ fn the_largest_super_packets_come_back() {
 }
 
 #[test]
+fn super_packets_captured_from_a_kernel_come_back() {
+    let captured: [(&[u8], usize); 2] = [
+        (include_bytes!("../../../fuzz/corpus/packet_split/kernel_tcp_v4"), 5),
+        (include_bytes!("../../../fuzz/corpus/packet_split/kernel_udp_v4"), 10),
+    ];
+    for (read, count) in captured {
+        let (vnet, packet) = read.split_first_chunk::<VIRTIO_HEADER_LEN>().unwrap();
+        let vnet = VirtioHeader::parse(vnet);
+        let split = Split::new(&vnet, packet, true).unwrap();
+        assert_eq!(split.segments(), count);
+        let written = coalesce(&segments(&split));
+        assert_eq!(written.len(), 1);
+        assert_eq!(written[0].packet, packet);
+        assert_eq!(written[0].vnet, vnet);
+        for single in &written[0].singles {
+            assert!(ip_checksum_is_right(single) && transport_checksum_is_right_at(single, 20));
+        }
+    }
+}
+
+#[test]
 fn identifications_count_up_and_wrap() {
     let build = Build { id: 0xfffe, payload: vec![0; 40], dont_fragment: false, ..Build::tcp_v4() };
     let packet = build.clone().partial().packet();
