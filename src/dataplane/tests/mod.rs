@@ -1,6 +1,7 @@
 //! Two forwarders joined back to back, without a device or a socket.
 
 mod drops;
+mod oversized;
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
