@@ -1,5 +1,6 @@
 //! Two forwarders joined back to back, without a device or a socket.
 
+mod allocations;
 mod drops;
 mod oversized;
 
