@@ -122,6 +122,9 @@ pub const UDP_PAYLOAD_MAX: usize = 65507;
 /// The most datagrams in one `UDP_SEGMENT` send. The kernel's bound is 64 before 6.9 (128 since),
 /// and the oldest kernels compare the length in a way that makes 64 fail.
 pub const GSO_SEGMENTS_MAX: usize = 63;
+/// How long trains of datagrams leave singly on a socket after the kernel has refused one, before
+/// they are tried again.
+pub const GSO_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of one receive slot: a whole GRO aggregate fits.
 pub const RECEIVE_SLOT_LEN: usize = 65536;
 /// Slots of one `recvmmsg` call.
