@@ -247,25 +247,36 @@ mod tests {
     #[test]
     fn a_train_is_at_fault_only_if_its_datagrams_are_taken() {
         use SendFaultKind::{Refused, SourceGone, TooBig, TrainRefused};
-        let too_big = TooBig { datagram_len: LARGE };
+        type Faults = &'static [(usize, SendFaultKind)];
         // (faults by message, blocked, trains go on)
-        let table: &[(&[(usize, SendFaultKind)], bool, bool)] = &[
+        let table: &[(Faults, bool, bool)] = &[
             /*  1 */ (&[], false, true),
             /*  2 */ (&[(0, TrainRefused)], false, false),
-            /*  3 */ (&[(0, TrainRefused), (0, too_big)], false, true),
+            /*  3 */ (&[(0, TrainRefused), (0, TooBig { datagram_len: 1 })], false, true),
             /*  4 */ (&[(0, TrainRefused), (0, SourceGone)], false, true),
             /*  5 */ (&[(0, TrainRefused), (0, Refused)], false, true),
-            /*  6: of another message */ (&[(0, TrainRefused), (1, too_big)], false, false),
+            /*  6: of another message */
+            (&[(0, TrainRefused), (1, TooBig { datagram_len: 1 })], false, false),
             /*  7: both at fault      */
             (&[(0, TrainRefused), (1, TrainRefused)], false, false),
             /*  8: the first is       */
             (&[(0, TrainRefused), (1, TrainRefused), (1, Refused)], false, false),
             /*  9: neither is         */
-            (&[(0, TrainRefused), (0, too_big), (1, TrainRefused), (1, too_big)], false, true),
+            (
+                &[
+                    (0, TrainRefused),
+                    (0, TooBig { datagram_len: 1 }),
+                    (1, TrainRefused),
+                    (1, TooBig { datagram_len: 1 }),
+                ],
+                false,
+                true,
+            ),
             /* 10: not known yet      */ (&[(0, TrainRefused)], true, true),
             /* 11: known of the first */
             (&[(0, TrainRefused), (1, TrainRefused)], true, false),
-            /* 12: only singles       */ (&[(0, Refused), (1, too_big)], false, true),
+            /* 12: only singles       */
+            (&[(0, Refused), (1, TooBig { datagram_len: 1 })], false, true),
         ];
         let now = clock::now();
         for (number, (faults, blocked, goes_on)) in (1..).zip(table) {
