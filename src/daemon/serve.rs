@@ -27,6 +27,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let tun = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
     let listeners = Listeners::open(&config, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
+    tunnel::make_status_directory(&config.status_socket)?;
     tunnel::drop_privileges()?;
 
     let control_socket = listeners.control.first();

@@ -1,5 +1,11 @@
 //! What server and client open alike: the TUN device, its link, the switches.
 
+use std::fs;
+use std::path::Path;
+
+use caps::Capability;
+use ipnet::IpNet;
+
 use crate::config::{Switch, TunConfig, TuningConfig};
 use crate::daemon::DaemonError;
 use crate::dataplane::ForwarderOptions;
@@ -11,8 +17,6 @@ use crate::sys::tun::{TunDevice, TunOffloadWish, TunOffloads};
 use crate::sys::udp::{UdpOptions, UdpSocket};
 use crate::telemetry::status::OffloadStatus;
 use crate::wire::Features;
-use caps::Capability;
-use ipnet::IpNet;
 
 /// The capabilities a daemon keeps once everything is open: routes and links change later.
 const CAPABILITIES_KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
@@ -104,6 +108,15 @@ pub(super) fn forwarder_options(
 /// What this side tells the other that it can take.
 pub(super) fn features(offloads: &OffloadStatus) -> Features {
     if offloads.tun_checksum { Features::CHECKSUM_OFFLOAD } else { Features::empty() }
+}
+
+/// Makes the directory of the status socket, if it is missing, while the rights for it are there.
+pub(super) fn make_status_directory(status_socket: &Path) -> Result<(), DaemonError> {
+    match status_socket.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => fs::create_dir_all(directory)
+            .map_err(DaemonError::io("making the directory of the status socket")),
+        _ => Ok(()),
+    }
 }
 
 /// Gives up every privilege that is not needed from here on. No thread has been started yet.

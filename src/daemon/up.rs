@@ -34,6 +34,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let tun = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
+    tunnel::make_status_directory(&config.status_socket)?;
     tunnel::drop_privileges()?;
 
     let offloads =

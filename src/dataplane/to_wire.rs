@@ -102,16 +102,15 @@ impl Forwarder {
         let Ok(mut split) = Split::with_parsed(&header, packet, parsed, partial_checksums) else {
             return self.drop_packets(DropReason::PacketMalformed, 1);
         };
+        let tos = if copy_dscp { parsed.traffic_class } else { parsed.ecn };
         if split.largest_segment_len() > plaintext_max {
-            return self.send_oversized(index, &header, &split, datagrams, packets);
+            return self.send_oversized(index, &header, &split, tos, datagrams, packets);
         }
         if self.tracked != Some(index) {
             self.tracked = Some(index);
             self.run_tracker.reset();
         }
         split.set_continues_run(self.run_tracker.continues(&split));
-        let parsed = split.parsed();
-        let tos = if copy_dscp { parsed.traffic_class } else { parsed.ecn };
         self.seal_split(index, &split, tos, datagrams);
     }
 
@@ -177,6 +176,7 @@ impl Forwarder {
         index: SessionIndex,
         header: &VirtioHeader,
         split: &Split<'_>,
+        tos: u8,
         datagrams: &mut impl DatagramOutput,
         packets: &mut impl PacketOutput,
     ) {
@@ -195,23 +195,42 @@ impl Forwarder {
             let len = split.write_segment(segment, &mut scratch);
             let packet = &mut scratch[..len];
             packet[0] &= !FLAGS;
+            if len <= plaintext_max {
+                self.seal_whole(index, packet, tos, datagrams);
+                continue;
+            }
             let parsed = Parsed::parse(packet);
             let fragments = parsed.ok().and_then(|it| Fragments::new(packet, &it, plaintext_max));
             match fragments {
-                Some(fragments) => self.seal_fragments(index, &fragments, datagrams),
+                Some(fragments) => self.seal_fragments(index, &fragments, tos, datagrams),
                 None => self.drop_packets(DropReason::PacketTooBig, 1),
             }
         }
         self.scratch = scratch;
     }
 
+    fn seal_whole(
+        &mut self,
+        index: SessionIndex,
+        packet: &[u8],
+        tos: u8,
+        datagrams: &mut impl DatagramOutput,
+    ) {
+        self.seal_each(index, 1, tos, datagrams, |_| {
+            (packet.len(), |plaintext: &mut [u8]| {
+                plaintext[..packet.len()].copy_from_slice(packet);
+            })
+        });
+    }
+
     fn seal_fragments(
         &mut self,
         index: SessionIndex,
         fragments: &Fragments<'_>,
+        tos: u8,
         datagrams: &mut impl DatagramOutput,
     ) {
-        self.seal_each(index, fragments.count(), 0, datagrams, |fragment| {
+        self.seal_each(index, fragments.count(), tos, datagrams, |fragment| {
             (fragments.fragment_len(fragment), move |plaintext: &mut [u8]| {
                 fragments.write(fragment, plaintext);
             })

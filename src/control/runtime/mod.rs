@@ -458,9 +458,9 @@ impl ControlThread {
                 }
             }
         }
-        // Its file must be gone before somebody is told that the daemon is.
-        self.status = None;
         self.hooks.stopped();
+        // Last: whoever waits for the socket to vanish finds everything undone.
+        self.status = None;
     }
 
     fn wait_for_workers(

@@ -1,10 +1,9 @@
 //! Two forwarders joined back to back, without a device or a socket.
-//!
-//! Every reason for which a worker drops a packet is provoked here, one test each, and every test
-//! says so by name: [`DropReason`]s of the data plane without a test fail
-//! `every_reason_of_the_data_plane_is_provoked`.
 
-use std::collections::BTreeSet;
+mod allocations;
+mod drops;
+mod oversized;
+
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,8 +18,7 @@ use crate::dataplane::from_wire::Received;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
-    DATA_HEADER_LEN, REJECT_AFTER_PACKETS, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN,
-    WORKER_EVENTS_MAX,
+    DATA_HEADER_LEN, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN, WORKER_EVENTS_MAX,
 };
 use crate::packet::CoalesceOptions;
 use crate::routing::{PeerId, PrefixTable};
@@ -394,182 +392,6 @@ fn a_super_packet_crosses_as_one() {
     };
     assert_eq!(without_checksum(&frames[0]), without_checksum(&whole));
 }
-
-// ---- One test per reason ----
-
-/// Reasons that belong to the control thread, whose own tests provoke them.
-const CONTROL_REASONS: [DropReason; 8] = [
-    DropReason::HandshakeMacInvalid,
-    DropReason::HandshakeCookieRequired,
-    DropReason::HandshakeRateLimited,
-    DropReason::HandshakeInvalid,
-    DropReason::HandshakePeerUnknown,
-    DropReason::HandshakeReplayed,
-    DropReason::HandshakeUnexpected,
-    DropReason::CookieInvalid,
-];
-
-#[test]
-fn every_reason_of_the_data_plane_is_provoked() {
-    let provoked = PROVOCATIONS.iter().map(|(reason, _)| reason.name());
-    let control = CONTROL_REASONS.iter().map(|reason| reason.name());
-    let covered: BTreeSet<_> = provoked.chain(control).collect();
-    let all: BTreeSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
-    assert_eq!(covered, all);
-    for (reason, provoke) in PROVOCATIONS {
-        let (side, packets) = provoke();
-        side.assert_only_drop(*reason, packets);
-    }
-}
-
-/// Each makes one worker drop packets for one reason and says how many.
-type Provocation = fn() -> (Side, u64);
-
-const PROVOCATIONS: &[(DropReason, Provocation)] = &[
-    (DropReason::DatagramTruncated, || {
-        let (_, mut server) = pair();
-        server.decapsulate(&[vec![], vec![4], vec![4; 31]], 1000, 0);
-        (server, 3)
-    }),
-    (DropReason::DatagramTooLong, || {
-        let (mut client, mut server) = pair();
-        let mut arena = client.encapsulate(ping(CLIENT, SERVER)).remove(0);
-        let message = ReceivedMeta {
-            range: 0..arena.len(),
-            from: ([192, 0, 2, 2], 1000).into(),
-            local: None,
-            stride: arena.len(),
-            ecn: 0,
-            truncated: true,
-        };
-        server.decapsulate_messages(&[message], &mut arena);
-        (server, 1)
-    }),
-    (DropReason::DatagramUnknownType, || {
-        let (mut client, mut server) = pair();
-        let mut reserved = client.encapsulate(ping(CLIENT, SERVER)).remove(0);
-        reserved[2] = 1;
-        server.decapsulate(&[vec![9; 64], vec![1; 64], reserved], 1000, 0);
-        (server, 3)
-    }),
-    (DropReason::SessionUnknown, || {
-        let (mut client, mut server) = pair();
-        server.command(WorkerCommand::RemoveSession { session: SERVER_INDEX });
-        let sealed = client.encapsulate(ping(CLIENT, SERVER));
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 1)
-    }),
-    (DropReason::LaneWrong, || {
-        let (mut client, mut server) = pair();
-        let mut sealed = client.encapsulate(ping(CLIENT, SERVER));
-        sealed[0][1] = 1;
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 1)
-    }),
-    (DropReason::KeyExhausted, || {
-        let (mut client, _) = pair();
-        let session = client.forwarder.tables.session(CLIENT_INDEX).unwrap();
-        session.spend_key(0, REJECT_AFTER_PACKETS);
-        assert!(client.encapsulate(ping(CLIENT, SERVER)).is_empty());
-        (client, 1)
-    }),
-    (DropReason::Replayed, || {
-        let (mut client, mut server) = pair();
-        let sealed = client.encapsulate(ping(CLIENT, SERVER));
-        assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), 1);
-        assert!(server.decapsulate(&sealed, 1000, 0).is_empty());
-        (server, 1)
-    }),
-    (DropReason::AuthenticationFailed, || {
-        let (mut client, mut server) = pair();
-        let mut sealed = client.encapsulate(ping(CLIENT, SERVER));
-        let last = sealed[0].len() - 1;
-        sealed[0][last] ^= 0x80;
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 1)
-    }),
-    (DropReason::InnerMalformed, || {
-        let (mut client, mut server) = pair();
-        // A path message of a kind that does not exist, sealed by the peer itself.
-        let sealed = client.seal_raw(&[0x0f; 16]);
-        server.decapsulate(&sealed, 1000, 0);
-        let sealed = client.seal_raw(&[0x45; 16]);
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 2)
-    }),
-    (DropReason::InnerSourceNotAllowed, || {
-        let (mut client, mut server) = pair();
-        let sealed = client.encapsulate(ping(Ipv4Addr::new(10, 8, 0, 3), SERVER));
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 1)
-    }),
-    (DropReason::EcnIllegal, || {
-        let (mut client, mut server) = pair();
-        let sealed = client.encapsulate(ping(CLIENT, SERVER));
-        server.decapsulate(&sealed, 1000, 0b11);
-        (server, 1)
-    }),
-    (DropReason::TunWriteFailed, || {
-        let (mut client, mut server) = pair();
-        server.tun.refuse = Some(ErrorKind::Other);
-        let sealed = client.encapsulate(ping(CLIENT, SERVER));
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 1)
-    }),
-    (DropReason::TunQueueFull, || {
-        let (mut client, mut server) = pair();
-        server.tun.refuse = Some(ErrorKind::WouldBlock);
-        let sealed = client.encapsulate(ping(CLIENT, SERVER));
-        server.decapsulate(&sealed, 1000, 0);
-        (server, 1)
-    }),
-    (DropReason::PacketMalformed, || {
-        let (mut client, _) = pair();
-        for malformed in [vec![], vec![0; 9], frame(&[]), frame(&[0x15; 40]), frame(&[0x45; 12])] {
-            client.encapsulate(malformed);
-        }
-        (client, 5)
-    }),
-    (DropReason::NoRoute, || {
-        let (mut client, _) = pair();
-        client.encapsulate(ping(CLIENT, Ipv4Addr::new(10, 9, 0, 1)));
-        (client, 1)
-    }),
-    (DropReason::NoSession, || {
-        let mut client = Side::new(0);
-        client.own("10.8.0.0/24");
-        client.encapsulate(ping(CLIENT, SERVER));
-        (client, 1)
-    }),
-    (DropReason::NoPath, || {
-        let mut server = Side::new(0);
-        server.own("10.8.0.2/32");
-        server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
-        server.encapsulate(ping(SERVER, CLIENT));
-        (server, 1)
-    }),
-    (DropReason::PacketTooBig, || {
-        let (mut client, _) = pair();
-        let (session, path) = (CLIENT_INDEX, 0);
-        client.command(WorkerCommand::SetPathPlaintextMax { session, path, plaintext_max: 1280 });
-        assert!(client.encapsulate(frame(&udp_packet(CLIENT, SERVER, 1300))).is_empty());
-        let answer = &client.tun.frames[0][VIRTIO_HEADER_LEN..];
-        assert_eq!((answer[9], answer[20], answer[21]), (1, 3, 4), "ICMP fragmentation needed");
-        assert_eq!(client.counters.too_big_sent.get(), 1);
-        (client, 1)
-    }),
-    (DropReason::SendFailed, || {
-        let (mut client, _) = pair();
-        client.wire.blocked = true;
-        let mut taken = 0;
-        while client.dropped_in_all() == 0 {
-            client.encapsulate(ping(CLIENT, SERVER));
-            taken += 1;
-            assert!(taken < 10_000, "a full socket must bound the batch");
-        }
-        (client, 1)
-    }),
-];
 
 #[test]
 fn a_key_that_is_nearly_used_up_is_reported_once() {
