@@ -100,6 +100,17 @@ impl Session {
         }
     }
 
+    /// Lets the kernel choose the address that packets leave from, if so far it was `gone`, which
+    /// this host has lost. Packets that arrive at another address set that one.
+    #[cold]
+    pub(super) fn forget_own_address(&mut self, gone: IpAddr) {
+        if let Some(endpoint) = &mut self.send_endpoint
+            && endpoint.local == Some(gone)
+        {
+            endpoint.local = None;
+        }
+    }
+
     /// Makes this worker's sending lane look as if it had sealed `counter` packets.
     #[cfg(test)]
     pub(super) fn spend_key(&mut self, worker: usize, counter: u64) {

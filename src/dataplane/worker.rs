@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
@@ -19,18 +19,17 @@ use crate::dataplane::forwarder::{
     DatagramOutput, EventSender, Forwarder, ForwarderOptions, PacketOutput, SendOutcome,
 };
 use crate::dataplane::from_wire::Received;
+use crate::dataplane::link::Link;
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
-    DATA_OVERHEAD_LEN, PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
-    TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
+    PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
 };
 use crate::sys::arena::Arena;
 use crate::sys::tun::TunQueue;
-use crate::sys::udp::{RecvBatch, SendBatch, SendFault, SendFaultKind, SendTarget, UdpSocket};
+use crate::sys::udp::{RecvBatch, UdpSocket};
 use crate::sys::{affinity, clock};
 use crate::telemetry::counters::WorkerCounters;
-use crate::telemetry::drops::DropReason;
 
 const WAKE: Token = Token(0);
 const TUN: Token = Token(1);
@@ -88,14 +87,10 @@ pub struct Worker {
 }
 
 /// The sockets of one worker, by listener.
-struct Links(Vec<Link>);
-
-struct Link {
-    socket: UdpSocket,
-    batch: SendBatch,
-    readable: bool,
-    blocked: bool,
-    counters: Arc<WorkerCounters>,
+struct Links {
+    links: Vec<Link>,
+    /// When the worker last woke up.
+    now: Instant,
 }
 
 impl Worker {
@@ -123,20 +118,17 @@ impl Worker {
             events,
             parts.commands,
         );
-        let link = |socket| Link {
-            socket,
-            batch: SendBatch::new(SEND_MESSAGES_MAX),
-            readable: true,
-            blocked: false,
-            counters: Arc::clone(&counters),
-        };
+        let link = |socket| Link::new(socket, Arc::clone(&counters));
         let worker = Self {
             poll,
             cpu: parts.cpu,
             tun: parts.tun,
             tun_ready: true,
             attached: true,
-            links: Links(parts.sockets.into_iter().map(link).collect()),
+            links: Links {
+                links: parts.sockets.into_iter().map(link).collect(),
+                now: clock::now(),
+            },
             receive: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
             frame: Arena::new(VIRTIO_HEADER_LEN + PACKET_LEN_MAX),
             forwarder,
@@ -156,7 +148,7 @@ impl Worker {
             let worker = self.forwarder.worker;
             log::warn!("worker {worker} is not pinned to CPU {cpu}: {error}");
         }
-        let mut events = Events::with_capacity(FIRST_SOCKET + self.links.0.len());
+        let mut events = Events::with_capacity(FIRST_SOCKET + self.links.links.len());
         let mut woken_at = clock::now();
         loop {
             let asleep_at = clock::now();
@@ -169,6 +161,7 @@ impl Worker {
                 _ => {}
             }
             woken_at = if timeout.is_some() { asleep_at } else { clock::now() };
+            self.links.now = woken_at;
             self.note_readiness(&events);
             self.forwarder.apply_commands(&mut self.links);
             if self.carry_out_requests() {
@@ -181,7 +174,7 @@ impl Worker {
     /// Whether something can be done without waiting.
     fn has_work(&self) -> bool {
         (self.tun_ready && self.attached && !self.links.is_blocked())
-            || self.links.0.iter().any(|link| link.readable)
+            || self.links.links.iter().any(|link| link.readable)
     }
 
     fn note_readiness(&mut self, events: &Events) {
@@ -190,7 +183,7 @@ impl Worker {
                 WAKE => {}
                 TUN => self.tun_ready = true,
                 Token(token) => {
-                    if let Some(link) = self.links.0.get_mut(token - FIRST_SOCKET) {
+                    if let Some(link) = self.links.links.get_mut(token - FIRST_SOCKET) {
                         link.readable |= event.is_readable();
                         link.blocked &= !event.is_writable();
                     }
@@ -221,7 +214,7 @@ impl Worker {
 
     /// One batch in each direction.
     fn turn(&mut self) -> Result<(), WorkerError> {
-        for listener in 0..self.links.0.len() {
+        for listener in 0..self.links.links.len() {
             self.receive(listener);
         }
         if self.tun_ready && self.attached && !self.links.is_blocked() {
@@ -233,7 +226,7 @@ impl Worker {
 
     /// Receives and delivers one batch from a listener.
     fn receive(&mut self, listener: usize) {
-        let Some(link) = self.links.0.get_mut(listener) else { return };
+        let Some(link) = self.links.links.get_mut(listener) else { return };
         if !link.readable {
             return;
         }
@@ -297,58 +290,15 @@ impl PacketOutput for TunOutput<'_> {
 
 impl Links {
     fn is_blocked(&self) -> bool {
-        self.0.iter().any(|link| link.blocked)
+        self.links.iter().any(|link| link.blocked)
     }
 }
 
 impl DatagramOutput for Links {
     fn send(&mut self, listener: usize, trains: &mut TrainBuilder) -> SendOutcome {
-        match self.0.get_mut(listener) {
-            Some(link) => link.send(trains),
+        match self.links.get_mut(listener) {
+            Some(link) => link.send(self.now, trains),
             None => SendOutcome::default(),
         }
     }
-}
-
-impl Link {
-    fn send(&mut self, trains: &mut TrainBuilder) -> SendOutcome {
-        for train in trains.hand_over() {
-            let target = SendTarget { remote: train.endpoint.remote, local: train.endpoint.local };
-            let segment_len = (train.datagrams > 1).then_some(train.segment_len as u16);
-            if self.batch.push(train.range.clone(), &target, segment_len, train.tos).is_err() {
-                self.counters.drops.add(DropReason::SendFailed, train.datagrams as u64);
-            }
-        }
-        let mut outcome = SendOutcome::default();
-        let counters = &self.counters;
-        let report = self.batch.send(&self.socket, trains.arena(), |fault| {
-            note_fault(fault, trains, counters, &mut outcome);
-        });
-        counters.udp_sends.add(report.calls as u64);
-        self.blocked = report.blocked;
-        if !report.blocked {
-            trains.clear();
-        }
-        outcome
-    }
-}
-
-/// Counts what went wrong with a train and remembers what the control thread should know.
-fn note_fault(
-    fault: SendFault,
-    trains: &TrainBuilder,
-    counters: &WorkerCounters,
-    outcome: &mut SendOutcome,
-) {
-    match fault.kind {
-        SendFaultKind::TrainRefused => counters.gso_fallbacks.add(1),
-        SendFaultKind::SourceGone => {}
-        SendFaultKind::TooBig { datagram_len } => {
-            let session = trains.trains().get(fault.index).map(|train| train.session);
-            let plaintext_len = datagram_len.saturating_sub(DATA_OVERHEAD_LEN);
-            outcome.too_big = session.map(|session| (session, plaintext_len));
-        }
-        SendFaultKind::Refused => {}
-    }
-    counters.drops.add(DropReason::SendFailed, fault.datagrams as u64);
 }

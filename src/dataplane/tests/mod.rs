@@ -41,7 +41,7 @@ struct MemoryWire {
     datagrams: Vec<Vec<u8>>,
     ecn: Vec<u8>,
     blocked: bool,
-    too_big: Option<(SessionIndex, usize)>,
+    outcome: SendOutcome,
 }
 
 impl DatagramOutput for MemoryWire {
@@ -57,7 +57,7 @@ impl DatagramOutput for MemoryWire {
             }
         }
         trains.clear();
-        SendOutcome { too_big: self.too_big }
+        self.outcome
     }
 }
 
@@ -300,6 +300,34 @@ fn only_an_authenticated_packet_moves_the_address() {
     let event = server.events.try_recv().unwrap();
     assert!(matches!(event, WorkerEvent::PathSeen { path: 0, endpoint, .. }
         if endpoint.remote.port() == 2000));
+}
+
+#[test]
+fn an_own_address_that_is_gone_is_forgotten_until_packets_arrive_at_another() {
+    let (mut client, mut server) = pair();
+    let source =
+        |side: &mut Side| side.forwarder.tables.session(SERVER_INDEX).unwrap().send_endpoint;
+    let local = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    assert_eq!(source(&mut server).unwrap().local, Some(local));
+    let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+    for (gone, left) in [(other, Some(local)), (local, None)] {
+        server.wire.outcome.source_gone = Some((SERVER_INDEX, gone));
+        server.encapsulate(ping(SERVER, CLIENT));
+        assert_eq!(source(&mut server).unwrap().local, left);
+    }
+    server.wire.outcome = SendOutcome::default();
+    let sealed = client.encapsulate(ping(CLIENT, SERVER));
+    let mut arena = sealed[0].clone();
+    let message = ReceivedMeta {
+        range: 0..arena.len(),
+        from: ([192, 0, 2, 2], 1000).into(),
+        local: Some(other),
+        stride: arena.len(),
+        ecn: 0,
+        truncated: false,
+    };
+    server.decapsulate_messages(&[message], &mut arena);
+    assert_eq!(source(&mut server).unwrap().local, Some(other));
 }
 
 #[test]
