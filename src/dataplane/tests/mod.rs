@@ -29,9 +29,9 @@ use crate::telemetry::counters::{SessionUsage, WorkerCounters};
 use crate::telemetry::drops::DropReason;
 use crate::wire::{Features, PathMessage, SessionIndex};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
-const PEER: PeerId = PeerId(7);
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub(super) const PEER: PeerId = PeerId(7);
 const CLIENT_INDEX: SessionIndex = SessionIndex(0xc11e_0001);
 const SERVER_INDEX: SessionIndex = SessionIndex(0x5e4f_0001);
 
@@ -175,7 +175,7 @@ impl Side {
     }
 }
 
-fn install(role: Role, server_workers: u8, client_workers: u8) -> SessionInstall {
+pub(super) fn install(role: Role, server_workers: u8, client_workers: u8) -> SessionInstall {
     let [up, down] = [[1; 32], [2; 32]].map(|bytes| Arc::new(LaneSecret::new(bytes)));
     let plan = LanePlan::new(role, server_workers, client_workers, 0).unwrap();
     let usage = Arc::new(SessionUsage::new(usize::from(plan.own_workers())));
