@@ -2,6 +2,7 @@
 
 mod allocations;
 mod drops;
+mod nonces;
 mod oversized;
 
 use std::io::{self, ErrorKind, IoSlice};
