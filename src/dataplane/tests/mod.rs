@@ -304,6 +304,19 @@ fn only_an_authenticated_packet_moves_the_address() {
 }
 
 #[test]
+fn a_straggler_does_not_move_the_address_back() {
+    let (mut client, mut server) = pair();
+    let straggler = client.encapsulate(ping(CLIENT, SERVER));
+    let moved = client.encapsulate(ping(CLIENT, SERVER));
+    assert_eq!(server.decapsulate(&moved, 2000, 0).len(), 1);
+    server.events.try_iter().for_each(drop);
+    assert_eq!(server.decapsulate(&straggler, 1000, 0).len(), 1, "it is delivered all the same");
+    assert!(server.events.is_empty());
+    let session = server.forwarder.tables.session(SERVER_INDEX).unwrap();
+    assert_eq!(session.send_endpoint.unwrap().remote.port(), 2000);
+}
+
+#[test]
 fn a_path_message_reaches_the_control_thread_with_its_length() {
     let (mut client, mut server) = pair();
     server.events.try_iter().for_each(drop);
@@ -329,6 +342,8 @@ fn a_refused_super_packet_goes_out_as_single_packets() {
     let sealed = client.encapsulate(tcp_super_packet(5000));
     server.decapsulate(&sealed, 1000, 0);
     assert_eq!(server.counters.tun_fallbacks.get(), 1, "it is not tried again");
+    let options = server.forwarder.coalescer.options();
+    assert_eq!(options, CoalesceOptions { tcp: false, ..CoalesceOptions::ALL });
 }
 
 /// An IPv4 TCP super-packet with `payload` bytes, cut at 1000, checksum left to hardware.
