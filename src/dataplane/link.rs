@@ -17,6 +17,8 @@ pub(super) struct Link {
     pub(super) readable: bool,
     /// It takes no more until it is writable again.
     pub(super) blocked: bool,
+    /// The poll tells when the socket has room again.
+    pub(super) awaits_room: bool,
     batch: SendBatch,
     segmentation: Segmentation,
     counters: Arc<WorkerCounters>,
@@ -28,6 +30,7 @@ impl Link {
             socket,
             readable: true,
             blocked: false,
+            awaits_room: false,
             batch: SendBatch::new(SEND_MESSAGES_MAX),
             segmentation: Segmentation::default(),
             counters,

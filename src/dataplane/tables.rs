@@ -209,12 +209,15 @@ impl Tables {
 
     /// Adds a session. It sends at once if its address is known.
     ///
-    /// A session whose plan has no place for this worker is passed over. So is one that is known:
-    /// a second lane under the same secret would seal with nonces that were used before.
+    /// A session whose plan has no place for this worker is passed over. So is one that is known,
+    /// or was: a second lane under the same secret would seal with nonces that were used before.
     pub(super) fn install(&mut self, install: SessionInstall) {
         let (peer, local) = (install.peer, install.local);
         let has_place = self.worker < usize::from(install.plan.own_workers());
         if !has_place || self.sessions.contains_key(&local) {
+            return;
+        }
+        if !install.send_secret.claim(install.plan.send_lane(self.worker)) {
             return;
         }
         self.sessions.insert(local, Session::new(install, self.worker, self.plaintext_max));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use thiserror::Error;
 
 use crate::dataplane::forwarder::{
@@ -30,6 +30,7 @@ use crate::sys::tun::TunQueue;
 use crate::sys::udp::{RecvBatch, UdpSocket};
 use crate::sys::{affinity, clock};
 use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::drops::DropReason;
 
 const WAKE: Token = Token(0);
 const TUN: Token = Token(1);
@@ -105,8 +106,7 @@ impl Worker {
         registry.register(&mut SourceFd(&parts.tun.as_raw_fd()), TUN, Interest::READABLE)?;
         for (listener, socket) in parts.sockets.iter().enumerate() {
             let token = Token(FIRST_SOCKET + listener);
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, interest)?;
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
         }
         let counters = parts.counters;
         let events = EventSender::new(parts.events, parts.control_waker);
@@ -153,22 +153,29 @@ impl Worker {
         loop {
             let asleep_at = clock::now();
             self.counters.busy_ns.add((asleep_at - woken_at).as_nanos() as u64);
-            let timeout = self.has_work().then_some(Duration::ZERO);
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => {
-                    return Err(WorkerError::Poll(error));
-                }
-                _ => {}
-            }
-            woken_at = if timeout.is_some() { asleep_at } else { clock::now() };
+            let has_slept = self.await_work(&mut events)?;
+            woken_at = if has_slept { clock::now() } else { asleep_at };
             self.links.now = woken_at;
-            self.note_readiness(&events);
             self.forwarder.apply_commands(&mut self.links);
             if self.carry_out_requests() {
                 return Ok(());
             }
             self.turn()?;
         }
+    }
+
+    /// Sleeps until there is something to do and notes what. Returns whether it slept at all.
+    fn await_work(&mut self, events: &mut Events) -> Result<bool, WorkerError> {
+        self.links.watch_for_room(self.poll.registry()).map_err(WorkerError::Poll)?;
+        let timeout = self.has_work().then_some(Duration::ZERO);
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                return Err(WorkerError::Poll(error));
+            }
+            _ => {}
+        }
+        self.note_readiness(events);
+        Ok(timeout.is_none())
     }
 
     /// Whether something can be done without waiting.
@@ -217,6 +224,8 @@ impl Worker {
         for listener in 0..self.links.links.len() {
             self.receive(listener);
         }
+        // What a full socket has left over goes first, so that TUN is read into an empty batch.
+        self.forwarder.flush(&mut self.links);
         if self.tun_ready && self.attached && !self.links.is_blocked() {
             self.read_tun()?;
         }
@@ -231,14 +240,13 @@ impl Worker {
             return;
         }
         match self.receive.receive(&link.socket) {
-            // A short batch emptied the socket; if not, the kernel raises another edge.
+            // A short batch emptied the socket; what arrives from then on raises another edge.
             Ok(count) => link.readable = count == RECEIVE_SLOTS,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            // Nothing waits, or the socket fails however often it is tried: trying on would spin.
+            Err(_) => {
                 link.readable = false;
                 return;
             }
-            // What an earlier datagram provoked; the socket itself is sound.
-            Err(_) => return,
         }
         self.counters.udp_receives.add(1);
         let (messages, arena) = self.receive.split();
@@ -252,12 +260,18 @@ impl Worker {
         for _ in 0..TUN_READS_PER_TURN {
             let len = match self.tun.read(&mut self.frame) {
                 Ok(len) => len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.tun_ready = false;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(WorkerError::Tun(error)),
+                Err(error) => match ReadFault::of(&error) {
+                    ReadFault::Empty => {
+                        self.tun_ready = false;
+                        return Ok(());
+                    }
+                    ReadFault::Interrupted => continue,
+                    ReadFault::PacketLost => {
+                        self.counters.drops.add(DropReason::PacketMalformed, 1);
+                        continue;
+                    }
+                    ReadFault::DeviceGone => return Err(WorkerError::Tun(error)),
+                },
             };
             self.counters.tun_reads.add(1);
             let Some(frame) = self.frame.get_mut(..len) else { continue };
@@ -268,6 +282,31 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+/// What a failed read of TUN means (`tun_chr_read_iter`, drivers/net/tun.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadFault {
+    /// Nothing waits, be it that the link is down.
+    Empty,
+    /// A signal came first.
+    Interrupted,
+    /// The kernel has taken a packet from the queue that it cannot describe by a virtio header
+    /// (`EINVAL`, "unexpected GSO type" in its log). The next one may be sound.
+    PacketLost,
+    /// The interface was deleted (`EBADFD`), or whatever else does not pass.
+    DeviceGone,
+}
+
+impl ReadFault {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EIO) => Self::Empty,
+            Some(libc::EINTR) => Self::Interrupted,
+            Some(libc::EINVAL) => Self::PacketLost,
+            _ => Self::DeviceGone,
+        }
     }
 }
 
@@ -292,6 +331,25 @@ impl Links {
     fn is_blocked(&self) -> bool {
         self.links.iter().any(|link| link.blocked)
     }
+
+    /// Has the poll tell of room in the sockets that are full, and of no other: a socket with room
+    /// tells so again whenever a packet of it has left the host, and would wake its worker for
+    /// nothing.
+    fn watch_for_room(&mut self, registry: &Registry) -> io::Result<()> {
+        for (listener, link) in self.links.iter_mut().enumerate() {
+            if link.awaits_room == link.blocked {
+                continue;
+            }
+            let interest = match link.blocked {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            let token = Token(FIRST_SOCKET + listener);
+            registry.reregister(&mut SourceFd(&link.socket.as_raw_fd()), token, interest)?;
+            link.awaits_room = link.blocked;
+        }
+        Ok(())
+    }
 }
 
 impl DatagramOutput for Links {
@@ -302,3 +360,6 @@ impl DatagramOutput for Links {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
