@@ -13,6 +13,7 @@ pub mod host;
 pub mod lab;
 pub mod limits;
 pub mod packet;
+mod rate;
 pub mod routing;
 pub mod session;
 pub mod sys;

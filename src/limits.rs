@@ -151,6 +151,11 @@ pub const TUN_READS_PER_TURN: usize = 128;
 /// Packets of one super-packet written to TUN. Linux before 6.9 refuses UDP super-packets of more,
 /// and 6.6 to 6.8 drop longer TCP ones made of small segments.
 pub const RUN_PACKETS_MAX: usize = 64;
+/// Events that one lane may cause for the control thread per second: path messages that arrive on
+/// it, and moves of its address. All that a peer has a reason to send is far below.
+pub const LANE_EVENTS_PPS: u32 = 32;
+/// The burst it may cause on top: the search for the largest MTU, at its fastest, both ways.
+pub const LANE_EVENTS_BURST: u32 = 64;
 /// Events a worker may have waiting for the control thread.
 pub const WORKER_EVENTS_MAX: usize = 4096;
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput};
 use crate::dataplane::messages::{Endpoint, WorkerEvent};
@@ -21,6 +22,8 @@ pub(super) struct Received<'a> {
     pub(super) messages: &'a [ReceivedMeta],
     /// Where they lie.
     pub(super) arena: &'a mut [u8],
+    /// When; it may be as old as the worker's last wake-up.
+    pub(super) now: Instant,
 }
 
 /// An authenticated plaintext and what is known about it.
@@ -43,7 +46,7 @@ impl Forwarder {
         datagrams: &mut impl DatagramOutput,
         packets: &mut impl PacketOutput,
     ) {
-        let Received { listener, messages, arena } = received;
+        let Received { listener, messages, arena, now } = received;
         for message in messages {
             let endpoint = Endpoint { remote: message.from, local: message.local, listener };
             // The lane whose source has been looked at: one message has one source.
@@ -55,9 +58,9 @@ impl Forwarder {
                         let lane = (plaintext.session, plaintext.lane);
                         // A straggler, perhaps held back by somebody, tells where the far end was.
                         if !plaintext.reordered && noted.replace(lane) != Some(lane) {
-                            self.note_source(lane.0, lane.1, endpoint);
+                            self.note_source(lane.0, lane.1, endpoint, now);
                         }
-                        if let Err(reason) = self.deliver(arena, plaintext, packets) {
+                        if let Err(reason) = self.deliver(arena, plaintext, now, packets) {
                             self.drop_packets(reason, 1);
                         }
                     }
@@ -123,10 +126,10 @@ impl Forwarder {
     }
 
     /// Learns where a lane's packets come from, now that one has authenticated.
-    fn note_source(&mut self, index: SessionIndex, lane: u8, endpoint: Endpoint) {
+    fn note_source(&mut self, index: SessionIndex, lane: u8, endpoint: Endpoint, now: Instant) {
         let worker = self.worker;
         let Some(session) = self.tables.session(index) else { return };
-        if !session.note_source(worker, lane, endpoint) {
+        if !session.note_source(worker, lane, endpoint, now) {
             return;
         }
         let peer = session.peer;
@@ -145,13 +148,14 @@ impl Forwarder {
         &mut self,
         arena: &mut [u8],
         plaintext: Plaintext,
+        now: Instant,
         packets: &mut impl PacketOutput,
     ) -> Result<(), DropReason> {
         let Plaintext { session: index, lane, range, outer_ecn, .. } = plaintext;
         let bytes = &mut arena[range.clone()];
         let Some(&first) = bytes.first() else { return Ok(()) };
         if classify(first) == Inner::PathMessage {
-            return self.report_path_message(index, lane, bytes);
+            return self.report_path_message(index, lane, bytes, now);
         }
         let parsed = Parsed::parse_plaintext(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let owner = self.tables.owner(parsed.source);
@@ -179,15 +183,22 @@ impl Forwarder {
         pushed.map_err(|_| DropReason::InnerMalformed)
     }
 
+    /// Hands a path message to the control thread, which serves all peers: none may keep it busy.
     fn report_path_message(
-        &self,
-        session: SessionIndex,
+        &mut self,
+        index: SessionIndex,
         lane: u8,
         plaintext: &[u8],
+        now: Instant,
     ) -> Result<(), DropReason> {
         let message = PathMessage::parse(plaintext).map_err(|_| DropReason::InnerMalformed)?;
         let plaintext_len = plaintext.len();
         let worker = self.worker;
+        let session = self.tables.session(index).ok_or(DropReason::SessionUnknown)?;
+        if !session.takes_path_message(worker, lane, now) {
+            return Err(DropReason::PathMessageExcess);
+        }
+        let session = index;
         // Lost if the control thread is behind: path messages are repeated by whoever needs them.
         self.events.send(WorkerEvent::PathMessage {
             worker,

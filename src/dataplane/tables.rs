@@ -5,15 +5,20 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::dataplane::index_map::IndexMap;
 use crate::dataplane::messages::{Endpoint, SessionInstall};
-use crate::limits::SESSIONS_PER_PEER_MAX;
+use crate::limits::{LANE_EVENTS_BURST, LANE_EVENTS_PPS, SESSIONS_PER_PEER_MAX};
+use crate::rate::Rate;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::lane::{ReceiveLane, SendLane};
 use crate::session::lanes::LanePlan;
 use crate::telemetry::counters::SessionUsage;
 use crate::wire::{Features, SessionIndex};
+
+/// How often one lane may have something for the control thread.
+const LANE_EVENTS: Rate = Rate::new(LANE_EVENTS_PPS, LANE_EVENTS_BURST);
 
 /// A session as one worker holds it.
 pub(super) struct Session {
@@ -39,6 +44,17 @@ struct ReceiveSlot {
     lane: Option<Box<ReceiveLane>>,
     /// Where authenticated packets of the lane last came from.
     endpoint: Option<Endpoint>,
+    /// When it may again cause a full burst of events; `None` if it never caused one.
+    events_full_at: Option<Instant>,
+}
+
+impl ReceiveSlot {
+    /// Whether the lane may cause an event for the control thread, which all peers share.
+    fn takes_event(&mut self, now: Instant) -> bool {
+        let taken = LANE_EVENTS.take(now, self.events_full_at.unwrap_or(now));
+        self.events_full_at = taken.or(self.events_full_at);
+        taken.is_some()
+    }
 }
 
 impl Session {
@@ -78,19 +94,31 @@ impl Session {
     }
 
     /// Notes that an authenticated packet of `lane` came from `endpoint`; tells whether that is
-    /// news, and if so points this worker's own sending there when it shares the path.
+    /// news, and if so points this worker's own sending there when it shares the path. A lane that
+    /// moves too often stays where it is for a while.
     #[inline]
-    pub(super) fn note_source(&mut self, worker: usize, lane: u8, endpoint: Endpoint) -> bool {
+    pub(super) fn note_source(
+        &mut self,
+        worker: usize,
+        lane: u8,
+        endpoint: Endpoint,
+        now: Instant,
+    ) -> bool {
         let Some(slot) = self.receive_slot(worker, lane) else { return false };
-        let known = &mut self.receive[slot].endpoint;
-        if *known == Some(endpoint) {
+        let slot = &mut self.receive[slot];
+        if slot.endpoint == Some(endpoint) || !slot.takes_event(now) {
             return false;
         }
-        *known = Some(endpoint);
+        slot.endpoint = Some(endpoint);
         if self.plan.path_of_received_lane(lane) == self.plan.send_path(worker) {
             self.send_endpoint = Some(endpoint);
         }
         true
+    }
+
+    /// Whether a path message of `lane` may be handed to the control thread.
+    pub(super) fn takes_path_message(&mut self, worker: usize, lane: u8, now: Instant) -> bool {
+        self.receive_slot(worker, lane).is_some_and(|slot| self.receive[slot].takes_event(now))
     }
 
     /// Forgets where `lane` came from, so that its next packet is news.

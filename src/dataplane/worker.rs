@@ -250,7 +250,7 @@ impl Worker {
         }
         self.counters.udp_receives.add(1);
         let (messages, arena) = self.receive.split();
-        let received = Received { listener: listener as u8, messages, arena };
+        let received = Received { listener: listener as u8, messages, arena, now: self.links.now };
         let mut tun = TunOutput { queue: &self.tun, counters: &self.counters };
         self.forwarder.decapsulate(received, &mut self.links, &mut tun);
     }

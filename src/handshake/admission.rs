@@ -13,42 +13,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::limits::{
     HANDSHAKE_SOURCES_MAX, HANDSHAKE_SOURCES_SWEEP_EVERY, HANDSHAKES_PER_SOURCE_BURST,
     HANDSHAKES_PER_SOURCE_PPS, HANDSHAKES_UNPROVED_BURST, HANDSHAKES_UNPROVED_PPS,
 };
+use crate::rate::Rate;
 
 /// Of each bucket of one source.
 const PER_SOURCE: Rate = Rate::new(HANDSHAKES_PER_SOURCE_PPS, HANDSHAKES_PER_SOURCE_BURST);
 /// Of the budget of all unproved sources.
 const UNPROVED: Rate = Rate::new(HANDSHAKES_UNPROVED_PPS, HANDSHAKES_UNPROVED_BURST);
-
-/// How fast a token bucket fills. All that is kept of the bucket itself is when it will be full.
-struct Rate {
-    /// How long one token takes to come back.
-    token: Duration,
-    /// How long an empty bucket takes to fill.
-    fill: Duration,
-}
-
-impl Rate {
-    const fn new(per_second: u32, burst: u32) -> Self {
-        let token_ns = 1_000_000_000 / per_second as u64;
-        Self {
-            token: Duration::from_nanos(token_ns),
-            fill: Duration::from_nanos(token_ns * burst as u64),
-        }
-    }
-
-    /// Takes a token from a bucket that would be full at `full_at`: when it will be full then, or
-    /// `None` if it is empty.
-    fn take(&self, now: Instant, full_at: Instant) -> Option<Instant> {
-        let full_at = full_at.max(now) + self.token;
-        (full_at - now <= self.fill).then_some(full_at)
-    }
-}
 
 /// What counts as one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

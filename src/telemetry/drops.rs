@@ -53,6 +53,8 @@ drop_reasons! {
         "A decrypted packet was not a well-formed IP packet or path message.";
     InnerSourceNotAllowed, "inner_source_not_allowed",
         "A decrypted packet's source address does not belong to the peer that sent it.";
+    PathMessageExcess, "path_message_excess",
+        "A path message came on a lane that had brought more of them than one has a reason to.";
     EcnIllegal, "ecn_illegal",
         "A packet that does not support ECN arrived marked as congested outside (RFC 6040).";
     TunWriteFailed, "tun_write_failed",

@@ -118,7 +118,7 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Round-trip time of the last answered probe, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Features in force for the session, by name.
+    /// Features the peer takes, and so in use towards it, by name.
     pub features: Vec<String>,
 }
 

@@ -73,7 +73,7 @@ fn carry(frames: &[Vec<u8>], from: &mut Side, to: &mut Side) -> (u64, u64, usize
         });
         let Tape { bytes, messages } = &mut tape;
         opening += allocations_in(|| {
-            let received = Received { listener: 0, messages, arena: bytes };
+            let received = Received { listener: 0, messages, arena: bytes, now: to.now };
             to.forwarder.decapsulate(received, &mut unused, &mut sink);
         });
     }

@@ -9,7 +9,7 @@ use super::{
     CLIENT, CLIENT_INDEX, SERVER, SERVER_INDEX, Side, frame, install, pair, ping, udp_packet,
 };
 use crate::dataplane::messages::WorkerCommand;
-use crate::limits::{REJECT_AFTER_PACKETS, VIRTIO_HEADER_LEN};
+use crate::limits::{LANE_EVENTS_BURST, REJECT_AFTER_PACKETS, VIRTIO_HEADER_LEN};
 use crate::session::lanes::Role;
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::drops::DropReason;
@@ -119,6 +119,14 @@ const PROVOCATIONS: &[(DropReason, Provocation)] = &[
         let sealed = client.encapsulate(ping(Ipv4Addr::new(10, 8, 0, 3), SERVER));
         server.decapsulate(&sealed, 1000, 0);
         (server, 1)
+    }),
+    (DropReason::PathMessageExcess, || {
+        let (mut client, mut server) = pair();
+        // Learning the address was the first event.
+        let excess = 10;
+        let sealed = client.probes(LANE_EVENTS_BURST as usize - 1 + excess);
+        server.decapsulate(&sealed, 1000, 0);
+        (server, excess as u64)
     }),
     (DropReason::EcnIllegal, || {
         let (mut client, mut server) = pair();

@@ -8,6 +8,7 @@ mod oversized;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Poll, Token, Waker};
@@ -19,12 +20,14 @@ use crate::dataplane::from_wire::Received;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
-    DATA_HEADER_LEN, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN, WORKER_EVENTS_MAX,
+    DATA_HEADER_LEN, LANE_EVENTS_BURST, LANE_EVENTS_PPS, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT,
+    VIRTIO_HEADER_LEN, WORKER_EVENTS_MAX,
 };
 use crate::packet::CoalesceOptions;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
 use crate::session::lanes::{LanePlan, Role};
+use crate::sys::clock;
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::counters::{SessionUsage, WorkerCounters};
 use crate::telemetry::drops::DropReason;
@@ -91,6 +94,7 @@ struct Side {
     counters: Arc<WorkerCounters>,
     wire: MemoryWire,
     tun: MemoryTun,
+    now: Instant,
     _poll: Poll,
 }
 
@@ -111,7 +115,7 @@ impl Side {
         let forwarder =
             Forwarder::new(worker, 1, options, Arc::clone(&counters), event_sender, command_queue);
         let (wire, tun) = (MemoryWire::default(), MemoryTun::default());
-        Self { forwarder, commands, events, counters, wire, tun, _poll: poll }
+        Self { forwarder, commands, events, counters, wire, tun, now: clock::now(), _poll: poll }
     }
 
     fn command(&mut self, command: WorkerCommand) {
@@ -156,9 +160,20 @@ impl Side {
         messages: &[ReceivedMeta],
         arena: &mut [u8],
     ) -> Vec<Vec<u8>> {
-        let received = Received { listener: 0, messages, arena };
+        let received = Received { listener: 0, messages, arena, now: self.now };
         self.forwarder.decapsulate(received, &mut self.wire, &mut self.tun);
         std::mem::take(&mut self.tun.frames)
+    }
+
+    /// Path messages in datagrams of their own.
+    fn probes(&mut self, count: usize) -> Vec<Vec<u8>> {
+        for token in 0..count as u64 {
+            let message = PathMessage::Probe { path: 0, token };
+            let session = CLIENT_INDEX;
+            self.command(WorkerCommand::SendPathMessage { session, message, plaintext_len: 0 });
+        }
+        self.forwarder.flush(&mut self.wire);
+        std::mem::take(&mut self.wire.datagrams)
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
@@ -357,6 +372,32 @@ fn a_path_message_reaches_the_control_thread_with_its_length() {
     let event = server.events.try_recv().unwrap();
     assert!(matches!(event, WorkerEvent::PathMessage { message: got, plaintext_len: 1200, .. }
         if got == message));
+}
+
+#[test]
+fn a_lane_that_floods_the_control_thread_is_held_back_and_no_other() {
+    let (mut clients, mut server) = ([Side::new(0), Side::new(1)], Side::new(0));
+    server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 2))));
+    for client in &mut clients {
+        client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 2))));
+    }
+    let burst = LANE_EVENTS_BURST as usize;
+    let mut events = |sealed: &[Vec<u8>], port, waited: Duration| {
+        server.now += waited;
+        server.decapsulate(sealed, port, 0);
+        server.events.try_iter().count()
+    };
+    let [flooder, other] = &mut clients;
+    assert_eq!(events(&flooder.probes(1000), 1000, Duration::ZERO), burst);
+    assert_eq!(events(&other.probes(3), 1001, Duration::ZERO), 4, "with its address");
+    let one_second = Duration::from_secs(1);
+    assert_eq!(events(&flooder.probes(1000), 1000, one_second), LANE_EVENTS_PPS as usize);
+
+    // Neither does it help to come from elsewhere each time; the last address is learned later.
+    let hops: Vec<_> = (0..500).map(|_| flooder.probes(1)).collect();
+    let heard = (2000..).zip(&hops).map(|(port, sealed)| events(sealed, port, Duration::ZERO));
+    assert_eq!(heard.sum::<usize>(), 0);
+    assert_eq!(events(&flooder.probes(1), 3000, one_second), 2);
 }
 
 #[test]
