@@ -32,36 +32,63 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     // From the wire, before authentication.
-    DatagramTruncated, "datagram_truncated", "A datagram was shorter than its message type requires.";
-    DatagramTooLong, "datagram_too_long", "A datagram was longer than its message type allows.";
-    DatagramUnknownType, "datagram_unknown_type", "A datagram's first byte named no message type, or reserved bytes were not zero.";
-    SessionUnknown, "session_unknown", "A data message named a receiver index that no session has.";
-    LaneWrong, "lane_wrong", "A data message arrived on a lane that its worker does not receive.";
-    KeyExhausted, "key_exhausted", "A lane key had sealed or opened as many packets as it may.";
-    Replayed, "replayed", "A data message repeated a counter or was older than the replay window.";
-    AuthenticationFailed, "authentication_failed", "A data message failed to authenticate.";
+    DatagramTruncated, "datagram_truncated",
+        "A datagram was shorter than its message type requires.";
+    DatagramTooLong, "datagram_too_long",
+        "A datagram was longer than its message type allows.";
+    DatagramUnknownType, "datagram_unknown_type",
+        "A datagram's first byte named no message type, or reserved bytes were not zero.";
+    SessionUnknown, "session_unknown",
+        "A data message named a receiver index that no session has.";
+    LaneWrong, "lane_wrong",
+        "A data message arrived on a lane that its worker does not receive.";
+    KeyExhausted, "key_exhausted",
+        "A lane key had sealed or opened as many packets as it may.";
+    Replayed, "replayed",
+        "A data message repeated a counter or was older than the replay window.";
+    AuthenticationFailed, "authentication_failed",
+        "A data message failed to authenticate.";
     // From the wire, after authentication.
-    InnerMalformed, "inner_malformed", "A decrypted packet was not a well-formed IP packet or path message.";
-    InnerSourceNotAllowed, "inner_source_not_allowed", "A decrypted packet's source address does not belong to the peer that sent it.";
-    EcnIllegal, "ecn_illegal", "A packet that does not support ECN arrived marked as congested outside (RFC 6040).";
-    TunWriteFailed, "tun_write_failed", "The TUN device refused a packet.";
-    TunQueueFull, "tun_queue_full", "The TUN device had no room for a packet.";
+    InnerMalformed, "inner_malformed",
+        "A decrypted packet was not a well-formed IP packet or path message.";
+    InnerSourceNotAllowed, "inner_source_not_allowed",
+        "A decrypted packet's source address does not belong to the peer that sent it.";
+    EcnIllegal, "ecn_illegal",
+        "A packet that does not support ECN arrived marked as congested outside (RFC 6040).";
+    TunWriteFailed, "tun_write_failed",
+        "The TUN device refused a packet.";
+    TunQueueFull, "tun_queue_full",
+        "The TUN device had no room for a packet.";
     // From the TUN device.
-    PacketMalformed, "packet_malformed", "The TUN device delivered something that is not a well-formed IP packet.";
-    NoRoute, "no_route", "No peer owns the destination address of a packet.";
-    NoSession, "no_session", "The peer that owns the destination has no session yet.";
-    NoPath, "no_path", "The peer's session has no known address on this worker's path yet.";
-    PacketTooBig, "packet_too_big", "A packet did not fit the path and was answered with ICMP \"too big\".";
-    SendFailed, "send_failed", "The kernel refused to send a datagram.";
+    PacketMalformed, "packet_malformed",
+        "The TUN device delivered something that is not a well-formed IP packet.";
+    NoRoute, "no_route",
+        "No peer owns the destination address of a packet.";
+    NoSession, "no_session",
+        "The peer that owns the destination has no session yet.";
+    NoPath, "no_path",
+        "The peer's session has no known address on this worker's path yet.";
+    PacketTooBig, "packet_too_big",
+        "A packet did not fit the path and was answered with ICMP \"too big\".";
+    SendFailed, "send_failed",
+        "The kernel refused to send a datagram.";
     // Control thread.
-    HandshakeMacInvalid, "handshake_mac_invalid", "A handshake message was not addressed to this key (mac1).";
-    HandshakeCookieRequired, "handshake_cookie_required", "A handshake was answered with a cookie: its source had not proved its address under load.";
-    HandshakeRateLimited, "handshake_rate_limited", "A source sent handshakes faster than one source may.";
-    HandshakeInvalid, "handshake_invalid", "A handshake message failed to authenticate or decode.";
-    HandshakePeerUnknown, "handshake_peer_unknown", "A handshake came from a key that no peer has.";
-    HandshakeReplayed, "handshake_replayed", "A handshake carried a timestamp that is not newer than the last.";
-    HandshakeUnexpected, "handshake_unexpected", "A handshake answer matched no handshake in progress.";
-    CookieInvalid, "cookie_invalid", "A cookie reply failed to authenticate.";
+    HandshakeMacInvalid, "handshake_mac_invalid",
+        "A handshake message was not addressed to this key (mac1).";
+    HandshakeCookieRequired, "handshake_cookie_required",
+        "A handshake was answered with a cookie: its source had not proved its address under load.";
+    HandshakeRateLimited, "handshake_rate_limited",
+        "A source sent handshakes faster than one source may.";
+    HandshakeInvalid, "handshake_invalid",
+        "A handshake message failed to authenticate or decode.";
+    HandshakePeerUnknown, "handshake_peer_unknown",
+        "A handshake came from a key that no peer has.";
+    HandshakeReplayed, "handshake_replayed",
+        "A handshake carried a timestamp that is not newer than the last.";
+    HandshakeUnexpected, "handshake_unexpected",
+        "A handshake answer matched no handshake in progress.";
+    CookieInvalid, "cookie_invalid",
+        "A cookie reply failed to authenticate.";
 }
 
 #[cfg(test)]
