@@ -1,5 +1,5 @@
-//! What the `perf` command is made of, top to bottom: [`plan`] says what is measured, [`bed`] sets a
-//! contender up between two hosts, [`workload`] drives it with [`iperf`], [`ping`] and Corelane's
+//! What the `perf` command is made of, top to bottom: [`plan`] says what is measured, [`bed`] sets
+//! a contender up between two hosts, [`workload`] drives it with [`iperf`], [`ping`] and Corelane's
 //! own traffic generator, [`results`] keeps and prints what came out.
 
 pub(crate) mod bed;
