@@ -98,17 +98,24 @@ pub const REPLAY_WINDOW_PACKETS: u64 = 8192;
 /// Counters behind the highest one seen that are still accepted.
 pub const REPLAY_WINDOW_USABLE: u64 = REPLAY_WINDOW_PACKETS - 64;
 
-// ---- Handshake admission, per source (IPv4 /32, IPv6 /64) ----
+// ---- Handshake admission (docs/protocol.md, "Cookies and admission") ----
+// A source is an IPv4 address or an IPv6 /64.
 
 /// Handshake initiations a source may have answered per second.
 pub const HANDSHAKES_PER_SOURCE_PPS: u32 = 20;
 /// The burst a source may send on top.
 pub const HANDSHAKES_PER_SOURCE_BURST: u32 = 5;
+/// Initiations per second that all sources together may have answered without proving their
+/// address. Each costs public-key work of the order of 100 microseconds, so forged addresses get at
+/// a few hundredths of the control thread, however many they are.
+pub const HANDSHAKES_UNPROVED_PPS: u32 = 256;
+/// The burst they may send on top.
+pub const HANDSHAKES_UNPROVED_BURST: u32 = 256;
 /// Sources the admission table remembers. Once full, a source it does not know must prove its
 /// address with a cookie first.
 pub const HANDSHAKE_SOURCES_MAX: usize = 4096;
 /// The least time between two searches of a full admission table for entries that have lapsed, and
-/// so the time in which at most [`HANDSHAKE_SOURCES_MAX`] new sources get in without a cookie.
+/// so the time in which at most [`HANDSHAKE_SOURCES_MAX`] new sources get in.
 pub const HANDSHAKE_SOURCES_SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 // ---- Packets and batches ----
@@ -122,6 +129,9 @@ pub const UDP_PAYLOAD_MAX: usize = 65507;
 /// The most datagrams in one `UDP_SEGMENT` send. The kernel's bound is 64 before 6.9 (128 since),
 /// and the oldest kernels compare the length in a way that makes 64 fail.
 pub const GSO_SEGMENTS_MAX: usize = 63;
+/// How long trains of datagrams leave singly on a socket after the kernel has refused one, before
+/// they are tried again.
+pub const GSO_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of one receive slot: a whole GRO aggregate fits.
 pub const RECEIVE_SLOT_LEN: usize = 65536;
 /// Slots of one `recvmmsg` call.
@@ -257,6 +267,17 @@ const _: () = {
         REKEY_AFTER_MIN.as_millis() - REKEY_AFTER_MIN.as_millis() / REKEY_JITTER_DIVISOR as u128
             > PATH_CONFIRM_WITHIN.as_millis(),
         "paths are confirmed before the next rekey"
+    );
+    assert!(
+        10 * HANDSHAKES_PER_SOURCE_PPS <= HANDSHAKES_UNPROVED_PPS
+            && 10 * HANDSHAKES_PER_SOURCE_BURST <= HANDSHAKES_UNPROVED_BURST,
+        "one source does not use up what all share"
+    );
+    assert!(
+        ((HANDSHAKES_UNPROVED_BURST + HANDSHAKES_UNPROVED_PPS) as u64
+            * HANDSHAKE_SOURCES_SWEEP_EVERY.as_secs())
+            < HANDSHAKE_SOURCES_MAX as u64,
+        "unproved sources do not fill their table"
     );
     assert!(PATH_CONFIRM_WITHIN.as_millis() > 2 * PATH_CONFIRM_RETRY.as_millis());
     assert!(PATH_PLAINTEXT_BASE.is_multiple_of(PADDING_LEN));

@@ -136,7 +136,7 @@ fn worker_row(worker: &WorkerStatus, earlier: Option<(&WorkerStatus, f64)>) -> V
 /// What is only worth a word if it happened.
 fn worker_notes(worker: &WorkerStatus) -> String {
     let notes = [
-        (worker.gso_fallbacks, "sends without GSO"),
+        (worker.gso_fallbacks, "datagrams sent without GSO"),
         (worker.tun_fallbacks, "split TUN writes"),
         (worker.reordered, "reordered"),
     ];

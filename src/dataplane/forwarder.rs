@@ -5,6 +5,7 @@
 //! tested without a device or a socket.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -30,6 +31,8 @@ pub(super) trait DatagramOutput {
 pub(super) struct SendOutcome {
     /// A datagram of this session was too large for its path; bytes of its plaintext.
     pub(super) too_big: Option<(SessionIndex, usize)>,
+    /// The source address that this session's datagrams should leave from is not ours any more.
+    pub(super) source_gone: Option<(SessionIndex, IpAddr)>,
 }
 
 /// Takes packets for the TUN device.
@@ -190,9 +193,15 @@ impl Forwarder {
         }
     }
 
-    /// Tells the control thread that a path carries less than was thought.
+    /// Lets nothing be tried again that cannot succeed; tells the control thread that a path
+    /// carries less than was thought.
     fn note_outcome(&mut self, outcome: SendOutcome) {
         let worker = self.worker;
+        if let Some((index, source)) = outcome.source_gone
+            && let Some(session) = self.tables.session(index)
+        {
+            session.forget_own_address(source);
+        }
         let Some((index, plaintext_len)) = outcome.too_big else { return };
         let Some(session) = self.tables.session(index) else { return };
         let path = session.plan.send_path(worker);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput};
 use crate::dataplane::messages::{Endpoint, WorkerEvent};
 use crate::limits::{DATA_HEADER_LEN, REKEY_AFTER_PACKETS, RUN_PACKETS_MAX, VIRTIO_HEADER_LEN};
-use crate::packet::{CoalesceOptions, FinishedRun, Parsed, ecn, mss};
+use crate::packet::{CoalesceOptions, FinishedRun, Parsed, Transport, ecn, mss};
 use crate::session::lane::OpenError;
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::counters::WorkerCounters;
@@ -31,6 +31,8 @@ struct Plaintext {
     range: Range<usize>,
     /// ECN bits of the outer header.
     outer_ecn: u8,
+    /// A packet sent later on the lane has arrived before it.
+    reordered: bool,
 }
 
 impl Forwarder {
@@ -51,7 +53,8 @@ impl Forwarder {
                 match opened {
                     Ok(plaintext) => {
                         let lane = (plaintext.session, plaintext.lane);
-                        if noted.replace(lane) != Some(lane) {
+                        // A straggler, perhaps held back by somebody, tells where the far end was.
+                        if !plaintext.reordered && noted.replace(lane) != Some(lane) {
                             self.note_source(lane.0, lane.1, endpoint);
                         }
                         if let Err(reason) = self.deliver(arena, plaintext, packets) {
@@ -63,12 +66,13 @@ impl Forwarder {
             }
         }
         let Self { coalescer, counters, scratch, .. } = self;
-        let mut refused = false;
+        let mut refused = None;
         coalescer.flush(arena, |arena, run| {
-            refused |= !write_run(packets, counters, scratch, arena, run);
+            let outcome = write_run(packets, counters, scratch, arena, run);
+            refused = refused.or(outcome);
         });
-        if refused {
-            self.give_up_super_packets();
+        if let Some(transport) = refused {
+            self.give_up_super_packets(transport);
         }
     }
 
@@ -114,6 +118,7 @@ impl Forwarder {
             lane: header.lane,
             range: start..start + opened.plaintext_len,
             outer_ecn: message.ecn,
+            reordered: opened.reordered,
         })
     }
 
@@ -142,7 +147,7 @@ impl Forwarder {
         plaintext: Plaintext,
         packets: &mut impl PacketOutput,
     ) -> Result<(), DropReason> {
-        let Plaintext { session: index, lane, range, outer_ecn } = plaintext;
+        let Plaintext { session: index, lane, range, outer_ecn, .. } = plaintext;
         let bytes = &mut arena[range.clone()];
         let Some(&first) = bytes.first() else { return Ok(()) };
         if classify(first) == Inner::PathMessage {
@@ -163,12 +168,13 @@ impl Forwarder {
         session.usage.lane(worker).received.bytes.add(parsed.total_len as u64);
 
         let Self { coalescer, counters, scratch, .. } = self;
-        let mut refused = false;
+        let mut refused = None;
         let pushed = coalescer.push(arena, range, &parsed, |arena, run| {
-            refused |= !write_run(packets, counters, scratch, arena, run);
+            let outcome = write_run(packets, counters, scratch, arena, run);
+            refused = refused.or(outcome);
         });
-        if refused {
-            self.give_up_super_packets();
+        if let Some(transport) = refused {
+            self.give_up_super_packets(transport);
         }
         pushed.map_err(|_| DropReason::InnerMalformed)
     }
@@ -193,21 +199,25 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Stops building super-packets once the TUN device has refused one.
-    fn give_up_super_packets(&mut self) {
-        let options = CoalesceOptions { tcp: false, udp: false, ..self.coalescer.options() };
-        self.coalescer.set_options(options);
+    /// Stops building super-packets of a transport once the TUN device has refused one.
+    #[cold]
+    fn give_up_super_packets(&mut self, transport: Transport) {
+        let options = self.coalescer.options();
+        self.coalescer.set_options(match transport {
+            Transport::Tcp => CoalesceOptions { tcp: false, ..options },
+            Transport::Udp => CoalesceOptions { udp: false, ..options },
+        });
     }
 }
 
-/// Writes a run, as single packets if TUN refuses the whole. Returns whether TUN took it as it was.
+/// Writes a run, as single packets if TUN refuses the whole: then returns its transport.
 fn write_run(
     packets: &mut impl PacketOutput,
     counters: &WorkerCounters,
     scratch: &mut [u8],
     arena: &[u8],
     run: &FinishedRun<'_>,
-) -> bool {
+) -> Option<Transport> {
     let mut pieces = [IoSlice::new(&[]); RUN_PACKETS_MAX];
     let mut used = 0;
     let ranges = std::iter::once(&run.head).chain(run.tails);
@@ -220,11 +230,11 @@ fn write_run(
         Err(error) if error.kind() == ErrorKind::InvalidInput && run.is_super() => {
             counters.tun_fallbacks.add(1);
             run.for_each_single(arena, scratch, |packet| write_single(packets, counters, packet));
-            return false;
+            return run.transport();
         }
         Err(error) => counters.drops.add(write_reason(&error), run.packets as u64),
     }
-    true
+    None
 }
 
 fn write_single(packets: &mut impl PacketOutput, counters: &WorkerCounters, packet: &[u8]) {

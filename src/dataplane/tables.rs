@@ -100,6 +100,17 @@ impl Session {
         }
     }
 
+    /// Lets the kernel choose the address that packets leave from, if so far it was `gone`, which
+    /// this host has lost. Packets that arrive at another address set that one.
+    #[cold]
+    pub(super) fn forget_own_address(&mut self, gone: IpAddr) {
+        if let Some(endpoint) = &mut self.send_endpoint
+            && endpoint.local == Some(gone)
+        {
+            endpoint.local = None;
+        }
+    }
+
     /// Makes this worker's sending lane look as if it had sealed `counter` packets.
     #[cfg(test)]
     pub(super) fn spend_key(&mut self, worker: usize, counter: u64) {
@@ -198,12 +209,15 @@ impl Tables {
 
     /// Adds a session. It sends at once if its address is known.
     ///
-    /// A session whose plan has no place for this worker is passed over. So is one that is known:
-    /// a second lane under the same secret would seal with nonces that were used before.
+    /// A session whose plan has no place for this worker is passed over. So is one that is known,
+    /// or was: a second lane under the same secret would seal with nonces that were used before.
     pub(super) fn install(&mut self, install: SessionInstall) {
         let (peer, local) = (install.peer, install.local);
         let has_place = self.worker < usize::from(install.plan.own_workers());
         if !has_place || self.sessions.contains_key(&local) {
+            return;
+        }
+        if !install.send_secret.claim(install.plan.send_lane(self.worker)) {
             return;
         }
         self.sessions.insert(local, Session::new(install, self.worker, self.plaintext_max));

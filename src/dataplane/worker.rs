@@ -8,26 +8,26 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use thiserror::Error;
 
 use crate::dataplane::forwarder::{
     DatagramOutput, EventSender, Forwarder, ForwarderOptions, PacketOutput, SendOutcome,
 };
 use crate::dataplane::from_wire::Received;
+use crate::dataplane::link::Link;
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
-    DATA_OVERHEAD_LEN, PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
-    TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
+    PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
 };
 use crate::sys::arena::Arena;
 use crate::sys::tun::TunQueue;
-use crate::sys::udp::{RecvBatch, SendBatch, SendFault, SendFaultKind, SendTarget, UdpSocket};
+use crate::sys::udp::{RecvBatch, UdpSocket};
 use crate::sys::{affinity, clock};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
@@ -88,14 +88,10 @@ pub struct Worker {
 }
 
 /// The sockets of one worker, by listener.
-struct Links(Vec<Link>);
-
-struct Link {
-    socket: UdpSocket,
-    batch: SendBatch,
-    readable: bool,
-    blocked: bool,
-    counters: Arc<WorkerCounters>,
+struct Links {
+    links: Vec<Link>,
+    /// When the worker last woke up.
+    now: Instant,
 }
 
 impl Worker {
@@ -110,8 +106,7 @@ impl Worker {
         registry.register(&mut SourceFd(&parts.tun.as_raw_fd()), TUN, Interest::READABLE)?;
         for (listener, socket) in parts.sockets.iter().enumerate() {
             let token = Token(FIRST_SOCKET + listener);
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, interest)?;
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
         }
         let counters = parts.counters;
         let events = EventSender::new(parts.events, parts.control_waker);
@@ -123,20 +118,17 @@ impl Worker {
             events,
             parts.commands,
         );
-        let link = |socket| Link {
-            socket,
-            batch: SendBatch::new(SEND_MESSAGES_MAX),
-            readable: true,
-            blocked: false,
-            counters: Arc::clone(&counters),
-        };
+        let link = |socket| Link::new(socket, Arc::clone(&counters));
         let worker = Self {
             poll,
             cpu: parts.cpu,
             tun: parts.tun,
             tun_ready: true,
             attached: true,
-            links: Links(parts.sockets.into_iter().map(link).collect()),
+            links: Links {
+                links: parts.sockets.into_iter().map(link).collect(),
+                now: clock::now(),
+            },
             receive: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
             frame: Arena::new(VIRTIO_HEADER_LEN + PACKET_LEN_MAX),
             forwarder,
@@ -156,20 +148,14 @@ impl Worker {
             let worker = self.forwarder.worker;
             log::warn!("worker {worker} is not pinned to CPU {cpu}: {error}");
         }
-        let mut events = Events::with_capacity(FIRST_SOCKET + self.links.0.len());
+        let mut events = Events::with_capacity(FIRST_SOCKET + self.links.links.len());
         let mut woken_at = clock::now();
         loop {
             let asleep_at = clock::now();
             self.counters.busy_ns.add((asleep_at - woken_at).as_nanos() as u64);
-            let timeout = self.has_work().then_some(Duration::ZERO);
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => {
-                    return Err(WorkerError::Poll(error));
-                }
-                _ => {}
-            }
-            woken_at = if timeout.is_some() { asleep_at } else { clock::now() };
-            self.note_readiness(&events);
+            let has_slept = self.await_work(&mut events)?;
+            woken_at = if has_slept { clock::now() } else { asleep_at };
+            self.links.now = woken_at;
             self.forwarder.apply_commands(&mut self.links);
             if self.carry_out_requests() {
                 return Ok(());
@@ -178,10 +164,24 @@ impl Worker {
         }
     }
 
+    /// Sleeps until there is something to do and notes what. Returns whether it slept at all.
+    fn await_work(&mut self, events: &mut Events) -> Result<bool, WorkerError> {
+        self.links.watch_for_room(self.poll.registry()).map_err(WorkerError::Poll)?;
+        let timeout = self.has_work().then_some(Duration::ZERO);
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                return Err(WorkerError::Poll(error));
+            }
+            _ => {}
+        }
+        self.note_readiness(events);
+        Ok(timeout.is_none())
+    }
+
     /// Whether something can be done without waiting.
     fn has_work(&self) -> bool {
         (self.tun_ready && self.attached && !self.links.is_blocked())
-            || self.links.0.iter().any(|link| link.readable)
+            || self.links.links.iter().any(|link| link.readable)
     }
 
     fn note_readiness(&mut self, events: &Events) {
@@ -190,7 +190,7 @@ impl Worker {
                 WAKE => {}
                 TUN => self.tun_ready = true,
                 Token(token) => {
-                    if let Some(link) = self.links.0.get_mut(token - FIRST_SOCKET) {
+                    if let Some(link) = self.links.links.get_mut(token - FIRST_SOCKET) {
                         link.readable |= event.is_readable();
                         link.blocked &= !event.is_writable();
                     }
@@ -221,9 +221,11 @@ impl Worker {
 
     /// One batch in each direction.
     fn turn(&mut self) -> Result<(), WorkerError> {
-        for listener in 0..self.links.0.len() {
+        for listener in 0..self.links.links.len() {
             self.receive(listener);
         }
+        // What a full socket has left over goes first, so that TUN is read into an empty batch.
+        self.forwarder.flush(&mut self.links);
         if self.tun_ready && self.attached && !self.links.is_blocked() {
             self.read_tun()?;
         }
@@ -233,19 +235,18 @@ impl Worker {
 
     /// Receives and delivers one batch from a listener.
     fn receive(&mut self, listener: usize) {
-        let Some(link) = self.links.0.get_mut(listener) else { return };
+        let Some(link) = self.links.links.get_mut(listener) else { return };
         if !link.readable {
             return;
         }
         match self.receive.receive(&link.socket) {
-            // A short batch emptied the socket; if not, the kernel raises another edge.
+            // A short batch emptied the socket; what arrives from then on raises another edge.
             Ok(count) => link.readable = count == RECEIVE_SLOTS,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            // Nothing waits, or the socket fails however often it is tried: trying on would spin.
+            Err(_) => {
                 link.readable = false;
                 return;
             }
-            // What an earlier datagram provoked; the socket itself is sound.
-            Err(_) => return,
         }
         self.counters.udp_receives.add(1);
         let (messages, arena) = self.receive.split();
@@ -259,12 +260,18 @@ impl Worker {
         for _ in 0..TUN_READS_PER_TURN {
             let len = match self.tun.read(&mut self.frame) {
                 Ok(len) => len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.tun_ready = false;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(WorkerError::Tun(error)),
+                Err(error) => match ReadFault::of(&error) {
+                    ReadFault::Empty => {
+                        self.tun_ready = false;
+                        return Ok(());
+                    }
+                    ReadFault::Interrupted => continue,
+                    ReadFault::PacketLost => {
+                        self.counters.drops.add(DropReason::PacketMalformed, 1);
+                        continue;
+                    }
+                    ReadFault::DeviceGone => return Err(WorkerError::Tun(error)),
+                },
             };
             self.counters.tun_reads.add(1);
             let Some(frame) = self.frame.get_mut(..len) else { continue };
@@ -275,6 +282,31 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+/// What a failed read of TUN means (`tun_chr_read_iter`, drivers/net/tun.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadFault {
+    /// Nothing waits, be it that the link is down.
+    Empty,
+    /// A signal came first.
+    Interrupted,
+    /// The kernel has taken a packet from the queue that it cannot describe by a virtio header
+    /// (`EINVAL`, "unexpected GSO type" in its log). The next one may be sound.
+    PacketLost,
+    /// The interface was deleted (`EBADFD`), or whatever else does not pass.
+    DeviceGone,
+}
+
+impl ReadFault {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EIO) => Self::Empty,
+            Some(libc::EINTR) => Self::Interrupted,
+            Some(libc::EINVAL) => Self::PacketLost,
+            _ => Self::DeviceGone,
+        }
     }
 }
 
@@ -297,58 +329,37 @@ impl PacketOutput for TunOutput<'_> {
 
 impl Links {
     fn is_blocked(&self) -> bool {
-        self.0.iter().any(|link| link.blocked)
+        self.links.iter().any(|link| link.blocked)
+    }
+
+    /// Has the poll tell of room in the sockets that are full, and of no other: a socket with room
+    /// tells so again whenever a packet of it has left the host, and would wake its worker for
+    /// nothing.
+    fn watch_for_room(&mut self, registry: &Registry) -> io::Result<()> {
+        for (listener, link) in self.links.iter_mut().enumerate() {
+            if link.awaits_room == link.blocked {
+                continue;
+            }
+            let interest = match link.blocked {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            let token = Token(FIRST_SOCKET + listener);
+            registry.reregister(&mut SourceFd(&link.socket.as_raw_fd()), token, interest)?;
+            link.awaits_room = link.blocked;
+        }
+        Ok(())
     }
 }
 
 impl DatagramOutput for Links {
     fn send(&mut self, listener: usize, trains: &mut TrainBuilder) -> SendOutcome {
-        match self.0.get_mut(listener) {
-            Some(link) => link.send(trains),
+        match self.links.get_mut(listener) {
+            Some(link) => link.send(self.now, trains),
             None => SendOutcome::default(),
         }
     }
 }
 
-impl Link {
-    fn send(&mut self, trains: &mut TrainBuilder) -> SendOutcome {
-        for train in trains.hand_over() {
-            let target = SendTarget { remote: train.endpoint.remote, local: train.endpoint.local };
-            let segment_len = (train.datagrams > 1).then_some(train.segment_len as u16);
-            if self.batch.push(train.range.clone(), &target, segment_len, train.tos).is_err() {
-                self.counters.drops.add(DropReason::SendFailed, train.datagrams as u64);
-            }
-        }
-        let mut outcome = SendOutcome::default();
-        let counters = &self.counters;
-        let report = self.batch.send(&self.socket, trains.arena(), |fault| {
-            note_fault(fault, trains, counters, &mut outcome);
-        });
-        counters.udp_sends.add(report.calls as u64);
-        self.blocked = report.blocked;
-        if !report.blocked {
-            trains.clear();
-        }
-        outcome
-    }
-}
-
-/// Counts what went wrong with a train and remembers what the control thread should know.
-fn note_fault(
-    fault: SendFault,
-    trains: &TrainBuilder,
-    counters: &WorkerCounters,
-    outcome: &mut SendOutcome,
-) {
-    match fault.kind {
-        SendFaultKind::TrainRefused => counters.gso_fallbacks.add(1),
-        SendFaultKind::SourceGone => {}
-        SendFaultKind::TooBig { datagram_len } => {
-            let session = trains.trains().get(fault.index).map(|train| train.session);
-            let plaintext_len = datagram_len.saturating_sub(DATA_OVERHEAD_LEN);
-            outcome.too_big = session.map(|session| (session, plaintext_len));
-        }
-        SendFaultKind::Refused => {}
-    }
-    counters.drops.add(DropReason::SendFailed, fault.datagrams as u64);
-}
+#[cfg(test)]
+mod tests;

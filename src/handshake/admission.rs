@@ -1,9 +1,15 @@
-//! Who gets public-key work done, judged per source and never by one counter for all.
+//! Who gets public-key work done.
 //!
 //! Each source (an IPv4 address, an IPv6 /64) has a token bucket for initiations whose address is
 //! not proved. A source that outruns it, perhaps because someone else forges its address, is asked
 //! for a cookie; with one it draws on a second bucket that forgers cannot reach. Both tables are
-//! bounded: when the first is full, a source it does not know must bring a cookie at once.
+//! bounded: when one is full it has no token for a source it does not know.
+//!
+//! Whoever forges many addresses has many first buckets. So all of them together draw on a budget,
+//! and once that is used up a source must prove its address at once. Load is still judged per
+//! source: a source draws on the budget only with a token of its own, so that ten of them flooding
+//! do not use it up; and when it is used up nobody is refused, those without a cookie get one and
+//! are a round trip later, while those with a cookie never needed the budget.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,14 +17,38 @@ use std::time::{Duration, Instant};
 
 use crate::limits::{
     HANDSHAKE_SOURCES_MAX, HANDSHAKE_SOURCES_SWEEP_EVERY, HANDSHAKES_PER_SOURCE_BURST,
-    HANDSHAKES_PER_SOURCE_PPS,
+    HANDSHAKES_PER_SOURCE_PPS, HANDSHAKES_UNPROVED_BURST, HANDSHAKES_UNPROVED_PPS,
 };
 
-/// How long one token takes to come back.
-const TOKEN: Duration = Duration::from_nanos(1_000_000_000 / HANDSHAKES_PER_SOURCE_PPS as u64);
-/// How long an empty bucket takes to fill.
-const FILL: Duration =
-    Duration::from_nanos(TOKEN.as_nanos() as u64 * HANDSHAKES_PER_SOURCE_BURST as u64);
+/// Of each bucket of one source.
+const PER_SOURCE: Rate = Rate::new(HANDSHAKES_PER_SOURCE_PPS, HANDSHAKES_PER_SOURCE_BURST);
+/// Of the budget of all unproved sources.
+const UNPROVED: Rate = Rate::new(HANDSHAKES_UNPROVED_PPS, HANDSHAKES_UNPROVED_BURST);
+
+/// How fast a token bucket fills. All that is kept of the bucket itself is when it will be full.
+struct Rate {
+    /// How long one token takes to come back.
+    token: Duration,
+    /// How long an empty bucket takes to fill.
+    fill: Duration,
+}
+
+impl Rate {
+    const fn new(per_second: u32, burst: u32) -> Self {
+        let token_ns = 1_000_000_000 / per_second as u64;
+        Self {
+            token: Duration::from_nanos(token_ns),
+            fill: Duration::from_nanos(token_ns * burst as u64),
+        }
+    }
+
+    /// Takes a token from a bucket that would be full at `full_at`: when it will be full then, or
+    /// `None` if it is empty.
+    fn take(&self, now: Instant, full_at: Instant) -> Option<Instant> {
+        let full_at = full_at.max(now) + self.token;
+        (full_at - now <= self.fill).then_some(full_at)
+    }
+}
 
 /// What counts as one sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,16 +86,23 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct SourceLimiter {
     unproved: BucketTable,
+    /// When the budget of the unproved sources will be full.
+    budget_full_at: Instant,
     proved: BucketTable,
 }
 
 impl SourceLimiter {
-    pub(super) fn new() -> Self {
-        Self::with_room_for(HANDSHAKE_SOURCES_MAX)
+    /// With every bucket full.
+    pub(super) fn new(now: Instant) -> Self {
+        Self::with_room_for(HANDSHAKE_SOURCES_MAX, now)
     }
 
-    fn with_room_for(sources_max: usize) -> Self {
-        Self { unproved: BucketTable::new(sources_max), proved: BucketTable::new(sources_max) }
+    fn with_room_for(sources_max: usize, now: Instant) -> Self {
+        Self {
+            unproved: BucketTable::new(sources_max),
+            budget_full_at: now,
+            proved: BucketTable::new(sources_max),
+        }
     }
 
     /// Judges an initiation. `proves_address` checks its `mac2` and is asked only if it matters.
@@ -75,7 +112,12 @@ impl SourceLimiter {
         source: Source,
         proves_address: impl FnOnce() -> bool,
     ) -> Admission {
-        if self.unproved.take(now, source) {
+        // The budget is looked at first, so that a flood of new sources leaves no trace without it.
+        let budget = UNPROVED.take(now, self.budget_full_at);
+        if let Some(budget_full_at) = budget
+            && self.unproved.take(now, source)
+        {
+            self.budget_full_at = budget_full_at;
             Admission::Admit
         } else if !proves_address() {
             Admission::Challenge
@@ -112,12 +154,9 @@ impl BucketTable {
             }
         }
         let full_at = self.full_at.entry(source).or_insert(now);
-        let full_at_then = (*full_at).max(now) + TOKEN;
-        if full_at_then - now > FILL {
-            return false;
-        }
-        *full_at = full_at_then;
-        true
+        let taken = PER_SOURCE.take(now, *full_at);
+        *full_at = taken.unwrap_or(*full_at);
+        taken.is_some()
     }
 
     /// Forgets full buckets if the table is full, but not so often that a flood of new sources

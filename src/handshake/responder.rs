@@ -49,13 +49,13 @@ pub enum InitiationOutcome {
 impl Responder {
     /// A responder with fresh cookie secrets and no sources known.
     pub fn new(identity: Arc<LocalIdentity>, now: Instant, rng: &mut dyn CryptoRng) -> Self {
-        Self { identity, cookies: CookieJar::new(now, rng), limiter: SourceLimiter::new() }
+        Self { identity, cookies: CookieJar::new(now, rng), limiter: SourceLimiter::new(now) }
     }
 
     /// Judges a datagram of type 1 that came from `from`.
     ///
-    /// The checks stand in order of cost: layout, `mac1`, the source's rate and, once that is used
-    /// up, proof of its address. Only then come the two X25519 operations of Noise message 1.
+    /// The checks stand in order of cost: layout, `mac1`, the source's rate and, once that or what
+    /// all unproved sources share is used up, proof of its address. Only then come the two X25519 operations of Noise message 1.
     pub fn consume_initiation(
         &mut self,
         now: Instant,

@@ -337,6 +337,12 @@ impl FinishedRun<'_> {
         !self.tails.is_empty()
     }
 
+    /// The transport of the first packet, and so of all.
+    #[inline]
+    pub fn transport(&self) -> Option<Transport> {
+        self.first.transport
+    }
+
     /// The run as single packets with complete checksums, for a TUN device that refused it: each is
     /// built in `scratch` with an all-zero virtio header in front and given to `write`. `arena` is
     /// as the run was handed out with.

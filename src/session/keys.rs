@@ -1,29 +1,51 @@
 //! The secret of one direction of a session, and the lane keys derived from it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ring::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Prk};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::limits::KEY_LEN;
+use crate::limits::{KEY_LEN, WORKERS_MAX};
 
 /// Begins the HKDF-Expand info of a lane key; the lane number follows as one byte.
 const LANE_KEY_LABEL: &[u8] = b"lane";
 
 /// The secret from which every lane key of one direction of a session is derived.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct LaneSecret([u8; KEY_LEN]);
+///
+/// It cannot be copied, so that a lane that was claimed for sending stays claimed.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct LaneSecret {
+    secret: [u8; KEY_LEN],
+    /// One bit per lane that has been given to a sender.
+    #[zeroize(skip)]
+    senders: [AtomicU64; LANE_WORDS],
+}
+
+/// Words of a bit set of lanes.
+const LANE_WORDS: usize = WORKERS_MAX.div_ceil(u64::BITS as usize);
 
 impl LaneSecret {
     /// Takes over a secret that a handshake has made.
     pub fn new(secret: [u8; KEY_LEN]) -> Self {
-        Self(secret)
+        Self { secret, senders: Default::default() }
+    }
+
+    /// Claims `lane` for sending. `false` if it has been claimed before, or is no lane: a second
+    /// sender would begin to count at 0 again and repeat nonces.
+    #[must_use]
+    pub fn claim(&self, lane: u8) -> bool {
+        let bit = 1 << (u32::from(lane) % u64::BITS);
+        // Nothing else is ordered by the claim.
+        self.senders
+            .get(usize::from(lane) / u64::BITS as usize)
+            .is_some_and(|word| word.fetch_or(bit, Relaxed) & bit == 0)
     }
 
     /// The AES-256-GCM key of `lane`: HKDF-Expand with SHA-256 (RFC 5869 section 2.3).
     pub fn derive(&self, lane: u8) -> LessSafeKey {
-        let secret = Prk::new_less_safe(HKDF_SHA256, &self.0);
+        let secret = Prk::new_less_safe(HKDF_SHA256, &self.secret);
         let info = [LANE_KEY_LABEL, &[lane]];
         #[expect(clippy::expect_used, reason = "HKDF-SHA256 yields up to 8160 bytes")]
         let key = secret.expand(&info, &AES_256_GCM).expect("one key of 32 bytes");
@@ -33,7 +55,7 @@ impl LaneSecret {
     /// The secret itself, for tests that compare both ends.
     #[cfg(test)]
     pub(crate) fn expose(&self) -> &[u8; KEY_LEN] {
-        &self.0
+        &self.secret
     }
 }
 
@@ -84,6 +106,15 @@ mod tests {
         let mut bytes = [0; PATH_MESSAGE_LEN];
         message.emit(&mut bytes);
         (json!({ "meaning": meaning, "bytes": hex(&bytes) }), bytes)
+    }
+
+    #[test]
+    fn a_lane_is_claimed_once() {
+        let secret = LaneSecret::new([7; 32]);
+        for lane in 0..=127 {
+            assert!(secret.claim(lane));
+        }
+        assert!((0..=255).all(|lane| !secret.claim(lane)));
     }
 
     #[test]

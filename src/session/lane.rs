@@ -49,7 +49,7 @@ impl SendLane {
     /// The sending end of `lane`, for the session that the far side calls `remote`.
     ///
     /// A (secret, lane) pair must be given to one `SendLane` in its life: two of them would seal
-    /// different packets with the same key and nonce.
+    /// different packets with the same key and nonce. [`LaneSecret::claim`] tells whose it is.
     pub fn new(secret: &LaneSecret, lane: u8, remote: SessionIndex) -> Self {
         Self { key: secret.derive(lane), lane, remote, counter: 0 }
     }

@@ -25,4 +25,4 @@ pub mod udp;
 #[cfg(test)]
 pub(crate) mod allocations;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -1,4 +1,4 @@
-//! What the tests of this room need: a namespace each, interfaces set up in it by ioctl
+//! What tests beside the kernel need: a namespace each, interfaces set up in it by ioctl
 //! (netdevice(7)), so that no tool need be installed, and waiting with a limit.
 
 use std::io;
@@ -12,17 +12,17 @@ use super::link;
 use super::netns::NetNamespace;
 
 /// How long a test waits for something that happens at once.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a test in a network namespace of its own.
-pub(super) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     let namespace = NetNamespace::create()
         .expect("this test makes network namespaces: run it as root or under `unshare -Ur`");
     namespace.run_in(test).unwrap()
 }
 
 /// As [`in_namespace`], on a thread that has no capability left.
-pub(super) fn in_namespace_without_capabilities<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_namespace_without_capabilities<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     in_namespace(|| {
         caps::clear(None, caps::CapSet::Effective).unwrap();
         test()
@@ -30,17 +30,17 @@ pub(super) fn in_namespace_without_capabilities<T: Send>(test: impl FnOnce() -> 
 }
 
 /// Waits until the descriptor is readable; false if it does not become so.
-pub(super) fn wait_readable(fd: &impl AsFd) -> bool {
+pub(crate) fn wait_readable(fd: &impl AsFd) -> bool {
     wait(fd, libc::POLLIN, PATIENCE)
 }
 
 /// Waits until the descriptor is writable; false if it does not become so.
-pub(super) fn wait_writable(fd: &impl AsFd) -> bool {
+pub(crate) fn wait_writable(fd: &impl AsFd) -> bool {
     wait(fd, libc::POLLOUT, PATIENCE)
 }
 
 /// Whether the descriptor is readable now.
-pub(super) fn is_readable(fd: &impl AsFd) -> bool {
+pub(crate) fn is_readable(fd: &impl AsFd) -> bool {
     wait(fd, libc::POLLIN, Duration::ZERO)
 }
 
@@ -53,7 +53,7 @@ fn wait(fd: &impl AsFd, events: libc::c_short, limit: Duration) -> bool {
 }
 
 /// Gives an interface an IPv4 address and brings it up.
-pub(super) fn configure(name: &str, address: Ipv4Addr, netmask: Ipv4Addr) {
+pub(crate) fn configure(name: &str, address: Ipv4Addr, netmask: Ipv4Addr) {
     for (code, address) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, netmask)] {
         let mut request = link::request(name);
         request.ifr_ifru.ifru_addr = sockaddr(address);
@@ -62,15 +62,23 @@ pub(super) fn configure(name: &str, address: Ipv4Addr, netmask: Ipv4Addr) {
     link::bring_up(name).unwrap();
 }
 
+/// Takes an interface down.
+pub(crate) fn take_down(name: &str) {
+    let mut request = link::request(name);
+    let flags = link::flags(name).unwrap() & !libc::IFF_UP;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    ioctl(libc::SIOCSIFFLAGS, &raw mut request).unwrap();
+}
+
 /// Sets the MTU of an interface.
-pub(super) fn set_mtu(name: &str, mtu: u16) {
+pub(crate) fn set_mtu(name: &str, mtu: u16) {
     let mut request = link::request(name);
     request.ifr_ifru.ifru_mtu = i32::from(mtu);
     ioctl(libc::SIOCSIFMTU, &raw mut request).unwrap();
 }
 
 /// The address an interface has; `None` if it has none.
-pub(super) fn address_of(name: &str) -> Option<IpAddr> {
+pub(crate) fn address_of(name: &str) -> Option<IpAddr> {
     let mut request = link::request(name);
     ioctl(libc::SIOCGIFADDR, &raw mut request).ok()?;
     // SAFETY: SIOCGIFADDR has written a socket address, which consists of integers.
@@ -80,7 +88,7 @@ pub(super) fn address_of(name: &str) -> Option<IpAddr> {
 }
 
 /// Enters a permanent neighbour into the ARP table (arp(7)).
-pub(super) fn add_neighbour(device: &str, address: Ipv4Addr, hardware: [u8; 6]) {
+pub(crate) fn add_neighbour(device: &str, address: Ipv4Addr, hardware: [u8; 6]) {
     // SAFETY: arpreq is a C structure of integers, for which zero is valid.
     let mut request: libc::arpreq = unsafe { std::mem::zeroed() };
     request.arp_pa = sockaddr(address);

@@ -2,6 +2,7 @@
 
 mod allocations;
 mod drops;
+mod nonces;
 mod oversized;
 
 use std::io::{self, ErrorKind, IoSlice};
@@ -29,9 +30,9 @@ use crate::telemetry::counters::{SessionUsage, WorkerCounters};
 use crate::telemetry::drops::DropReason;
 use crate::wire::{Features, PathMessage, SessionIndex};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
-const PEER: PeerId = PeerId(7);
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub(super) const PEER: PeerId = PeerId(7);
 const CLIENT_INDEX: SessionIndex = SessionIndex(0xc11e_0001);
 const SERVER_INDEX: SessionIndex = SessionIndex(0x5e4f_0001);
 
@@ -41,7 +42,7 @@ struct MemoryWire {
     datagrams: Vec<Vec<u8>>,
     ecn: Vec<u8>,
     blocked: bool,
-    too_big: Option<(SessionIndex, usize)>,
+    outcome: SendOutcome,
 }
 
 impl DatagramOutput for MemoryWire {
@@ -57,7 +58,7 @@ impl DatagramOutput for MemoryWire {
             }
         }
         trains.clear();
-        SendOutcome { too_big: self.too_big }
+        self.outcome
     }
 }
 
@@ -175,7 +176,7 @@ impl Side {
     }
 }
 
-fn install(role: Role, server_workers: u8, client_workers: u8) -> SessionInstall {
+pub(super) fn install(role: Role, server_workers: u8, client_workers: u8) -> SessionInstall {
     let [up, down] = [[1; 32], [2; 32]].map(|bytes| Arc::new(LaneSecret::new(bytes)));
     let plan = LanePlan::new(role, server_workers, client_workers, 0).unwrap();
     let usage = Arc::new(SessionUsage::new(usize::from(plan.own_workers())));
@@ -303,6 +304,47 @@ fn only_an_authenticated_packet_moves_the_address() {
 }
 
 #[test]
+fn an_own_address_that_is_gone_is_forgotten_until_packets_arrive_at_another() {
+    let (mut client, mut server) = pair();
+    let source =
+        |side: &mut Side| side.forwarder.tables.session(SERVER_INDEX).unwrap().send_endpoint;
+    let local = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    assert_eq!(source(&mut server).unwrap().local, Some(local));
+    let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+    for (gone, left) in [(other, Some(local)), (local, None)] {
+        server.wire.outcome.source_gone = Some((SERVER_INDEX, gone));
+        server.encapsulate(ping(SERVER, CLIENT));
+        assert_eq!(source(&mut server).unwrap().local, left);
+    }
+    server.wire.outcome = SendOutcome::default();
+    let sealed = client.encapsulate(ping(CLIENT, SERVER));
+    let mut arena = sealed[0].clone();
+    let message = ReceivedMeta {
+        range: 0..arena.len(),
+        from: ([192, 0, 2, 2], 1000).into(),
+        local: Some(other),
+        stride: arena.len(),
+        ecn: 0,
+        truncated: false,
+    };
+    server.decapsulate_messages(&[message], &mut arena);
+    assert_eq!(source(&mut server).unwrap().local, Some(other));
+}
+
+#[test]
+fn a_straggler_does_not_move_the_address_back() {
+    let (mut client, mut server) = pair();
+    let straggler = client.encapsulate(ping(CLIENT, SERVER));
+    let moved = client.encapsulate(ping(CLIENT, SERVER));
+    assert_eq!(server.decapsulate(&moved, 2000, 0).len(), 1);
+    server.events.try_iter().for_each(drop);
+    assert_eq!(server.decapsulate(&straggler, 1000, 0).len(), 1, "it is delivered all the same");
+    assert!(server.events.is_empty());
+    let session = server.forwarder.tables.session(SERVER_INDEX).unwrap();
+    assert_eq!(session.send_endpoint.unwrap().remote.port(), 2000);
+}
+
+#[test]
 fn a_path_message_reaches_the_control_thread_with_its_length() {
     let (mut client, mut server) = pair();
     server.events.try_iter().for_each(drop);
@@ -328,6 +370,8 @@ fn a_refused_super_packet_goes_out_as_single_packets() {
     let sealed = client.encapsulate(tcp_super_packet(5000));
     server.decapsulate(&sealed, 1000, 0);
     assert_eq!(server.counters.tun_fallbacks.get(), 1, "it is not tried again");
+    let options = server.forwarder.coalescer.options();
+    assert_eq!(options, CoalesceOptions { tcp: false, ..CoalesceOptions::ALL });
 }
 
 /// An IPv4 TCP super-packet with `payload` bytes, cut at 1000, checksum left to hardware.

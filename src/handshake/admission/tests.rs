@@ -12,8 +12,10 @@ fn start() -> Instant {
 #[test]
 fn limits_are_those_the_tables_assume() {
     assert_eq!((HANDSHAKES_PER_SOURCE_PPS, HANDSHAKES_PER_SOURCE_BURST), (20, 5));
-    assert_eq!(TOKEN, Duration::from_millis(50));
-    assert_eq!(FILL, Duration::from_millis(250));
+    assert_eq!(PER_SOURCE.token, Duration::from_millis(50));
+    assert_eq!(PER_SOURCE.fill, Duration::from_millis(250));
+    assert_eq!((HANDSHAKES_UNPROVED_PPS, HANDSHAKES_UNPROVED_BURST), (256, 256));
+    assert_eq!(UNPROVED.fill, Duration::from_secs(1));
 }
 
 #[test]
@@ -80,28 +82,61 @@ fn admission_truth_table() {
         /* 18: forgotten                          */ (10_000, false, Admit),
     ];
     let origin = start();
-    let mut limiter = SourceLimiter::new();
+    let mut limiter = SourceLimiter::new(origin);
     for (number, (at_ms, proved, judgement)) in (1..).zip(table) {
         let now = origin + Duration::from_millis(at_ms);
         assert_eq!(limiter.admit(now, ALICE, || proved), judgement, "row {number}");
     }
 }
 
+/// The source number `number` of many.
+fn forged(number: u32) -> Source {
+    Source::V4((0x0a00_0000 + number).to_be_bytes())
+}
+
 #[test]
 fn a_flood_from_one_source_is_not_felt_by_another() {
-    let now = start();
-    let mut limiter = SourceLimiter::new();
-    for _ in 0..100_000 {
-        limiter.admit(now, ALICE, || false);
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    for tick in 0..100 {
+        let now = origin + Duration::from_millis(100) * tick;
+        for _ in 0..1000 {
+            limiter.admit(now, ALICE, || false);
+        }
+        assert_eq!(limiter.admit(now, ALICE, || false), Admission::Challenge);
+        let others = limiter.admit(now, forged(tick), || panic!("nobody asks for a cookie"));
+        assert_eq!(others, Admission::Admit);
+        let spent = limiter.budget_full_at.saturating_duration_since(now);
+        assert!(spent <= UNPROVED.token * (HANDSHAKES_PER_SOURCE_BURST + 1), "{spent:?}");
     }
-    assert_eq!(limiter.admit(now, ALICE, || false), Admission::Challenge);
-    assert_eq!(limiter.admit(now, BOB, || panic!("nobody asks for a cookie")), Admission::Admit);
+}
+
+#[test]
+fn many_unproved_sources_share_a_budget_that_proved_ones_do_not_need() {
+    use Admission::{Admit, Challenge, Refuse};
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    let at = |seconds: u64| origin + Duration::from_secs(seconds);
+    let admitted = |limiter: &mut SourceLimiter, now, sources: std::ops::Range<u32>| {
+        let judged = sources.map(|number| limiter.admit(now, forged(number), || false));
+        judged.filter(|judgement| *judgement == Admit).count() as u32
+    };
+    assert_eq!(admitted(&mut limiter, at(0), 0..10_000), HANDSHAKES_UNPROVED_BURST);
+    assert_eq!(limiter.unproved.full_at.len(), 256, "the others leave no trace");
+    for _ in 0..5 {
+        assert_eq!(limiter.admit(at(0), BOB, || false), Challenge);
+        assert_eq!(limiter.admit(at(0), BOB, || true), Admit);
+    }
+    assert_eq!(limiter.admit(at(0), BOB, || true), Refuse, "its own rate");
+    let one_more = origin + UNPROVED.token;
+    assert_eq!(admitted(&mut limiter, one_more, 20_000..30_000), 1);
+    assert_eq!(admitted(&mut limiter, at(60), 30_000..40_000), HANDSHAKES_UNPROVED_BURST);
 }
 
 #[test]
 fn a_full_table_demands_a_cookie_of_sources_it_does_not_know() {
     let origin = start();
-    let mut limiter = SourceLimiter::with_room_for(3);
+    let mut limiter = SourceLimiter::with_room_for(3, origin);
     let source = |number| Source::V4([10, 0, 0, number]);
     for number in 0..3 {
         assert_eq!(limiter.admit(origin, source(number), || false), Admission::Admit);
@@ -121,7 +156,7 @@ fn a_full_table_demands_a_cookie_of_sources_it_does_not_know() {
 #[test]
 fn tables_never_outgrow_their_bound() {
     let origin = start();
-    let mut limiter = SourceLimiter::with_room_for(8);
+    let mut limiter = SourceLimiter::with_room_for(8, origin);
     for number in 0..10_000u16 {
         let [high, low] = number.to_be_bytes();
         let now = origin + Duration::from_millis(u64::from(number));

@@ -3,6 +3,7 @@
 use super::*;
 use crate::limits::{
     COOKIE_SECRET_LIFE, HANDSHAKES_PER_SOURCE_BURST as BURST, HANDSHAKES_PER_SOURCE_PPS as PPS,
+    HANDSHAKES_UNPROVED_BURST, HANDSHAKES_UNPROVED_PPS,
 };
 use crate::wire::{COOKIE_REPLY_LEN, INITIATION_LEN};
 
@@ -62,6 +63,8 @@ fn changed_initiations_are_refused() {
         let mut changed = initiation.clone();
         changed[position] ^= 0x20;
         stamp(&mut changed, pair.server.public());
+        // Not faster than unproved sources may be altogether.
+        pair.now += Duration::from_secs(1) / HANDSHAKES_UNPROVED_PPS;
         let from = SocketAddr::from(([10, 9, (position >> 8) as u8, position as u8], 1));
         let expected = HandshakeError::Invalid(Flaw::Authentication);
         assert_eq!(pair.refuse(from, &changed), expected, "byte {position}");
@@ -136,6 +139,36 @@ fn a_flood_under_a_forged_address_does_not_lock_its_owner_out() {
     let cookie = pending.consume_cookie_reply(&reply).unwrap();
     assert!(pair.gets_in(source(1), &cookie));
     assert!(matches!(pair.deliver(source(2), &flood), InitiationOutcome::Accepted(_)));
+}
+
+/// Forged addresses have a bucket each; what they share bounds the public-key work they get.
+#[test]
+fn a_flood_from_forged_addresses_costs_bounded_work_and_keeps_nobody_out() {
+    const SECONDS: u32 = 2;
+    const FLOOD: u32 = 100_000;
+    let mut pair = Pair::new();
+    let (_, initiation) = pair.initiate(None);
+    let mut read = 0;
+    for number in 0..FLOOD {
+        pair.now += Duration::from_secs(u64::from(SECONDS)) / FLOOD;
+        let from = SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 51820));
+        match pair.deliver(from, &initiation) {
+            InitiationOutcome::Accepted(_) => read += 1,
+            InitiationOutcome::Reply(reply) => assert_eq!(reply.len(), COOKIE_REPLY_LEN),
+            InitiationOutcome::Drop(error) => panic!("dropped: {error}"),
+        }
+    }
+    let share = HANDSHAKES_UNPROVED_BURST + SECONDS * HANDSHAKES_UNPROVED_PPS;
+    assert!((share - 1..=share).contains(&read), "{read}");
+    let (pending, initiation) = pair.initiate(None);
+    let InitiationOutcome::Reply(reply) = pair.deliver(source(1), &initiation) else {
+        panic!("the budget should be used up");
+    };
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    assert!(pair.gets_in(source(1), &cookie), "at the second try");
+    pair.now += Duration::from_secs(1);
+    let (_, initiation) = pair.initiate(None);
+    assert!(matches!(pair.deliver(source(2), &initiation), InitiationOutcome::Accepted(_)));
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct SendReport {
     pub bytes: usize,
     /// Trains that the kernel refused and that were sent as single datagrams instead.
     pub train_fallbacks: usize,
+    /// Datagrams taken that were meant to go in a train, which was refused or switched off.
+    pub split_datagrams: usize,
     /// Datagrams given up, each reported as a fault.
     pub failed: usize,
     /// The socket's buffer is full: the rest is still queued.
@@ -280,6 +282,7 @@ impl SendBatch {
             let Some(message) = self.messages.get_mut(self.next) else { return };
             let len = message.next_len();
             report.datagrams += if message.is_train() { message.datagrams() } else { 1 };
+            report.split_datagrams += usize::from(message.split && message.segment_size != 0);
             report.bytes += len;
             message.range.start += len;
             if message.range.is_empty() {

@@ -209,6 +209,7 @@ fn a_refused_train_goes_out_singly() {
         assert_eq!(faults.len(), 1);
         assert_eq!((faults[0].index, faults[0].kind), (1, SendFaultKind::TrainRefused));
         assert_eq!((report.train_fallbacks, report.datagrams, report.failed), (1, 202, 0));
+        assert_eq!(report.split_datagrams, 200);
         let bytes: Vec<u8> = receive(&server, 202).into_iter().flat_map(|(_, b)| b).collect();
         assert_eq!(bytes, [&arena[..10], &arena, &arena[10..20]].concat());
     });
@@ -224,6 +225,7 @@ fn with_gso_switched_off_trains_go_out_singly_without_a_fault() {
         batch.push(0..1001, &to(server.local_addr()), Some(100), 0).unwrap();
         let report = send_all(&mut batch, &client, &arena);
         assert_eq!((report.datagrams, report.calls, report.train_fallbacks), (11, 6, 0));
+        assert_eq!(report.split_datagrams, 11);
         let bytes: Vec<u8> = receive(&server, 11).into_iter().flat_map(|(_, b)| b).collect();
         assert_eq!(bytes, arena);
     });

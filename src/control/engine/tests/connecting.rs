@@ -4,7 +4,7 @@ use super::*;
 use crate::control::engine::tests::world::peer;
 use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::{PresharedKey, PublicKey};
-use crate::limits::{HANDSHAKE_RETRY_FIRST, RECONNECT_PAUSE_MAX};
+use crate::limits::{HANDSHAKE_RETRY_FIRST, HANDSHAKES_UNPROVED_BURST, RECONNECT_PAUSE_MAX};
 use crate::telemetry::drops::DropReason;
 use crate::wire::{MessageType, SessionIndex};
 
@@ -125,6 +125,38 @@ fn a_flooded_server_asks_for_a_cookie_and_gets_it_at_once() {
     nearly_used(&mut world);
     let took = world.run_until(SECOND, |world| world.client_status().rekeys == 1).unwrap();
     assert!(took <= ms(41), "two round trips, no retry timer: {took:?}");
+}
+
+#[test]
+fn a_flood_from_forged_addresses_costs_a_client_one_round_trip() {
+    let mut world = World::connected(1, 1);
+    let forged = find(&world, MessageType::Initiation);
+    let flood = |world: &mut World, numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let mut forged = forged.clone();
+            forged.from.set_ip((0x0a00_0000 + number).to_be_bytes().into());
+            world.deliver(forged);
+        }
+    };
+    flood(&mut world, 0..1000);
+    let read = world.server.drops(DropReason::HandshakeReplayed);
+    assert_eq!(read, u64::from(HANDSHAKES_UNPROVED_BURST));
+    assert_eq!(world.server.drops(DropReason::HandshakeCookieRequired), 1000 - read);
+
+    world.restart_client();
+    let began = world.elapsed();
+    for number in (1000..).step_by(10).take(100) {
+        flood(&mut world, number..number + 10);
+        world.run_for(ms(1));
+    }
+    let (connected, _) = *world
+        .client
+        .events
+        .iter()
+        .find(|(_, event)| matches!(event, EngineEvent::Connected { .. }))
+        .unwrap();
+    let round_trips = "for the cookie, the response and the first answer on the path";
+    assert_eq!(connected - began, world.latency * 6, "{round_trips}");
 }
 
 #[test]
