@@ -21,7 +21,7 @@ mod values;
 mod tests;
 
 pub use problems::{Origin, Problem, Report, Severity};
-pub use schema::{MARK_DEFAULT, PORT_DEFAULT, Role};
+pub use schema::{PORT_DEFAULT, Role};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
     HostPort, LogConfig, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig, UpConfig,

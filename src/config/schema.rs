@@ -14,6 +14,7 @@ use crate::config::problems::Origin;
 use crate::config::types::{CpuList, Directives, HostPort, InterfaceName, PeerName, Switch};
 use crate::config::values::{Auto, Bounded, ConfigValue, Reader};
 use crate::handshake::keys::PublicKey;
+use crate::host::routes::MARK_DEFAULT;
 use crate::limits;
 use crate::telemetry::logging::LogFormat;
 
@@ -36,8 +37,6 @@ pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;
 /// The UDP port a server listens on by default. It lies below the range from which Linux takes
 /// the ports of outgoing connections, so none of those can occupy it before the server starts.
 pub const PORT_DEFAULT: u16 = 20443;
-/// The firewall mark a client gives its own packets by default: "cl" in ASCII.
-pub const MARK_DEFAULT: u32 = 0x636c;
 
 /// Which end of a tunnel a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -139,9 +139,10 @@ fn programs_die_with_the_thread_that_started_them_and_the_namespace_with_its_han
     assert!(!held, "{inode:?} is still open");
 }
 
-/// Not a test of its own: the next one runs it inside a user namespace.
-#[test]
-#[ignore = "run inside a user namespace by `a_laboratory_stands_in_a_user_namespace_too`"]
+/// Set in the environment of the test program when the next test runs it again.
+const INSIDE: &str = "CORELANE_TEST_INSIDE_A_USER_NAMESPACE";
+
+/// The part of the next test that runs inside a user namespace.
 fn inside_a_user_namespace() {
     assert!(!super::ensure_privileges().unwrap(), "the user namespace gives the privileges");
     two_hosts_reach_each_other_at_once_over_both_families();
@@ -153,10 +154,14 @@ fn inside_a_user_namespace() {
 
 #[test]
 fn a_laboratory_stands_in_a_user_namespace_too() {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside_a_user_namespace();
+    }
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--net", "--"]);
     command.arg(std::env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", "lab::tests::inside_a_user_namespace"]);
+    command.args(["--exact", "lab::tests::a_laboratory_stands_in_a_user_namespace_too"]);
+    command.env(INSIDE, "1");
     let output = command.process_group(0).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! 32764: from all lookup main suppress_prefixlength 0    more specific routes stay in force
-//! 32765: not from all fwmark 193 lookup 1930000007       the rest goes through the tunnel
+//! 32765: not from all fwmark 0xc1 lookup 1930000007      the rest goes through the tunnel
 //! ```
 //!
 //! The sockets that carry the tunnel have the mark, so their packets go the way they would go

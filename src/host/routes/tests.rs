@@ -306,9 +306,10 @@ fn ipv6_prefixes_never_leak_past_a_device_without_ipv6() {
     assert!(!routes.installed().has(crate::host::netlink::Family::V6));
 }
 
-/// Not a test of its own: the next one runs it as an ordinary user beside a TUN device.
-#[test]
-#[ignore = "run as another user by `an_ordinary_user_needs_nothing_but_cap_net_admin`"]
+/// Set in the environment of the test program when the next test runs it again.
+const AS_A_USER: &str = "CORELANE_TEST_AS_AN_ORDINARY_USER";
+
+/// The part of the next test that runs as an ordinary user beside a TUN device.
 fn as_an_ordinary_user() {
     let keep = [caps::Capability::CAP_NET_ADMIN];
     assert_eq!(describe_missing(&keep), None);
@@ -324,16 +325,19 @@ fn as_an_ordinary_user() {
 
 #[test]
 fn an_ordinary_user_needs_nothing_but_cap_net_admin() {
+    if std::env::var_os(AS_A_USER).is_some() {
+        return as_an_ordinary_user();
+    }
     let lab = lab();
     let _tun = open_tun(&lab.client, "vpn0");
     let before = snapshot(&lab.client);
     // The shell opens the test program while it still may, wherever it lies.
     let script = "exec 9<\"$0\"; exec setpriv --reuid 65534 --regid 65534 --clear-groups \
                   --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin \
-                  --bounding-set=-all,+net_admin /proc/self/fd/9 --ignored --exact \
-                  host::routes::tests::as_an_ordinary_user";
+                  --bounding-set=-all,+net_admin /proc/self/fd/9 --exact \
+                  host::routes::tests::an_ordinary_user_needs_nothing_but_cap_net_admin";
     let mut command = lab.client.command("sh").unwrap();
-    command.args(["-c", script]).arg(std::env::current_exe().unwrap());
+    command.args(["-c", script]).arg(std::env::current_exe().unwrap()).env(AS_A_USER, "1");
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text} {output:?}");
