@@ -1,5 +1,6 @@
 //! `corelane serve`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::secrets::{load_preshared_key, load_private_key};
@@ -52,7 +53,8 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let seats = seats.map(|(tun, sockets)| WorkerSeat { tun, sockets }).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
-    let hooks = ServerHooks { source, summary: format!("{workers} workers on {}", info.tun) };
+    let summary = format!("{workers} workers on {}", info.tun);
+    let hooks = ServerHooks { source, summary, names: peer_names(&config.peers) };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_server(setup, seed()?, clock::now()),
         poll,
@@ -113,9 +115,15 @@ fn peer_setups(peers: &[PeerConfig]) -> Result<Vec<PeerSetup>, DaemonError> {
     peers.iter().map(setup).collect()
 }
 
+/// What the configuration calls its peers.
+fn peer_names(peers: &[PeerConfig]) -> BTreeMap<PublicKey, String> {
+    peers.iter().filter_map(|peer| Some((peer.public_key, peer.name.clone()?))).collect()
+}
+
 struct ServerHooks {
     source: Source,
     summary: String,
+    names: BTreeMap<PublicKey, String>,
 }
 
 impl ControlHooks for ServerHooks {
@@ -131,12 +139,17 @@ impl ControlHooks for ServerHooks {
 
     fn disconnected(&mut self, _peer: &PublicKey, _reason: DisconnectReason) {}
 
+    fn name_of(&self, peer: &PublicKey) -> Option<String> {
+        self.names.get(peer).cloned()
+    }
+
     fn reload(&mut self) -> Result<Reload, String> {
         let loaded = self.source.load_serve().map_err(|error| error.to_string())?;
         for warning in loaded.warnings.lines() {
             log::warn!("{warning}");
         }
         let peers = peer_setups(&loaded.config.peers).map_err(|error| error.to_string())?;
+        self.names = peer_names(&loaded.config.peers);
         Ok(Reload::Server { peers })
     }
 

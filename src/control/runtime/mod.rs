@@ -73,6 +73,11 @@ pub trait ControlHooks {
     /// What is wrong with it; everything stays as it was.
     fn reload(&mut self) -> Result<Reload, String>;
 
+    /// What the configuration calls a peer, for the log.
+    fn name_of(&self, _peer: &PublicKey) -> Option<String> {
+        None
+    }
+
     /// The address that a client's server has by now, asked for when it does not answer. Must not
     /// wait for a resolver: the answer to the last question will do.
     fn server_address(&mut self) -> Option<SocketAddr> {
@@ -330,19 +335,23 @@ impl ControlThread {
     fn handle_engine_event(&mut self, event: EngineEvent) -> Result<(), ControlError> {
         match event {
             EngineEvent::Connected { peer, handshake } => {
+                let who = self.describe(&peer);
                 match handshake {
-                    Some(took) => log::info!("connected to {peer}, handshake took {took:.1?}"),
-                    None => log::info!("peer {peer} connected"),
+                    Some(took) => log::info!("connected to {who}, handshake took {took:.1?}"),
+                    None => log::info!("peer {who} connected"),
                 }
                 self.hooks.connected(&peer).map_err(ControlError::Hook)?;
             }
             EngineEvent::Disconnected { peer, reason } => {
-                log::info!("peer {peer} disconnected: {reason}");
+                log::info!("peer {} disconnected: {reason}", self.describe(&peer));
                 self.hooks.disconnected(&peer, reason);
             }
-            EngineEvent::Rekeyed { peer } => log::debug!("session with {peer} renewed"),
+            EngineEvent::Rekeyed { peer } => {
+                log::debug!("session with {} renewed", self.describe(&peer));
+            }
             EngineEvent::PeerMoved { peer, path, from, to } => {
-                log::info!("path {path} of peer {peer} moved from {from} to {to}");
+                let who = self.describe(&peer);
+                log::info!("path {path} of peer {who} moved from {from} to {to}");
             }
             EngineEvent::PathsReduced { peer, silent } => {
                 let error = format!(
@@ -372,6 +381,10 @@ impl ControlThread {
             }
         }
         Ok(())
+    }
+
+    fn describe(&self, peer: &PublicKey) -> String {
+        describe(peer, self.hooks.name_of(peer))
     }
 
     fn read_signals(&mut self) {
@@ -476,6 +489,14 @@ impl ControlThread {
         self.wait(events, Some(deadline))?;
         self.take_worker_events()?;
         self.serve_status()
+    }
+}
+
+/// A peer as the log names it.
+fn describe(peer: &PublicKey, name: Option<String>) -> String {
+    match name {
+        Some(name) => format!("{name} ({peer})"),
+        None => peer.to_string(),
     }
 }
 

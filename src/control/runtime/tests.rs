@@ -329,6 +329,13 @@ fn a_reload_reaches_the_workers_and_a_failed_one_changes_nothing() {
 }
 
 #[test]
+fn the_log_names_a_peer_as_the_configuration_does() {
+    let peer = *identity(1).public();
+    assert_eq!(describe(&peer, None), peer.to_string());
+    assert_eq!(describe(&peer, Some("laptop".to_owned())), format!("laptop ({peer})"));
+}
+
+#[test]
 fn a_worker_that_fails_ends_the_run_with_its_reason() {
     let server = Server::start(Options::default());
     server.tell(WorkerEvent::Failed { worker: 0, error: "its TUN queue is gone".to_owned() });
