@@ -55,7 +55,8 @@ impl Responder {
     /// Judges a datagram of type 1 that came from `from`.
     ///
     /// The checks stand in order of cost: layout, `mac1`, the source's rate and, once that or what
-    /// all unproved sources share is used up, proof of its address. Only then come the two X25519 operations of Noise message 1.
+    /// all unproved sources share is used up, proof of its address. Only then come the two X25519
+    /// operations of Noise message 1.
     pub fn consume_initiation(
         &mut self,
         now: Instant,
