@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
 
+#![expect(clippy::unwrap_used, reason = "a tree that cannot be read fails the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

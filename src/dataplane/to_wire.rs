@@ -287,6 +287,8 @@ impl Forwarder {
         let mut sealer = Sealer { worker, session, outbound: &mut self.outbound, datagrams };
         match sealer.seal(len, padded, 0, write) {
             Ok(()) => session.usage.lane(worker).sent.packets.add(1),
+            // An answer on a path that has not been heard of yet: whoever waits for it asks again.
+            Err(NotSealed::NoPath) => {}
             Err(not_sealed) => self.drop_packets(not_sealed.reason(), 1),
         }
     }

@@ -70,7 +70,7 @@ pub struct Traffic {
 /// What one tunnel worker counts about itself.
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
-    /// Sealed and sent, towards the wire.
+    /// Sealed, towards the wire; what the kernel then refuses to send is among the drops as well.
     pub to_wire: Traffic,
     /// Opened and written to TUN.
     pub from_wire: Traffic,

@@ -1,0 +1,80 @@
+//! What happens to a tunnel in its life: it is rekeyed, its ends restart and reload.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use corelane::lab::wait_until;
+
+use crate::harness::{Options, PATIENCE, SERVER_V4, SERVER_V6, Tunnel};
+use crate::tools::{echo, ping};
+
+#[test]
+fn rekeying_under_traffic_loses_nothing() {
+    let client_flags = vec!["--set".to_owned(), "client.rekey_after_s=5".to_owned()];
+    let tunnel = Tunnel::start(Options { workers: (2, 2), client_flags, ..Options::default() });
+    let report = tunnel.iperf(SERVER_V4, "-t 12");
+    assert!(report.received_bytes() > 1 << 20);
+    assert!(tunnel.client_session().rekeys >= 2, "{:?}", tunnel.client_session());
+    assert!(tunnel.server_session().rekeys >= 2);
+    assert_eq!(tunnel.drops(), [BTreeMap::new(), BTreeMap::new()]);
+}
+
+#[test]
+fn a_client_finds_its_server_again_however_that_was_stopped() {
+    let mut tunnel = Tunnel::start(Options::default());
+    assert_eq!(tunnel.server.terminate().code(), Some(0));
+    tunnel.start_server();
+    tunnel.await_paths();
+    tunnel.await_echoes();
+    tunnel.server.kill();
+    tunnel.start_server();
+    // The client notices by silence: it must have something to say.
+    let answered = || echo(tunnel.lab.client(), SERVER_V4).then_some(());
+    wait_until(PATIENCE, "an echo from the new server", answered).unwrap();
+}
+
+#[test]
+fn a_client_that_was_killed_connects_at_once_when_started_again() {
+    let mut tunnel = Tunnel::start(Options::default());
+    tunnel.client.kill();
+    tunnel.start_client();
+    tunnel.await_echoes();
+    ping(tunnel.lab.client(), SERVER_V6, "-f -c 10");
+}
+
+#[test]
+fn a_reload_adds_and_removes_peers_and_leaves_the_others_alone() {
+    let mut tunnel = Tunnel::start(Options::default());
+    let (v4, v6) = (Ipv4Addr::new(10, 77, 0, 3), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 3));
+    let (mut other, peer) = tunnel.another_client(v4, v6);
+    other.flags = ["--tun", "other0"].map(str::to_owned).into();
+    let traffic = tunnel.start_iperf(SERVER_V4, "-t 3");
+
+    tunnel.peers.push(peer);
+    tunnel.write_server_config();
+    tunnel.server.signal("HUP");
+    other.start(tunnel.lab.client());
+    other.await_status(PATIENCE, "the new peer to connect", |it| it.state == "up");
+
+    tunnel.peers.pop();
+    tunnel.write_server_config();
+    tunnel.server.signal("HUP");
+    other.await_status(PATIENCE, "the removed peer to be cut off", |it| it.state != "up");
+    assert_eq!(other.terminate().code(), Some(0));
+
+    assert!(traffic.finish().received_bytes() > 1 << 20);
+    assert_eq!(tunnel.client_session().rekeys, 0);
+    assert!(tunnel.client_session().session_age_s > Some(2.0), "the session was not disturbed");
+}
+
+#[test]
+fn a_broken_configuration_changes_nothing() {
+    let tunnel = Tunnel::start(Options::default());
+    let sound = fs::read_to_string(tunnel.server.config_file()).unwrap();
+    fs::write(tunnel.server.config_file(), "[server]\nlisen = 3\n").unwrap();
+    tunnel.server.signal("HUP");
+    tunnel.server.await_log("configuration not applied");
+    ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
+    fs::write(tunnel.server.config_file(), sound).unwrap();
+}

@@ -1,0 +1,18 @@
+//! The real binary between real hosts (network namespaces) with real tools: ping, iperf3, ip, nft.
+//! Needs root and those tools (Debian: iputils-ping, iperf3, iproute2, nftables, procps).
+
+#![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+
+mod daemon;
+mod harness;
+mod snapshot;
+mod tools;
+
+mod concealment;
+mod endpoints;
+mod fallbacks;
+mod life;
+mod privileges;
+mod roaming;
+mod routing;
+mod workers;
