@@ -165,7 +165,7 @@ impl Tunnel {
         tunnel
     }
 
-    /// Takes the hosts as they are now, while no daemon runs, for what they must be like in the end.
+    /// Takes the hosts as they are now, while no daemon runs, for what they must be in the end.
     pub(crate) fn remember_hosts(&mut self) {
         self.before = [Snapshot::take(self.lab.server()), Snapshot::take(self.lab.client())];
     }
