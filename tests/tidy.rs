@@ -4,7 +4,7 @@
 //! `src/sys` alone; no test that is ignored and no note about work left to do; imports that run
 //! downwards only; and no file named in a document that does not exist. CONTRIBUTING.md says why.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
+#![expect(clippy::unwrap_used, reason = "a tree that cannot be read fails the test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
