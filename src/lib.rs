@@ -21,7 +21,7 @@
 //! [`config`] reads one TOML file for either role and the flags laid over it, and reports every
 //! mistake at once with its place and what mends it. Its types are plain data.
 //!
-//! [`bench`] is the traffic generator: TCP streams, UDP at a rate or as fast as possible, round
+//! [`mod@bench`] is the traffic generator: TCP streams, UDP at a rate or as fast as possible, round
 //! trips. The demo and the measurements use it; `corelane bench` is it.
 //!
 //! [`lab`] makes whole hosts out of network namespaces, joined by links, in which real programs
