@@ -102,9 +102,10 @@ impl Pool {
         Ok((Self { threads }, handles, events))
     }
 
-    /// Waits for every thread. They have been told to stop.
+    /// Reaps the threads that have ended. They have been told to stop and been waited for; one that
+    /// has not by now ends with the process.
     pub(super) fn join(self) {
-        for thread in self.threads {
+        for thread in self.threads.into_iter().filter(JoinHandle::is_finished) {
             // A panic has been caught and reported by the thread itself.
             let _ = thread.join();
         }
@@ -144,6 +145,41 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::runtime::ControlPoll;
+    use crate::dataplane::messages::WorkerCommand;
+    use crate::packet::CoalesceOptions;
+    use crate::sys::testing::{PATIENCE, in_namespace};
+    use crate::sys::tun::{TunDevice, TunOffloadWish};
+
+    /// A closed waker leaves the worker's poll, and with it would go a wake-up the worker has not
+    /// taken yet.
+    #[test]
+    fn a_worker_stops_although_nobody_waits_for_it() {
+        let outcome = in_namespace(|| {
+            let poll = ControlPoll::new().unwrap();
+            let (sender, workers) = (poll.waker(), 8);
+            let wish = TunOffloadWish { checksum: false, tcp: false, udp: false };
+            let tun = TunDevice::open("stop%d", workers, wish).unwrap();
+            let seats = tun.queues.into_iter().map(|tun| WorkerSeat { tun, sockets: Vec::new() });
+            let options = ForwarderOptions {
+                udp_gso: false,
+                coalesce: CoalesceOptions { tcp: false, udp: false, checksum_offload: false },
+                plaintext_max: 1408,
+                copy_dscp: false,
+            };
+            let placement = Placement::choose(Some(workers), None);
+            let (_pool, handles, events) =
+                Pool::start(seats.collect(), &placement, options, &sender).unwrap();
+            for handle in handles {
+                handle.commands.send(WorkerCommand::Stop).unwrap();
+                handle.waker.wake().unwrap();
+            }
+            (0..workers).map(|_| events.recv_timeout(PATIENCE)).collect::<Vec<_>>()
+        });
+        for event in outcome {
+            assert!(matches!(event, Ok(WorkerEvent::Stopped { .. })), "{event:?}");
+        }
+    }
 
     #[test]
     fn workers_take_the_given_cpus_in_turn() {

@@ -85,6 +85,8 @@ pub struct Worker {
     frame: Arena,
     forwarder: Forwarder,
     counters: Arc<WorkerCounters>,
+    /// Held so that whoever tells the worker to stop and is gone does not take the wake-up along.
+    _waker: Arc<Waker>,
 }
 
 /// The sockets of one worker, by listener.
@@ -133,6 +135,7 @@ impl Worker {
             frame: Arena::new(VIRTIO_HEADER_LEN + PACKET_LEN_MAX),
             forwarder,
             counters,
+            _waker: Arc::clone(&waker),
         };
         Ok((worker, waker))
     }
