@@ -307,10 +307,8 @@ fn documents_name_files_that_exist() {
     for path in documents() {
         let Source { name, text } = Source::read(&path);
         for (number, line) in (1..).zip(text.lines()) {
-            for target in link_targets(line) {
-                let file = target.split('#').next().unwrap_or_default();
-                let is_outside = target.contains("://") || target.starts_with('#');
-                if !is_outside && !path.parent().unwrap().join(file).exists() {
+            for target in link_targets(line).filter(|target| !target.contains("://")) {
+                if !leads_somewhere(&path, target) {
                     objections.push(format!("{name}:{number}: a link to `{target}`"));
                 }
             }
@@ -322,6 +320,28 @@ fn documents_name_files_that_exist() {
         }
     }
     assert_none(&objections);
+}
+
+/// Whether a link in `document` names a file that exists and a heading that is in it.
+fn leads_somewhere(document: &Path, target: &str) -> bool {
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let path = match file {
+        "" => document.to_owned(),
+        file => document.parent().unwrap().join(file),
+    };
+    let has_heading = || {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let headings = text.lines().filter(|line| line.starts_with('#'));
+        headings.map(anchor_of).any(|heading| heading == anchor)
+    };
+    path.exists() && (anchor.is_empty() || has_heading())
+}
+
+/// The anchor of a heading, as forges make it.
+fn anchor_of(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 /// What stands between `](` and `)`.
@@ -369,6 +389,7 @@ fn the_checks_themselves_see_what_they_look_for() {
     let expected = [(1, "limits"), (6, "sys"), (6, "packet"), (7, "lab")];
     assert_eq!(named, expected.map(|(number, room)| (number, room.to_owned())));
     assert_eq!(link_targets("[a](b.md) and [c](d#e)").collect::<Vec<_>>(), ["b.md", "d#e"]);
+    assert_eq!(anchor_of("## Keys, and why no packet is lost"), "keys-and-why-no-packet-is-lost");
     assert!(is_path_of_ours("src/sys") && is_path_of_ours(".ci/run"));
     assert!(!is_path_of_ours("src/*.rs") && !is_path_of_ours("/etc/x") && !is_path_of_ours("src"));
 }
