@@ -1,7 +1,6 @@
 //! What the documents say about the program is what the program does: every drop reason, key,
 //! figure and command that there is is written down, as it is.
 
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
