@@ -173,9 +173,13 @@ mod tests {
             len: usize,
             source: Option<IpAddr>,
         ) -> (u64, SendOutcome) {
+            self.send_train(&vec![len; datagrams], source)
+        }
+
+        fn send_train(&mut self, lens: &[usize], source: Option<IpAddr>) -> (u64, SendOutcome) {
             let mut trains = TrainBuilder::new(true);
             let endpoint = Endpoint { remote: self.address, local: source, listener: 0 };
-            for _ in 0..datagrams {
+            for &len in lens {
                 trains.slot(len).unwrap().fill(7);
                 trains.commit(len, SESSION, &endpoint, 0);
             }
@@ -233,6 +237,16 @@ mod tests {
         assert_eq!(looped.send(3, 1000, None), (1, SendOutcome::default()));
         assert_eq!(looped.fallbacks(), 0);
         assert_eq!(looped.received(), [1000; 3]);
+    }
+
+    #[test]
+    fn a_probe_that_does_not_fit_takes_no_data_along() {
+        let mut looped = Looped::new();
+        let (_, outcome) = looped.send_train(&[LARGE, 1000], None);
+        assert_eq!(outcome.too_big, Some((SESSION, LARGE - DATA_OVERHEAD_LEN)));
+        assert_eq!(looped.counters.drops.get(DropReason::SendFailed), 1, "the probe alone");
+        assert_eq!(looped.received(), [1000]);
+        assert_eq!(looped.send(2, 1000, None), (1, SendOutcome::default()), "trains go on");
     }
 
     #[test]

@@ -311,12 +311,20 @@ impl SendBatch {
             message.source_refused = Some(errno);
             return None;
         }
+        let mut kept_len = 0;
         if errno == libc::EMSGSIZE {
-            fault.kind = SendFaultKind::TooBig { datagram_len: message.datagram_len() };
+            let datagram_len = message.datagram_len();
+            fault.kind = SendFaultKind::TooBig { datagram_len };
+            // Its equals in the train fare no better; the shorter one at the end may fit.
+            kept_len = message.range.len() % datagram_len.max(1);
         }
-        fault.datagrams = message.datagrams();
+        fault.datagrams = message.datagrams() - usize::from(kept_len > 0);
         report.failed += fault.datagrams;
-        self.next += 1;
+        if kept_len > 0 {
+            message.range.start = message.range.end - kept_len;
+        } else {
+            self.next += 1;
+        }
         Some(fault)
     }
 
