@@ -151,6 +151,11 @@ pub const TUN_READS_PER_TURN: usize = 128;
 /// Packets of one super-packet written to TUN. Linux before 6.9 refuses UDP super-packets of more,
 /// and 6.6 to 6.8 drop longer TCP ones made of small segments.
 pub const RUN_PACKETS_MAX: usize = 64;
+/// ICMP "too big" answers that a worker gives per second (RFC 1812 section 4.3.2.8, RFC 4443
+/// section 2.4 (f)). As many as Linux gives of all its ICMP (`icmp_msgs_per_sec`); a flow needs one.
+pub const TOO_BIG_ANSWERS_PPS: u32 = 1000;
+/// The burst it may give on top (`icmp_msgs_burst`).
+pub const TOO_BIG_ANSWERS_BURST: u32 = 50;
 /// Events that one lane may cause for the control thread per second: path messages that arrive on
 /// it, and moves of its address. All that a peer has a reason to send is far below.
 pub const LANE_EVENTS_PPS: u32 = 32;

@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::Waker;
@@ -16,6 +17,7 @@ use crate::dataplane::tables::Tables;
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{PACKET_LEN_MAX, RUN_PACKETS_MAX, VIRTIO_HEADER_LEN};
 use crate::packet::{CoalesceOptions, Coalescer, RunTracker};
+use crate::sys::clock;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
 use crate::wire::SessionIndex;
@@ -89,6 +91,10 @@ pub(super) struct Forwarder {
     pub(super) copy_dscp: bool,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) events: EventSender,
+    /// When the worker last woke up, or its last turn began.
+    pub(super) now: Instant,
+    /// When a full burst of ICMP answers may be given again.
+    pub(super) too_big_full_at: Instant,
     /// Where single packets are put together that TUN will not take as part of a whole.
     pub(super) scratch: Box<[u8]>,
     commands: Receiver<WorkerCommand>,
@@ -113,6 +119,7 @@ impl Forwarder {
         events: EventSender,
         commands: Receiver<WorkerCommand>,
     ) -> Self {
+        let now = clock::now();
         Self {
             worker,
             tables: Tables::new(worker, options.plaintext_max),
@@ -123,6 +130,8 @@ impl Forwarder {
             copy_dscp: options.copy_dscp,
             counters,
             events,
+            now,
+            too_big_full_at: now,
             scratch: vec![0; VIRTIO_HEADER_LEN + PACKET_LEN_MAX].into_boxed_slice(),
             commands,
             requests: Requests::default(),

@@ -7,12 +7,17 @@ use crate::dataplane::messages::WorkerEvent;
 use crate::dataplane::tables::Session;
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
-    DATA_HEADER_LEN, DATA_OVERHEAD_LEN, REKEY_AFTER_PACKETS, VIRTIO_HEADER_LEN, padded_len,
+    DATA_HEADER_LEN, DATA_OVERHEAD_LEN, REKEY_AFTER_PACKETS, TOO_BIG_ANSWERS_BURST,
+    TOO_BIG_ANSWERS_PPS, VIRTIO_HEADER_LEN, padded_len,
 };
 use crate::packet::fragment::Fragments;
 use crate::packet::{Parsed, Split, VirtioHeader, icmp, mss};
+use crate::rate::Rate;
 use crate::telemetry::drops::DropReason;
 use crate::wire::{FLAGS, Features, PATH_MESSAGE_LEN, PathMessage, SessionIndex};
+
+/// How often a worker says that a packet is too big: each packet that is could cause one.
+const TOO_BIG_ANSWERS: Rate = Rate::new(TOO_BIG_ANSWERS_PPS, TOO_BIG_ANSWERS_BURST);
 
 /// Why a datagram did not get into the batch.
 enum NotSealed {
@@ -183,8 +188,8 @@ impl Forwarder {
         let Some(session) = self.tables.session(index) else { return };
         let plaintext_max = session.plaintext_max;
         if split.parsed().dont_fragment {
-            self.drop_packets(DropReason::PacketTooBig, split.segments());
-            return self.answer_too_big(split, plaintext_max, packets);
+            let reason = self.answer_too_big(split, plaintext_max, packets);
+            return self.drop_packets(reason, split.segments());
         }
         // Fragments cannot carry a checksum that is only begun.
         let Ok(split) = Split::with_parsed(header, split.packet(), *split.parsed(), false) else {
@@ -237,16 +242,27 @@ impl Forwarder {
         });
     }
 
-    /// Tells the sender of a packet through TUN that packets of at most `mtu` bytes fit.
-    fn answer_too_big(&self, split: &Split<'_>, mtu: usize, packets: &mut impl PacketOutput) {
+    /// Tells the sender of a packet through TUN that packets of at most `mtu` bytes fit, unless
+    /// that has been told too often of late. Returns what the packet is dropped for.
+    fn answer_too_big(
+        &mut self,
+        split: &Split<'_>,
+        mtu: usize,
+        packets: &mut impl PacketOutput,
+    ) -> DropReason {
         let mut reply = [0; VIRTIO_HEADER_LEN + icmp::TOO_BIG_LEN_MAX];
         let room = &mut reply[VIRTIO_HEADER_LEN..];
         let answer = icmp::too_big(split.packet(), split.parsed(), mtu, None, room);
-        if let Some(len) = answer
-            && packets.write(&[IoSlice::new(&reply[..VIRTIO_HEADER_LEN + len])]).is_ok()
-        {
+        // Nobody is to be answered.
+        let Some(len) = answer else { return DropReason::PacketTooBig };
+        let Some(full_at) = TOO_BIG_ANSWERS.take(self.now, self.too_big_full_at) else {
+            return DropReason::PacketTooBigUnanswered;
+        };
+        self.too_big_full_at = full_at;
+        if packets.write(&[IoSlice::new(&reply[..VIRTIO_HEADER_LEN + len])]).is_ok() {
             self.counters.too_big_sent.add(1);
         }
+        DropReason::PacketTooBig
     }
 
     /// Sends a path message on this worker's lane, padded to `plaintext_len` bytes of plaintext.

@@ -72,6 +72,8 @@ drop_reasons! {
         "The peer's session has no known address on this worker's path yet.";
     PacketTooBig, "packet_too_big",
         "A packet did not fit the path and was answered with ICMP \"too big\".";
+    PacketTooBigUnanswered, "packet_too_big_unanswered",
+        "A packet did not fit the path and was not answered: answers were given too fast already.";
     SendFailed, "send_failed",
         "The kernel refused to send a datagram.";
     // Control thread.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::{
     CLIENT, CLIENT_INDEX, SERVER, SERVER_INDEX, Side, frame, install, pair, ping, udp_packet,
@@ -181,6 +182,15 @@ const PROVOCATIONS: &[(DropReason, Provocation)] = &[
         let answer = &client.tun.frames[0][VIRTIO_HEADER_LEN..];
         assert_eq!((answer[9], answer[20], answer[21]), (1, 3, 4), "ICMP fragmentation needed");
         assert_eq!(client.counters.too_big_sent.get(), 1);
+        (client, 1)
+    }),
+    (DropReason::PacketTooBigUnanswered, || {
+        let (mut client, _) = pair();
+        let (session, path) = (CLIENT_INDEX, 0);
+        client.command(WorkerCommand::SetPathPlaintextMax { session, path, plaintext_max: 1280 });
+        client.forwarder.too_big_full_at = client.now + Duration::from_secs(1);
+        assert!(client.encapsulate(frame(&udp_packet(CLIENT, SERVER, 1300))).is_empty());
+        assert!(client.tun.frames.is_empty() && client.counters.too_big_sent.get() == 0);
         (client, 1)
     }),
     (DropReason::SendFailed, || {

@@ -130,6 +130,7 @@ impl Side {
 
     /// Hands a frame from TUN to the forwarder and returns the datagrams it makes.
     fn encapsulate(&mut self, mut frame: Vec<u8>) -> Vec<Vec<u8>> {
+        self.forwarder.now = self.now;
         self.forwarder.encapsulate(&mut frame, &mut self.wire, &mut self.tun);
         self.forwarder.flush(&mut self.wire);
         std::mem::take(&mut self.wire.datagrams)

@@ -1,9 +1,12 @@
 //! Packets that do not fit their path: fragments, or word back to the sender.
 
+use std::time::Duration;
+
 use super::{CLIENT, CLIENT_INDEX, SERVER, Side, frame, pair, udp_packet};
 use crate::dataplane::messages::WorkerCommand;
-use crate::limits::VIRTIO_HEADER_LEN;
+use crate::limits::{TOO_BIG_ANSWERS_BURST, TOO_BIG_ANSWERS_PPS, VIRTIO_HEADER_LEN};
 use crate::packet::checksum;
+use crate::telemetry::drops::DropReason;
 
 const PATH: usize = 1280;
 
@@ -65,4 +68,38 @@ fn of_a_train_that_does_not_fit_the_datagrams_that_fit_leave_whole() {
     let sum = checksum::pseudo_header(CLIENT.into(), SERVER.into(), 17, 108);
     assert_eq!(checksum::add(sum, checksum::sum(&last[20..])), 0xffff);
     assert_eq!(client.dropped_in_all() + server.dropped_in_all(), 0);
+}
+
+#[test]
+fn a_sender_that_heeds_no_answer_is_answered_at_a_bounded_rate() {
+    let (mut client, _) = narrow_pair();
+    let (burst, rate) = (TOO_BIG_ANSWERS_BURST as usize, TOO_BIG_ANSWERS_PPS as usize);
+    let mut answers = |packets, waited| {
+        client.now += waited;
+        for _ in 0..packets {
+            client.encapsulate(frame(&udp_packet(CLIENT, SERVER, 1300)));
+        }
+        std::mem::take(&mut client.tun.frames).len()
+    };
+    assert_eq!(answers(3 * burst, Duration::ZERO), burst);
+    assert_eq!(answers(10, Duration::ZERO), 0);
+    let millis = (0..100).map(|_| answers(3, Duration::from_millis(1)));
+    assert_eq!(millis.sum::<usize>(), rate / 10);
+    let unanswered = client.dropped(DropReason::PacketTooBigUnanswered) as usize;
+    let answered = client.dropped(DropReason::PacketTooBig) as usize;
+    assert_eq!((answered, unanswered), (burst + rate / 10, 2 * burst + 10 + 200));
+    assert_eq!(client.counters.too_big_sent.get() as usize, answered);
+}
+
+#[test]
+fn what_need_not_be_answered_uses_up_no_answer() {
+    let (mut client, _) = narrow_pair();
+    let mut nobody = udp_packet(CLIENT, SERVER, 1300);
+    nobody[12..16].fill(0);
+    for _ in 0..10 * TOO_BIG_ANSWERS_BURST {
+        client.encapsulate(frame(&nobody));
+    }
+    client.encapsulate(frame(&udp_packet(CLIENT, SERVER, 1300)));
+    assert_eq!(client.tun.frames.len(), 1);
+    assert_eq!(client.dropped(DropReason::PacketTooBigUnanswered), 0);
 }
