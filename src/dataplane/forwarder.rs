@@ -37,6 +37,15 @@ pub(super) struct SendOutcome {
     pub(super) source_gone: Option<(SessionIndex, IpAddr)>,
 }
 
+impl SendOutcome {
+    /// Adds what a later send brought to light. One report of a kind is enough: what else there is
+    /// to tell comes again with the next datagram.
+    pub(super) fn join(&mut self, later: Self) {
+        self.too_big = later.too_big.or(self.too_big);
+        self.source_gone = later.source_gone.or(self.source_gone);
+    }
+}
+
 /// Takes packets for the TUN device.
 pub(super) trait PacketOutput {
     /// Writes one packet or super-packet, virtio header first.
@@ -204,7 +213,7 @@ impl Forwarder {
 
     /// Lets nothing be tried again that cannot succeed; tells the control thread that a path
     /// carries less than was thought.
-    fn note_outcome(&mut self, outcome: SendOutcome) {
+    pub(super) fn note_outcome(&mut self, outcome: SendOutcome) {
         let worker = self.worker;
         if let Some((index, source)) = outcome.source_gone
             && let Some(session) = self.tables.session(index)

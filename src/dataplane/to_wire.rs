@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput};
+use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput, SendOutcome};
 use crate::dataplane::messages::WorkerEvent;
 use crate::dataplane::tables::Session;
 use crate::dataplane::trains::TrainBuilder;
@@ -45,6 +45,8 @@ struct Sealer<'a, D> {
     session: &'a mut Session,
     outbound: &'a mut [TrainBuilder],
     datagrams: &'a mut D,
+    /// What sends brought to light that had to make room.
+    outcome: SendOutcome,
 }
 
 impl<D: DatagramOutput> Sealer<'_, D> {
@@ -63,7 +65,7 @@ impl<D: DatagramOutput> Sealer<'_, D> {
         let listener = usize::from(endpoint.listener);
         let trains = self.outbound.get_mut(listener).ok_or(NotSealed::NoPath)?;
         if !trains.has_room(datagram_len) {
-            self.datagrams.send(listener, trains);
+            self.outcome.join(self.datagrams.send(listener, trains));
         }
         let slot = trains.slot(datagram_len).ok_or(NotSealed::NoRoom)?;
         let plaintext = &mut slot[DATA_HEADER_LEN..DATA_HEADER_LEN + padded];
@@ -147,7 +149,9 @@ impl Forwarder {
         let worker = self.worker;
         let Some(session) = self.tables.session(index) else { return };
         let plaintext_max = session.plaintext_max;
-        let mut sealer = Sealer { worker, session, outbound: &mut self.outbound, datagrams };
+        let outbound = &mut self.outbound;
+        let outcome = SendOutcome::default();
+        let mut sealer = Sealer { worker, session, outbound, datagrams, outcome };
         let (mut sealed, mut bytes) = (0, 0);
         let mut failure = None;
         while sealed < count && failure.is_none() {
@@ -158,6 +162,7 @@ impl Forwarder {
                 Err(not_sealed) => failure = Some(not_sealed),
             }
         }
+        let outcome = sealer.outcome;
         let sent = &session.usage.lane(worker).sent;
         for traffic in [sent, &self.counters.to_wire] {
             traffic.packets.add(sealed as u64);
@@ -171,6 +176,7 @@ impl Forwarder {
         if let Some(failure) = failure {
             self.drop_packets(failure.reason(), count - sealed);
         }
+        self.note_outcome(outcome);
     }
 
     /// Deals with a packet that does not fit its path: in fragments where its sender allows them,
@@ -300,12 +306,17 @@ impl Forwarder {
     ) {
         let worker = self.worker;
         let Some(session) = self.tables.session(index) else { return };
-        let mut sealer = Sealer { worker, session, outbound: &mut self.outbound, datagrams };
-        match sealer.seal(len, padded, 0, write) {
+        let outbound = &mut self.outbound;
+        let outcome = SendOutcome::default();
+        let mut sealer = Sealer { worker, session, outbound, datagrams, outcome };
+        let sealed = sealer.seal(len, padded, 0, write);
+        let outcome = sealer.outcome;
+        match sealed {
             Ok(()) => session.usage.lane(worker).sent.packets.add(1),
             // An answer on a path that has not been heard of yet: whoever waits for it asks again.
             Err(NotSealed::NoPath) => {}
             Err(not_sealed) => self.drop_packets(not_sealed.reason(), 1),
         }
+        self.note_outcome(outcome);
     }
 }

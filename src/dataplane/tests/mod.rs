@@ -4,6 +4,7 @@ mod allocations;
 mod drops;
 mod nonces;
 mod oversized;
+mod room;
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
