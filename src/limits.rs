@@ -193,6 +193,16 @@ pub const PATH_MTU_RAISE_EVERY: Duration = Duration::from_secs(600);
 pub const CONTROL_DATAGRAMS_PER_TURN: usize = 64;
 /// Worker events handled before sockets, signals and timers have their turn.
 pub const CONTROL_EVENTS_PER_TURN: usize = 256;
+/// How long after a change to the TUN device it is looked at, so that changes that belong together
+/// are seen together.
+pub const INTERFACE_SETTLE: Duration = Duration::from_millis(50);
+/// How long the TUN device is left alone after it had to be mended; doubled each time that happens
+/// again soon.
+pub const INTERFACE_MEND_PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// The longest it is left alone. A mending as long after that is the first of its kind.
+pub const INTERFACE_MEND_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Messages about interfaces read before other sources have their turn.
+pub const INTERFACE_NEWS_PER_TURN: usize = 64;
 /// How long a clean stop waits for the workers.
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How often one peer is warned about at most.

@@ -11,6 +11,9 @@ use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::{DaemonError, notify, seed, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
+use crate::host::link::LinkError;
+use crate::host::netlink::NetlinkError;
+use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::sys::clock;
 use crate::sys::steering::attach_lane_steering;
 use crate::sys::udp::UdpSocket;
@@ -25,7 +28,9 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(config.workers, config.cpus.as_deref());
     let workers = placement.workers();
 
-    let tun = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    tunnel::remove_leftovers()?;
+    let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
@@ -54,13 +59,14 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
     let summary = format!("{workers} workers on {}", info.tun);
-    let hooks = ServerHooks { source, summary, names: peer_names(&config.peers) };
+    let hooks = ServerHooks { source, summary, names: peer_names(&config.peers), upkeep };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_server(setup, seed()?, clock::now()),
         poll,
         sockets: listeners.control,
         workers: handles,
         events,
+        interface: Some(interface),
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,
@@ -124,6 +130,7 @@ struct ServerHooks {
     source: Source,
     summary: String,
     names: BTreeMap<PublicKey, String>,
+    upkeep: Upkeep,
 }
 
 impl ControlHooks for ServerHooks {
@@ -151,6 +158,11 @@ impl ControlHooks for ServerHooks {
         let peers = peer_setups(&loaded.config.peers).map_err(|error| error.to_string())?;
         self.names = peer_names(&loaded.config.peers);
         Ok(Reload::Server { peers })
+    }
+
+    fn mend_interface(&mut self) -> Result<InterfaceState, String> {
+        let no_routes = || Ok::<_, NetlinkError>(0);
+        self.upkeep.mend(no_routes).map_err(|error| error.to_string())
     }
 
     fn stopping(&mut self) {

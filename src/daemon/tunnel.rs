@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use crate::config::{Switch, TunConfig, TuningConfig};
 use crate::daemon::DaemonError;
 use crate::dataplane::ForwarderOptions;
-use crate::host::link;
+use crate::host::link::{self, LinkError};
 use crate::host::netlink::Netlink;
+use crate::host::upkeep::Upkeep;
 use crate::host::{privileges, routes};
 use crate::packet::CoalesceOptions;
 use crate::sys::tun::{TunDevice, TunOffloadWish, TunOffloads};
@@ -21,19 +22,25 @@ use crate::wire::Features;
 /// The capabilities a daemon keeps once everything is open: routes and links change later.
 const CAPABILITIES_KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
 
-/// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.
-/// Removes what an earlier run that was killed has left behind.
-pub(super) fn open_tun(
-    config: &TunConfig,
-    addresses: &[IpNet],
-    queues: usize,
-    tuning: &TuningConfig,
-) -> Result<TunDevice, DaemonError> {
+/// Removes what an earlier run that was killed has left behind: it may even keep names from being
+/// resolved.
+pub(super) fn remove_leftovers() -> Result<(), DaemonError> {
     let mut netlink = Netlink::open().map_err(DaemonError::Repair)?;
     match routes::repair(&mut netlink).map_err(DaemonError::Repair)? {
         0 => {}
         removed => log::info!("removed {removed} routes and rules that an earlier run left behind"),
     }
+    Ok(())
+}
+
+/// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.
+pub(super) fn open_tun(
+    config: &TunConfig,
+    addresses: &[IpNet],
+    queues: usize,
+    tuning: &TuningConfig,
+) -> Result<(TunDevice, Upkeep), DaemonError> {
+    let mut netlink = Netlink::open().map_err(LinkError::from)?;
     let wish = TunOffloadWish {
         checksum: tuning.tun_checksum_offload.wanted(),
         tcp: tuning.tun_checksum_offload.wanted() && tuning.tun_tcp_segmentation.wanted(),
@@ -44,14 +51,9 @@ pub(super) fn open_tun(
     warn_if_absent("tun_checksum_offload", tuning.tun_checksum_offload, granted.checksum);
     warn_if_absent("tun_tcp_segmentation", tuning.tun_tcp_segmentation, granted.tcp);
     warn_if_absent("tun_udp_segmentation", tuning.tun_udp_segmentation, granted.udp);
-    link::bring_up(
-        &mut netlink,
-        &device.name,
-        u32::from(config.mtu),
-        config.txqueuelen,
-        addresses,
-    )?;
-    Ok(device)
+    let (name, mtu) = (&device.name, u32::from(config.mtu));
+    let link = link::bring_up(&mut netlink, name, mtu, config.txqueuelen, addresses)?;
+    Ok((device, Upkeep::new(netlink, link)))
 }
 
 /// How sockets are bound.

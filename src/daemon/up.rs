@@ -15,7 +15,9 @@ use crate::daemon::resolve::{Resolver, resolve};
 use crate::daemon::{DaemonError, notify, seed, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
+use crate::host::link::LinkError;
 use crate::host::routes::{ClientRoutes, RouteRequest};
+use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::sys::clock;
 use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 
@@ -26,12 +28,14 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     let client_options = client_options(&config)?;
+    tunnel::remove_leftovers()?;
     let server = resolve(&config.server)
         .map_err(|source| DaemonError::Resolve { server: config.server.to_string(), source })?;
     let placement = Placement::choose(config.workers, config.cpus.as_deref());
     let workers = placement.workers();
 
-    let tun = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    let interface = upkeep.monitor().map_err(LinkError::from)?;
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
@@ -66,6 +70,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         request: route_request(&config, server.ip()),
         server,
         routes: None,
+        upkeep,
         resolver: Resolver::new(config.server.clone()),
     };
     let control = ControlThread::new(ControlParts {
@@ -74,6 +79,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         sockets: vec![sockets.control],
         workers: handles,
         events,
+        interface: Some(interface),
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,
@@ -135,6 +141,7 @@ struct ClientHooks {
     request: RouteRequest,
     server: SocketAddr,
     routes: Option<ClientRoutes>,
+    upkeep: Upkeep,
     resolver: Resolver,
 }
 
@@ -184,6 +191,12 @@ impl ControlHooks for ClientHooks {
         log::info!("the server has moved from {} to {address}", self.server);
         self.server = address;
         Some(address)
+    }
+
+    fn mend_interface(&mut self) -> Result<InterfaceState, String> {
+        let routes = &mut self.routes;
+        let mended = self.upkeep.mend(|| routes.as_mut().map_or(Ok(0), ClientRoutes::restore));
+        mended.map_err(|error| error.to_string())
     }
 
     fn stopping(&mut self) {

@@ -4,6 +4,7 @@
 //! - [`link`]: brings the TUN device up.
 //! - [`routes`]: the client's routes and policy rules, installed, reconciled, removed and, after a
 //!   crash, repaired.
+//! - [`upkeep`]: puts back what the TUN device loses while the daemon runs.
 //! - [`privileges`]: which capabilities the process keeps.
 //!
 //! Everything here runs before the workers start or on the control thread; nothing is on the
@@ -13,5 +14,6 @@ pub mod link;
 pub mod netlink;
 pub mod privileges;
 pub mod routes;
+pub mod upkeep;
 
 mod sysctl;

@@ -11,6 +11,7 @@ mod tools;
 mod concealment;
 mod endpoints;
 mod fallbacks;
+mod interface;
 mod life;
 mod privileges;
 mod roaming;

@@ -11,11 +11,11 @@ use crate::harness::{Options, PORT, SERVER_V4, SERVER_V6, TUN, Tunnel, capture};
 use crate::tools::{echo, ping, run};
 
 /// Addresses of the router that the client reaches by its default route only.
-const FAR_V4: Ipv4Addr = addresses::ROUTER_SERVER_SIDE_V4;
-const FAR_V6: Ipv6Addr = addresses::ROUTER_SERVER_SIDE_V6;
+pub(crate) const FAR_V4: Ipv4Addr = addresses::ROUTER_SERVER_SIDE_V4;
+pub(crate) const FAR_V6: Ipv6Addr = addresses::ROUTER_SERVER_SIDE_V6;
 
 /// A client whose default routes lead into the tunnel, to a server that translates addresses.
-fn full_tunnel() -> Tunnel {
+pub(crate) fn full_tunnel() -> Tunnel {
     let mut tunnel = Tunnel::prepare(Options {
         routed: true,
         workers: (2, 2),
@@ -65,7 +65,7 @@ fn is_housekeeping(packet: &[u8], parsed: &Parsed) -> bool {
 
 /// Everything that left must be a datagram of the tunnel; returns how many there were.
 #[track_caller]
-fn assert_only_the_tunnel_left(link: &mut Capture) -> usize {
+pub(crate) fn assert_only_the_tunnel_left(link: &mut Capture) -> usize {
     let mut datagrams = 0;
     while let Some(captured) = link.receive().unwrap() {
         if !captured.outgoing {

@@ -5,6 +5,7 @@
 //! turn is bounded for each source: a flood of handshakes delays signals, timers and worker events
 //! by one turn, not for ever.
 
+mod interface;
 mod report;
 mod sockets;
 mod status_socket;
@@ -27,11 +28,14 @@ use thiserror::Error;
 use crate::control::engine::{DisconnectReason, Engine, EngineEvent, Now, Reload};
 use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
+use crate::host::netlink::InterfaceMonitor;
+use crate::host::upkeep::InterfaceState;
 use crate::limits::{CONTROL_EVENTS_PER_TURN, STOP_WITHIN};
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
 
+use interface::Interface;
 use report::Reporter;
 use sockets::Sockets;
 use status_socket::StatusSocket;
@@ -44,6 +48,7 @@ pub use workers::WorkerHandle;
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const STATUS_LISTENER: Token = Token(2);
+const INTERFACE: Token = Token(3);
 /// Token of the first UDP socket.
 const SOCKETS: usize = 16;
 /// Token of the first client of the status socket.
@@ -82,6 +87,14 @@ pub trait ControlHooks {
     /// wait for a resolver: the answer to the last question will do.
     fn server_address(&mut self) -> Option<SocketAddr> {
         None
+    }
+
+    /// The TUN device was changed, perhaps by this program: puts back what is missing.
+    ///
+    /// # Errors
+    /// What is still missing, and why; it is tried again later.
+    fn mend_interface(&mut self) -> Result<InterfaceState, String> {
+        Ok(InterfaceState::Whole)
     }
 
     /// A clean stop begins.
@@ -128,6 +141,8 @@ pub struct ControlParts {
     pub workers: Vec<WorkerHandle>,
     /// What the workers say.
     pub events: Receiver<WorkerEvent>,
+    /// Tells of changes to the TUN device; nobody looks after it if `None`.
+    pub interface: Option<InterfaceMonitor>,
     /// Where to offer status; nowhere if `None`.
     pub status_socket: Option<PathBuf>,
     /// Whether to act on SIGTERM, SIGINT and SIGHUP.
@@ -176,6 +191,7 @@ pub struct ControlThread {
     events: Receiver<WorkerEvent>,
     events_ready: bool,
     signals: Option<Signals>,
+    interface: Interface,
     status: Option<StatusSocket>,
     reporter: Reporter,
     hooks: Box<dyn ControlHooks>,
@@ -205,6 +221,9 @@ impl ControlThread {
             true => Some(catch_signals(&poll).map_err(io_error("catching signals"))?),
             false => None,
         };
+        let (name, monitor) = (parts.info.tun.clone(), parts.interface);
+        let interface = Interface::register(name, monitor, poll.registry(), INTERFACE)
+            .map_err(io_error("watching the TUN device"))?;
         let status = match parts.status_socket {
             Some(path) => Some(StatusSocket::bind(path, poll.registry())?),
             None => None,
@@ -218,6 +237,7 @@ impl ControlThread {
             events: parts.events,
             events_ready: true,
             signals,
+            interface,
             status,
             reporter: Reporter::new(parts.info, clock::now()),
             hooks: parts.hooks,
@@ -255,12 +275,14 @@ impl ControlThread {
     fn wait(&mut self, events: &mut Events, deadline: Option<Instant>) -> Result<(), ControlError> {
         let is_busy = self.events_ready
             || self.sockets.any_ready()
+            || self.interface.is_busy()
             || self.status.as_ref().is_some_and(StatusSocket::is_busy);
         let timeout = if is_busy {
             Some(Duration::ZERO)
         } else {
             let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
-            let due = [self.engine.poll_timeout(), status, deadline].into_iter().flatten().min();
+            let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
+            let due = [engine, interface, status, deadline].into_iter().flatten().min();
             due.map(|due| due.saturating_duration_since(clock::now()))
         };
         match self.poll.poll(events, timeout) {
@@ -271,6 +293,7 @@ impl ControlThread {
             match event.token() {
                 WAKER => self.events_ready = true,
                 SIGNALS => self.read_signals(),
+                INTERFACE => self.interface.set_readable(),
                 Token(token) if (SOCKETS..STATUS_CLIENTS).contains(&token) => {
                     self.sockets.set_ready(token - SOCKETS);
                 }
@@ -292,7 +315,20 @@ impl ControlThread {
             self.engine.handle_timeout(now());
         }
         self.flush()?;
+        self.look_after_interface();
         self.serve_status()
+    }
+
+    fn look_after_interface(&mut self) {
+        let now = clock::now();
+        if !self.interface.is_due(now) {
+            return;
+        }
+        let found = self.hooks.mend_interface();
+        if let Some(warning) = self.interface.conclude(now, found) {
+            log::warn!("{warning}");
+            self.reporter.set_last_error(warning);
+        }
     }
 
     fn take_worker_events(&mut self) -> Result<(), ControlError> {

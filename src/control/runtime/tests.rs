@@ -171,6 +171,7 @@ impl Server {
                 sockets: vec![socket],
                 workers: vec![worker],
                 events: event_receiver,
+                interface: None,
                 status_socket: Some(path),
                 catch_signals,
                 info: info(),

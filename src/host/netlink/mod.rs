@@ -9,6 +9,7 @@
 
 mod address;
 mod link;
+mod monitor;
 mod route;
 mod rule;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use address::Address;
 pub use link::{Link, VethEnd};
+pub use monitor::{InterfaceMonitor, InterfaceNews};
 pub use route::{Route, RouteLookup, RouteScope, TABLE_MAIN};
 pub use rule::Rule;
 

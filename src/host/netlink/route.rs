@@ -18,13 +18,14 @@ pub const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// What the kernel makes of an IPv6 route without a metric (`IP6_RT_PRIO_USER`).
 const IPV6_METRIC_DEFAULT: u32 = 1024;
 
-/// A unicast route with one next hop.
+/// A unicast route with one next hop, or one that refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where packets are going; host bits are zero.
     pub destination: IpNet,
-    /// Index of the interface they leave by.
-    pub device: u32,
+    /// Index of the interface they leave by; with `None` they are refused with ICMP "unreachable"
+    /// (`RTN_UNREACHABLE`).
+    pub device: Option<u32>,
     /// The router they are handed to, if not to the link itself.
     pub gateway: Option<IpAddr>,
     /// The routing table.
@@ -49,7 +50,7 @@ impl Route {
         };
         Self {
             destination: destination.trunc(),
-            device,
+            device: Some(device),
             gateway: None,
             table: TABLE_MAIN,
             metric,
@@ -57,6 +58,13 @@ impl Route {
             scope,
             mtu: None,
         }
+    }
+
+    /// The route that refuses packets to `destination`, in the main table. Without a device, it
+    /// stays whatever becomes of devices.
+    pub fn unreachable(destination: IpNet, metric: u32, protocol: u8) -> Self {
+        let scope = RouteScope::Universe;
+        Self { device: None, metric, scope, ..Self::through(0, destination, protocol) }
     }
 
     /// The same route by way of a router.
@@ -83,10 +91,13 @@ impl Route {
         header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
         header.protocol = self.protocol.into();
         header.scope = self.scope;
-        header.kind = RouteType::Unicast;
+        header.kind = match self.device {
+            Some(_) => RouteType::Unicast,
+            None => RouteType::Unreachable,
+        };
         let attributes = &mut message.attributes;
         attributes.push(RouteAttribute::Destination(self.destination.network().into()));
-        attributes.push(RouteAttribute::Oif(self.device));
+        attributes.extend(self.device.map(RouteAttribute::Oif));
         attributes.push(RouteAttribute::Table(self.table));
         attributes.push(RouteAttribute::Priority(self.metric));
         if let Some(gateway) = self.gateway {
@@ -103,7 +114,12 @@ impl Route {
             TABLE_MAIN => String::new(),
             table => format!(" in table {table}"),
         };
-        format!("the route {}{table} through interface {}", self.destination, self.device)
+        match self.device {
+            Some(device) => {
+                format!("the route {}{table} through interface {device}", self.destination)
+            }
+            None => format!("the refusing route {}{table}", self.destination),
+        }
     }
 }
 
@@ -138,7 +154,7 @@ impl Netlink {
         self.execute(&format!("remove {}", route.described()), message, 0)
     }
 
-    /// Every unicast route, in any table, that `protocol` made.
+    /// Every unicast or refusing route, in any table, that `protocol` made.
     pub fn routes_of_protocol(
         &mut self,
         family: Family,
@@ -209,9 +225,11 @@ impl Netlink {
 
 fn parse(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
-    if header.kind != RouteType::Unicast {
-        return None;
-    }
+    let refuses = match header.kind {
+        RouteType::Unicast => false,
+        RouteType::Unreachable => true,
+        _ => return None,
+    };
     let unspecified = match header.address_family {
         netlink_packet_route::AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         netlink_packet_route::AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -230,7 +248,8 @@ fn parse(message: &RouteMessage) -> Option<Route> {
     }
     Some(Route {
         destination: IpNet::new(network, header.destination_prefix_length).ok()?,
-        device: device?,
+        // IPv6 says that it refuses by the loopback interface.
+        device: if refuses { None } else { Some(device?) },
         gateway: gateway_of(message),
         table,
         metric,

@@ -107,16 +107,21 @@ fn routes_come_back_as_they_were_added() {
     netlink.add_address(index, "2001:db8::9/64".parse().unwrap()).unwrap();
     let to = |destination: &str| Route::through(index, destination.parse().unwrap(), PROTOCOL);
     let via = |route: Route, gateway: &str| route.via(gateway.parse().unwrap());
+    let refused = |destination: &str| {
+        Route::unreachable(destination.parse().unwrap(), u32::MAX - 1, PROTOCOL).in_table(100)
+    };
     let v4 = vec![
         to("10.0.0.0/8"),
         Route { metric: 50, mtu: Some(1300), ..to("10.0.0.0/8") },
         via(to("10.1.0.0/16"), "192.0.2.1").in_table(1_930_000_007),
         to("0.0.0.0/0").in_table(100),
+        refused("0.0.0.0/0"),
     ];
     let v6 = vec![
         to("2001:db8:1::/48"),
         via(Route { mtu: Some(1300), ..to("2001:db8:2::/48") }, "2001:db8::1"),
         to("::/0").in_table(1_930_000_007),
+        refused("::/0"),
     ];
     for (family, routes) in [(Family::V4, &v4), (Family::V6, &v6)] {
         for route in routes {
@@ -130,6 +135,8 @@ fn routes_come_back_as_they_were_added() {
     }
     let shown = ip(&host, "route show table 1930000007");
     assert_eq!(shown, "10.1.0.0/16 via 192.0.2.1 dev near0 proto 200");
+    let shown = ip(&host, "-6 route show table 100");
+    assert!(shown.starts_with("unreachable default dev lo proto 200 metric 4294967294"), "{shown}");
     assert!(ip(&host, "route").contains("10.0.0.0/8 dev near0 proto 200 scope link metric 50 mtu"));
     assert!(ip(&host, "-6 route").contains("via 2001:db8::1 dev near0 proto 200"));
 

@@ -10,6 +10,10 @@
 //! 32765: not from all fwmark 0xc1 lookup 1930000007      the rest goes through the tunnel
 //! ```
 //!
+//! The table also has, behind each of its routes, one that refuses packets. It is reached when the
+//! kernel has dropped the other, because somebody set the TUN device down or deleted it: so what is
+//! meant for the tunnel does not leave in the clear instead.
+//!
 //! The sockets that carry the tunnel have the mark, so their packets go the way they would go
 //! without the tunnel: past both rules to the main table. All tunnels on a host should share one
 //! mark: with different ones each would capture the other's packets, and they would go in circles.
@@ -27,7 +31,8 @@
 //!
 //! # After a crash
 //!
-//! A TUN device vanishes with the process that holds it and takes its routes along; rules stay.
+//! A TUN device vanishes with the process that holds it and takes its routes along; rules stay, and
+//! so do the routes that refuse: what was meant for the tunnel stays shut out until the next start.
 //! [`repair`] removes whatever belongs to a device that is gone, or that is persistent and held by
 //! nobody (no carrier). Another tunnel that runs on the same host has a device with a carrier, and
 //! is left alone. Only the sysctl `net.ipv4.conf.all.src_valid_mark` stays as the tunnel set it,
@@ -45,7 +50,7 @@ use ipnet::IpNet;
 pub use plan::{RoutePlan, RouteRequest};
 
 use super::link::{self, Ipv6State};
-use super::netlink::{Family, Link, Netlink, NetlinkError, Rule};
+use super::netlink::{Family, Link, Netlink, NetlinkError, Route, Rule};
 use super::sysctl;
 
 /// The protocol number of every route and rule this program makes (`rtm_protocol`,
@@ -59,6 +64,8 @@ pub const MARK_DEFAULT: u32 = 193;
 const TABLE_BASE: u32 = 1_930_000_000;
 /// How many numbers are set aside for them.
 const TABLES: u32 = 10_000_000;
+/// The metric of routes that refuse what the tunnel cannot take: they come last.
+const METRIC_REFUSE: u32 = u32::MAX - 1;
 /// Places of the two rules, right in front of the main table's (32766).
 const RULE_PRIORITY_MAIN: u32 = 32764;
 const RULE_PRIORITY_TUNNEL: u32 = 32765;
@@ -171,6 +178,16 @@ impl ClientRoutes {
         self.clear()
     }
 
+    /// Puts back what somebody else removed, or the kernel because the device was down. Returns how
+    /// many routes and rules that were.
+    ///
+    /// # Errors
+    /// [`RoutesError`].
+    pub fn restore(&mut self) -> Result<usize, RoutesError> {
+        let plan = self.plan.clone();
+        self.reconcile(&plan)
+    }
+
     /// What is in place.
     pub fn installed(&self) -> &RoutePlan {
         &self.plan
@@ -210,24 +227,28 @@ impl ClientRoutes {
         Ok(request)
     }
 
-    /// Brings the kernel's state of this tunnel to `plan`.
-    fn reconcile(&mut self, plan: &RoutePlan) -> Result<(), RoutesError> {
+    /// Brings the kernel's state of this tunnel to `plan`. Returns how much was missing.
+    fn reconcile(&mut self, plan: &RoutePlan) -> Result<usize, RoutesError> {
         let (device, table) = (self.device.index, own_table(self.device.index));
         let netlink = &mut self.netlink;
         let mut present = RoutePlan::default();
         for family in Family::ALL {
             let routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
-            present.routes.extend(routes.into_iter().filter(|route| route.device == device));
+            let is_own = |route: &Route| route.device == Some(device) || route.table == table;
+            present.routes.extend(routes.into_iter().filter(is_own));
             let rules = netlink.rules_of_protocol(family, ROUTE_PROTOCOL)?;
             present.rules.extend(rules.into_iter().filter(|rule| owner(rule) == Some(table)));
         }
+        let mut added = 0;
         for route in plan.routes.iter().filter(|route| !present.routes.contains(route)) {
+            added += 1;
             netlink.add_route(route).map_err(|error| match error.is_exists() {
                 true => RoutesError::Taken { destination: route.destination },
                 false => error.into(),
             })?;
         }
         for rule in plan.rules.iter().filter(|rule| !present.rules.contains(rule)) {
+            added += 1;
             tolerate(netlink.add_rule(rule), NetlinkError::is_exists)?;
         }
         // The rule into the tunnel goes before the one that shields the main table from it.
@@ -238,7 +259,7 @@ impl ClientRoutes {
         for route in present.routes.iter().filter(|route| !plan.routes.contains(route)) {
             tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
         }
-        Ok(())
+        Ok(added)
     }
 
     /// Lets a packet's mark count when its source is validated, so that a firewall which marks the
@@ -303,7 +324,10 @@ pub fn repair(netlink: &mut Netlink) -> Result<usize, NetlinkError> {
             tolerate(netlink.delete_rule(rule), NetlinkError::is_not_found)?;
         }
         let mut routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
-        routes.retain(|route| !running.contains(&route.device));
+        routes.retain(|route| match route.device {
+            Some(device) => !running.contains(&device),
+            None => !is_running(route.table),
+        });
         for route in &routes {
             tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ROUTE_PROTOCOL, RULE_PRIORITY_MAIN, RULE_PRIORITY_TUNNEL, own_table};
+use super::{METRIC_REFUSE, ROUTE_PROTOCOL, RULE_PRIORITY_MAIN, RULE_PRIORITY_TUNNEL, own_table};
 use crate::host::netlink::{Family, Route, Rule, TABLE_MAIN};
 
 /// What is to be reached through the tunnel.
@@ -35,7 +35,7 @@ impl RoutePlan {
     /// A prefix goes into the main table like any route, unless it covers a server: then it would
     /// swallow the tunnel's own packets. Such a prefix goes into a table of this tunnel, which is
     /// asked only for packets without the tunnel's mark, and only after the main table has been
-    /// asked for anything more specific than a default route.
+    /// asked for anything more specific than a default route. Behind it stands a route that refuses.
     pub fn new(device: u32, request: &RouteRequest) -> Self {
         let mut plan = Self::default();
         let mut ruled = BTreeSet::new();
@@ -44,7 +44,9 @@ impl RoutePlan {
             let route = Route::through(device, prefix, ROUTE_PROTOCOL);
             if swallows(&prefix, &request.outside) {
                 ruled.insert(Family::of(&prefix));
-                plan.routes.push(route.in_table(own_table(device)));
+                let table = own_table(device);
+                let refusal = Route::unreachable(prefix, METRIC_REFUSE, ROUTE_PROTOCOL);
+                plan.routes.extend([route.in_table(table), refusal.in_table(table)]);
             } else {
                 plan.routes.push(route);
             }
@@ -91,7 +93,7 @@ fn rules(family: Family, device: u32, mark: u32) -> [Rule; 2] {
 #[cfg(test)]
 mod tests {
     use super::{RoutePlan, RouteRequest};
-    use crate::host::netlink::{Family, TABLE_MAIN};
+    use crate::host::netlink::{Family, Route, TABLE_MAIN};
     use crate::host::routes::{MARK_DEFAULT, ROUTE_PROTOCOL, own_table};
 
     fn plan(prefixes: &[&str], outside: &[&str]) -> RoutePlan {
@@ -103,14 +105,22 @@ mod tests {
         RoutePlan::new(7, &request)
     }
 
-    /// Destination and "main" or "own" of every planned route.
+    /// Destination and "main" or "own" of every planned route through the device; to each of the
+    /// own ones there must be one that refuses.
     fn routes(plan: &RoutePlan) -> Vec<(String, &'static str)> {
         let table = |number| match number {
             TABLE_MAIN => "main",
             number if number == own_table(7) => "own",
             number => panic!("table {number}"),
         };
-        plan.routes.iter().map(|r| (r.destination.to_string(), table(r.table))).collect()
+        let name = |route: &Route| (route.destination.to_string(), table(route.table));
+        let (through, refusing): (Vec<_>, Vec<_>) =
+            plan.routes.iter().partition(|route| route.device.is_some());
+        let refused: Vec<_> = refusing.into_iter().map(name).collect();
+        let through: Vec<_> = through.into_iter().map(name).collect();
+        let own = through.iter().filter(|(_, table)| *table == "own");
+        assert_eq!(refused, own.cloned().collect::<Vec<_>>());
+        through
     }
 
     #[test]
@@ -171,7 +181,10 @@ mod tests {
     #[test]
     fn everything_says_whose_it_is() {
         let plan = plan(&["0.0.0.0/0", "10.0.0.0/8", "::/0"], &[]);
-        assert!(plan.routes.iter().all(|r| r.protocol == ROUTE_PROTOCOL && r.device == 7));
+        for route in &plan.routes {
+            assert_eq!(route.protocol, ROUTE_PROTOCOL);
+            assert!(route.device == Some(7) || route.table == own_table(7), "{route:?}");
+        }
         for rule in &plan.rules {
             assert_eq!(rule.protocol, ROUTE_PROTOCOL);
             assert_eq!(super::super::owner(rule), Some(own_table(7)), "{rule:?}");

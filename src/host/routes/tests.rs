@@ -181,7 +181,7 @@ fn a_crash_is_repaired_without_touching_a_tunnel_that_runs() {
     std::mem::forget(crashed);
     drop(tun);
     assert_ne!(snapshot(&lab.client), before, "rules outlive their device");
-    assert_eq!(repaired(&lab.client), 4, "two rules per family");
+    assert_eq!(repaired(&lab.client), 6, "two rules and a route that refuses per family");
     assert_eq!(snapshot(&lab.client), before);
     assert_eq!(repaired(&lab.client), 0);
     drop(living);
@@ -240,11 +240,12 @@ fn an_update_changes_only_what_differs() {
     let seen = seen.join("\n");
     assert!(!seen.contains("10.0.0.0/8"), "{seen}");
     let events: Vec<&str> = seen.lines().collect();
-    assert_eq!(events.len(), 6, "{seen}");
+    assert_eq!(events.len(), 7, "{seen}");
     assert!(events[0].contains("10.3.0.0/16") && events[1].starts_with("Deleted 10.2.0.0/16"));
-    assert!(events[2].contains("default") && events[3].contains("suppress_prefixlength 0"));
-    assert!(events[4].contains("not from all fwmark 0xc1"));
-    assert!(events[5].starts_with("Deleted 10.3.0.0/16"));
+    assert!(events[2].starts_with("default") && events[3].starts_with("unreachable default"));
+    assert!(events[4].contains("suppress_prefixlength 0"));
+    assert!(events[5].contains("not from all fwmark 0xc1"));
+    assert!(events[6].starts_with("Deleted 10.3.0.0/16"));
     assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
 }
 
@@ -348,4 +349,31 @@ fn an_ordinary_user_needs_nothing_but_cap_net_admin() {
 fn tables_of_living_devices_differ() {
     assert_ne!(own_table(7), own_table(8));
     assert_eq!(own_table(7), 1_930_000_007);
+}
+
+#[test]
+fn what_the_device_cannot_take_is_refused_and_routes_come_back_with_it() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let mut routes = install(&lab.client, "vpn0", FULL).unwrap();
+    let whole = snapshot(&lab.client);
+    let refused = |address: &str| {
+        let mut lookup = lab.client.command("ip").unwrap();
+        let output = lookup.args(["route", "get", address]).output().unwrap();
+        !output.status.success()
+    };
+    assert!(!refused("203.0.113.1") && !refused("2001:db8:ffff::1"));
+    ip(&lab.client, "link set vpn0 down");
+    assert!(refused("203.0.113.1") && refused("2001:db8:ffff::1"), "not in the clear");
+    assert!(!refused("198.51.100.254"), "the neighbourhood is reached as before");
+    ip(&lab.client, "link set vpn0 up");
+    assert!(refused("203.0.113.1"), "the kernel has forgotten the routes");
+    ip(&lab.client, "address add fd00:c::2/64 dev vpn0 nodad");
+    assert_eq!(routes.restore().unwrap(), 4);
+    assert_eq!(snapshot(&lab.client), whole);
+    assert_eq!(routes.restore().unwrap(), 0);
+    ip(&lab.client, "rule del priority 32765");
+    assert_eq!(routes.restore().unwrap(), 1, "a rule that somebody removed");
+    routes.remove().unwrap();
+    assert_eq!(ip(&lab.client, "rule").lines().count(), 3);
 }
