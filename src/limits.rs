@@ -36,6 +36,9 @@ pub const TIMESTAMP_LEN: usize = 12;
 /// The most workers on one side. A lane number fits a byte and stays below this.
 pub const WORKERS_MAX: usize = 128;
 
+/// The addresses a server may listen on. An address is named by one byte.
+pub const LISTENERS_MAX: usize = 256;
+
 // ---- Session life (docs/protocol.md, "Timers") ----
 
 /// A session older than this is replaced by its initiator, unless the initiator's configuration
@@ -276,6 +279,7 @@ const _: () = {
         "a virtio header replaces the data header in place"
     );
     assert!(WORKERS_MAX <= 256, "a lane number is one byte");
+    assert!(LISTENERS_MAX <= 256, "a listener's number is one byte");
     assert!(REKEY_AFTER_PACKETS < REJECT_AFTER_PACKETS);
     assert!(
         REJECT_AFTER_PACKETS - REKEY_AFTER_PACKETS >= 1 << 24,

@@ -1,7 +1,7 @@
 //! What no single key can be blamed for: keys that contradict each other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -84,6 +84,12 @@ fn listeners(sections: &Sections, problems: &mut Problems) {
     if setting.value.is_empty() {
         refuse("a server must listen somewhere".to_owned());
     }
+    if setting.value.len() > limits::LISTENERS_MAX {
+        let (count, most) = (setting.value.len(), limits::LISTENERS_MAX);
+        return refuse(format!(
+            "{count} addresses are more than the {most} possible: `[::]:PORT` takes all of a host"
+        ));
+    }
     let mut seen = BTreeSet::new();
     for address in &setting.value {
         if address.port() == 0 {
@@ -92,15 +98,24 @@ fn listeners(sections: &Sections, problems: &mut Problems) {
             refuse(format!("`{address}` is there twice"));
         }
     }
-    for address in seen.iter().filter(|address| address.is_ipv4() && address.ip().is_unspecified())
-    {
-        let everything = |other: &&std::net::SocketAddr| {
-            other.is_ipv6() && other.ip().is_unspecified() && other.port() == address.port()
-        };
-        if let Some(both) = seen.iter().find(everything) {
-            refuse(format!("`{both}` takes IPv4 too: leave `{address}` out"));
+    for address in &seen {
+        if let Some(other) = seen.iter().find(|other| takes_too(other, address)) {
+            refuse(format!("`{other}` takes `{address}` too: leave one of them out"));
         }
     }
+}
+
+/// Whether a socket on `wide` takes the datagrams to `address`, so that the kernel refuses to give
+/// both away. `[::]` takes IPv4 as well, which it shows as `::ffff:a.b.c.d`.
+fn takes_too(wide: &SocketAddr, address: &SocketAddr) -> bool {
+    let (wide_ip, ip) = (wide.ip().to_canonical(), address.ip().to_canonical());
+    let covers = match wide_ip {
+        IpAddr::V6(wide_ip) => wide_ip.is_unspecified(),
+        IpAddr::V4(wide_ip) => wide_ip.is_unspecified() && ip.is_ipv4(),
+    };
+    // Of two ways to write one address the IPv4 one is to stay.
+    let same = wide_ip == ip && wide.is_ipv4() && address.is_ipv6();
+    wide != address && wide.port() == address.port() && (covers || same)
 }
 
 fn peer_keys(sections: &Sections, problems: &mut Problems) {

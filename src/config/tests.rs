@@ -130,14 +130,27 @@ fn keys_that_contradict_each_other_are_errors() {
     ] {
         assert_only(&server(more), Severity::Error, what);
     }
+    let port = |number: usize| format!("\"192.0.2.1:{number}\"");
+    let many = |count: usize| (1..=count).map(port).collect::<Vec<_>>().join(", ");
+    let too_many = many(257);
     for (listen, what) in [
         ("", "must listen somewhere"),
         ("\"[::]:0\"", "port that the kernel chooses"),
         ("\"[::]:1\", \"[::]:1\"", "`[::]:1` is there twice"),
-        ("\"[::]:1\", \"0.0.0.0:1\"", "`[::]:1` takes IPv4 too"),
+        ("\"[::]:1\", \"0.0.0.0:1\"", "`[::]:1` takes `0.0.0.0:1` too"),
+        ("\"192.0.2.1:1\", \"[::]:1\"", "`[::]:1` takes `192.0.2.1:1` too: leave one of them out"),
+        ("\"[::]:1\", \"[2001:db8::1]:1\"", "`[::]:1` takes `[2001:db8::1]:1` too"),
+        ("\"0.0.0.0:1\", \"192.0.2.1:1\"", "`0.0.0.0:1` takes `192.0.2.1:1` too"),
+        ("\"192.0.2.1:1\", \"[::ffff:192.0.2.1]:1\"", "takes `[::ffff:192.0.2.1]:1` too"),
+        (&too_many, "257 addresses are more than the 256 possible"),
     ] {
         let text = server("").replace("[tun]", &format!("listen = [{listen}]\n[tun]"));
         assert_only(&text, Severity::Error, what);
+    }
+    let apart = ["\"[::]:1\", \"192.0.2.1:2\"", "\"0.0.0.0:1\", \"[2001:db8::1]:1\"", &many(256)];
+    for listen in apart {
+        let text = server("").replace("[tun]", &format!("listen = [{listen}]\n[tun]"));
+        assert_eq!(lines(&text), Vec::<String>::new(), "{listen}");
     }
     for (address, what) in [
         ("10.0.0.1/8\", \"10.0.0.1/24", "`10.0.0.1` is there twice"),
