@@ -241,7 +241,7 @@ impl Tables {
     /// or was: a second lane under the same secret would seal with nonces that were used before.
     pub(super) fn install(&mut self, install: SessionInstall) {
         let (peer, local) = (install.peer, install.local);
-        let has_place = self.worker < usize::from(install.plan.own_workers());
+        let has_place = install.plan.participants().contains(&self.worker);
         if !has_place || self.sessions.contains_key(&local) {
             return;
         }

@@ -11,6 +11,8 @@
 //! - TUN's queue selection follows the queue that last wrote a flow, so a flow that one end begins
 //!   settles on one pair of workers after at most one move.
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use crate::limits::WORKERS_MAX;
@@ -51,6 +53,8 @@ pub struct LanePlan {
     server_workers: u8,
     client_workers: u8,
     base: u8,
+    /// The worker of this side that has the part of worker 0.
+    first_worker: u8,
 }
 
 impl LanePlan {
@@ -72,7 +76,32 @@ impl LanePlan {
         if !bases(server_workers, client_workers).any(|possible| possible == base) {
             return Err(PlanError::Base { base, server_workers, client_workers });
         }
-        Ok(Self { role, server_workers, client_workers, base })
+        Ok(Self { role, server_workers, client_workers, base, first_worker: 0 })
+    }
+
+    /// The same plan with the parts of this side's workers taken by as many workers from
+    /// `first_worker` on. A client that uses fewer paths than it has workers chooses them so; the
+    /// far side sees no difference. A server's workers always begin with the first, because the
+    /// kernel hands it lanes by their number.
+    #[must_use]
+    pub fn beginning_at(self, first_worker: u8) -> Self {
+        match self.role {
+            Role::Client => Self { first_worker, ..self },
+            Role::Server => self,
+        }
+    }
+
+    /// The workers of this side that have a part in the session, by their own numbers.
+    pub fn participants(&self) -> Range<usize> {
+        let first = usize::from(self.first_worker);
+        first..first + usize::from(self.own_workers())
+    }
+
+    /// The number in this plan of this side's `worker`, which must have a part in it.
+    #[inline]
+    fn part_of(&self, worker: usize) -> u8 {
+        debug_assert!(self.participants().contains(&worker));
+        (worker as u8).wrapping_sub(self.first_worker)
     }
 
     /// Which side this is.
@@ -111,14 +140,12 @@ impl LanePlan {
         }
     }
 
-    /// The lane on which this side's `worker` sends. Only workers below
-    /// [`LanePlan::own_workers`] send.
+    /// The lane on which this side's `worker` sends. Only [`LanePlan::participants`] send.
     #[inline]
     pub fn send_lane(&self, worker: usize) -> u8 {
-        debug_assert!(worker < usize::from(self.own_workers()));
         match self.role {
-            Role::Client => self.base + worker as u8,
-            Role::Server => worker as u8,
+            Role::Client => self.base + self.part_of(worker),
+            Role::Server => self.part_of(worker),
         }
     }
 
@@ -127,7 +154,8 @@ impl LanePlan {
     pub fn receives(&self, worker: usize, lane: u8) -> bool {
         match self.role {
             Role::Client => {
-                lane < self.server_workers && usize::from(lane % self.client_workers) == worker
+                let part = lane % self.client_workers;
+                lane < self.server_workers && usize::from(self.first_worker + part) == worker
             }
             Role::Server => {
                 lane >= self.base
@@ -152,12 +180,12 @@ impl LanePlan {
         }
     }
 
-    /// The path on which this side's `worker` sends.
+    /// The path on which this side's `worker` sends, one of [`LanePlan::participants`].
     #[inline]
     pub fn send_path(&self, worker: usize) -> u8 {
         match self.role {
-            Role::Client => worker as u8,
-            Role::Server => worker as u8 % self.client_workers,
+            Role::Client => self.part_of(worker),
+            Role::Server => self.part_of(worker) % self.client_workers,
         }
     }
 }

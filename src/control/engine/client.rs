@@ -54,16 +54,26 @@ pub(super) struct Client {
     previous: Option<Session>,
     /// Of the current session; what was learned about them outlives it.
     paths: Vec<ClientPath>,
-    /// Until when handshakes ask for one path only, because not all of them got through.
-    one_path_until: Option<Instant>,
-    /// Whether the TUN queues of the workers without a path are detached.
-    queues_detached: bool,
+    /// The one path that handshakes ask for, and until when, because not all of them got through.
+    one_path: Option<OnePath>,
+    /// The path to try alone next, once nothing has come back on all together.
+    one_path_next: usize,
+    /// The worker whose TUN queue alone is attached, if not all are.
+    only_queue: Option<usize>,
     /// Whether the current session, or the one before it, was confirmed.
     connected: bool,
     /// Sessions in a row that were lost before anything came back.
     fruitless: u32,
     history: History,
     scan_at: Instant,
+}
+
+/// A client that goes by one path.
+#[derive(Clone, Copy, Debug)]
+struct OnePath {
+    /// The worker that owns it.
+    worker: usize,
+    until: Instant,
 }
 
 /// The session in use.
@@ -100,8 +110,9 @@ impl Client {
             current: None,
             previous: None,
             paths: Vec::new(),
-            one_path_until: None,
-            queues_detached: false,
+            one_path: None,
+            one_path_next: 0,
+            only_queue: None,
             connected: false,
             fruitless: 0,
             history: History::default(),
@@ -149,7 +160,7 @@ impl Client {
         };
         self.adopt_paths(core, now, &session);
         if session.plan.own_workers() < core.workers {
-            self.detach_queues(core);
+            self.attach_only(core, session.plan.participants().start);
         }
         let current = Current { session, confirmation: Some(confirmation), rekey_at };
         if let Some(replaced) = self.current.replace(current) {
@@ -182,10 +193,15 @@ impl Client {
     }
 
     /// Nothing came back on any path. An unlucky choice of paths may be the cause, so the next
-    /// attempt makes the other one.
+    /// attempt makes another one: all paths and one of them by turns, each time the next one.
     fn lose_unconfirmed(&mut self, core: &mut Core, now: Instant) {
         let had_one = self.current.as_ref().is_some_and(|c| c.session.plan.own_workers() == 1);
-        self.one_path_until = (!had_one).then(|| now + PATHS_RETRY_AFTER);
+        self.one_path = None;
+        if !had_one {
+            let worker = self.one_path_next % usize::from(core.workers);
+            self.one_path_next = worker + 1;
+            self.one_path = Some(OnePath { worker, until: now + PATHS_RETRY_AFTER });
+        }
         let pause = retry_wait(self.fruitless, &mut core.rng);
         self.fruitless = self.fruitless.saturating_add(1);
         core.event(EngineEvent::Warning(format!(
@@ -277,7 +293,7 @@ impl Client {
         self.attempt = None;
         self.connect_at = None;
         let Some(current) = &self.current else { return };
-        for worker in 0..usize::from(current.session.plan.own_workers()) {
+        for worker in current.session.plan.participants() {
             current.session.send_close(core, worker, CloseReason::Stopping);
         }
     }

@@ -64,7 +64,7 @@ impl Core {
             self.command(Target::All, command);
             return;
         }
-        for worker in 0..usize::from(plan.own_workers()) {
+        for worker in plan.participants() {
             self.command(Target::Worker(worker), command.clone());
         }
     }

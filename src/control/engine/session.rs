@@ -103,12 +103,11 @@ impl Session {
 
     /// The worker of this side whose packets go out on `path`, if any does.
     pub(super) fn sender_on(&self, path: u8) -> Option<usize> {
-        let workers = usize::from(self.plan.own_workers());
-        (0..workers).find(|worker| self.plan.send_path(*worker) == path)
+        self.plan.participants().find(|worker| self.plan.send_path(*worker) == path)
     }
 
     pub(super) fn lanes_in_use(&self) -> LanesInUse {
-        let workers = 0..usize::from(self.plan.own_workers());
+        let workers = self.plan.participants();
         let mut receiving: Vec<u8> =
             workers.clone().flat_map(|worker| self.plan.receive_lanes(worker)).collect();
         receiving.sort_unstable();

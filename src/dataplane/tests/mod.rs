@@ -296,6 +296,26 @@ fn a_session_whose_installation_is_still_queued_is_found() {
 }
 
 #[test]
+fn a_later_worker_may_have_the_only_path() {
+    let ([mut first, mut second], mut server) = ([Side::new(0), Side::new(1)], Side::new(0));
+    server.own("10.8.0.2/32");
+    server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
+    for client in [&mut first, &mut second] {
+        client.own("10.8.0.0/24");
+        let mut install = install(Role::Client, 1, 1);
+        install.plan = install.plan.beginning_at(1);
+        install.usage = Arc::new(SessionUsage::new(2));
+        client.command(WorkerCommand::InstallSession(Box::new(install)));
+    }
+    let sealed = second.encapsulate(ping(CLIENT, SERVER));
+    assert_eq!(server.decapsulate(&sealed, 1001, 0), [ping(CLIENT, SERVER)]);
+    let sealed = server.encapsulate(ping(SERVER, CLIENT));
+    assert_eq!(second.decapsulate(&sealed, 4500, 0), [ping(SERVER, CLIENT)]);
+    assert!(first.encapsulate(ping(CLIENT, SERVER)).is_empty());
+    first.assert_only_drop(DropReason::NoSession, 1);
+}
+
+#[test]
 fn installing_a_session_twice_never_restarts_its_counters() {
     let (mut client, mut server) = pair();
     client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 1))));

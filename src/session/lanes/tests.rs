@@ -157,3 +157,27 @@ fn sessions_granted_one_after_another_spread_over_all_workers() {
     }
     assert_eq!(load, [10, 10, 10, 10, 10, 10, 0], "the odd worker has no whole group");
 }
+
+#[test]
+fn later_workers_of_a_client_may_take_the_parts_and_the_server_sees_no_difference() {
+    for_every_plan(|server_workers, client_workers, base| {
+        let (server, client) = both_sides(server_workers, client_workers, base);
+        let last = WORKERS_MAX as u8 - client_workers;
+        for first in [1, last / 2, last] {
+            let moved = client.beginning_at(first);
+            let first = usize::from(first);
+            assert_eq!(moved.participants(), first..first + usize::from(client_workers));
+            for (worker, own) in moved.participants().zip(client.participants()) {
+                assert_eq!(moved.send_lane(worker), client.send_lane(own));
+                assert_eq!(moved.send_path(worker), client.send_path(own));
+                for lane in [0, base, server_workers - 1, server_workers, 127, 255] {
+                    assert_eq!(moved.receives(worker, lane), client.receives(own, lane));
+                }
+            }
+            if let Some(bystander) = first.checked_sub(1) {
+                assert_eq!(moved.receive_lanes(bystander).count(), 0, "{moved:?}");
+            }
+        }
+        assert_eq!(server.beginning_at(1), server, "the kernel hands it lanes by their number");
+    });
+}

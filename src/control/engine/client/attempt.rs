@@ -22,6 +22,8 @@ pub(super) struct Attempt {
     sent: Instant,
     pub(super) retry_at: Instant,
     tries: u32,
+    /// The worker whose path the newest initiation asks for, if it asks for one path.
+    one_path: Option<usize>,
     /// The newest initiation proves the source address by a cookie.
     has_cookie: bool,
     complained: bool,
@@ -37,6 +39,7 @@ impl Client {
             sent: now.monotonic,
             retry_at: now.monotonic,
             tries: 0,
+            one_path: None,
             has_cookie: false,
             complained: false,
         });
@@ -47,7 +50,8 @@ impl Client {
     pub(super) fn send_initiation(&mut self, core: &mut Core, now: Now) {
         let Some(mut attempt) = self.attempt.take() else { return };
         let at = now.monotonic;
-        let workers = if self.asks_for_one_path(at) { 1 } else { core.workers };
+        attempt.one_path = self.one_path_at(at);
+        let workers = if attempt.one_path.is_some() { 1 } else { core.workers };
         let params = InitiatorParams { workers, features: core.features };
         let waits_for = attempt.pending.as_ref().map(PendingInitiation::local);
         let taken = |index: SessionIndex| {
@@ -106,8 +110,11 @@ impl Client {
             return core.count(DropReason::HandshakeUnexpected);
         };
         match pending.consume_response(datagram, &self.options.preshared_key) {
-            Ok(established) => {
+            Ok(mut established) => {
                 let (began, sent) = (attempt.began, attempt.sent);
+                if let Some(worker) = attempt.one_path {
+                    established.plan = established.plan.beginning_at(worker as u8);
+                }
                 self.attempt = None;
                 self.history.last_handshake = Some(now.monotonic);
                 self.history.handshake = Some(now.monotonic.saturating_duration_since(began));
@@ -141,9 +148,9 @@ impl Client {
         }
     }
 
-    fn asks_for_one_path(&mut self, now: Instant) -> bool {
-        self.one_path_until.take_if(|until| now >= *until);
-        self.one_path_until.is_some()
+    fn one_path_at(&mut self, now: Instant) -> Option<usize> {
+        self.one_path.take_if(|one| now >= one.until);
+        self.one_path.map(|one| one.worker)
     }
 }
 

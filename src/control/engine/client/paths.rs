@@ -11,10 +11,13 @@ use super::super::health::{PathHealth, Verdict};
 use super::super::path::Path;
 use super::super::session::Session;
 use super::super::{DisconnectReason, EngineEvent, Now, Target};
-use super::Client;
+use super::{Client, OnePath};
 
-/// A path and its health. Its number is that of the worker that owns it.
+/// A path and its health. Its number in the session is that of the worker that owns it, unless
+/// the session has but one path.
 pub(super) struct ClientPath {
+    /// The worker that owns it.
+    worker: usize,
     path: Path,
     health: PathHealth,
 }
@@ -28,32 +31,30 @@ impl ClientPath {
         (&self.path, self.health.is_silent())
     }
 
-    fn worker(&self) -> usize {
-        usize::from(self.path.number)
+    fn new(core: &Core, now: Instant, worker: usize) -> Self {
+        let path = Path::new(worker as u8, now, core.plaintext_wanted);
+        Self { worker, path, health: PathHealth::new(now) }
     }
 
     fn probe(&mut self, core: &mut Core, now: Instant, session: &Session) {
-        let worker = self.worker();
-        self.path.send_probe(core, now, session, worker, 0);
+        self.path.send_probe(core, now, session, self.worker, 0);
     }
 }
 
 impl Client {
     /// Makes the paths those of a new session. While connected, what they carry is still known.
     pub(super) fn adopt_paths(&mut self, core: &mut Core, now: Instant, session: &Session) {
-        let count = session.plan.client_workers();
-        self.paths.truncate(usize::from(count));
-        for number in self.paths.len() as u8..count {
-            let path = Path::new(number, now, core.plaintext_wanted);
-            self.paths.push(ClientPath { path, health: PathHealth::new(now) });
-        }
-        for path in &mut self.paths {
-            if !self.connected {
-                path.path = Path::new(path.path.number, now, core.plaintext_wanted);
-            }
+        let mut known = std::mem::take(&mut self.paths);
+        known.retain(|_| self.connected);
+        for (number, worker) in (0..).zip(session.plan.participants()) {
+            let position = known.iter().position(|path| path.worker == worker);
+            let path = position.map(|position| known.swap_remove(position));
+            let mut path = path.unwrap_or_else(|| ClientPath::new(core, now, worker));
+            path.path.number = number;
             path.path.adopt(core, session);
             path.path.endpoint.get_or_insert(self.server);
             path.health = PathHealth::new(now);
+            self.paths.push(path);
         }
     }
 
@@ -115,8 +116,8 @@ impl Client {
         let all_confirmed = self.paths.iter().all(|path| path.path.confirmed);
         if current.confirmation.take_if(|_| all_confirmed).is_some() {
             let has_all_paths = current.session.plan.own_workers() == core.workers;
-            if has_all_paths && self.queues_detached {
-                self.attach_queues(core);
+            if has_all_paths && self.only_queue.is_some() {
+                self.attach_all(core);
             }
         }
     }
@@ -209,9 +210,9 @@ impl Client {
             return;
         }
         if gone.len() == self.paths.len() {
-            self.one_path_until = None;
+            self.one_path = None;
             self.lose_session(core, at, DisconnectReason::Silent, Duration::ZERO);
-        } else if !self.queues_detached {
+        } else if self.only_queue.is_none() {
             self.reduce_paths(core, now, gone);
         }
     }
@@ -220,7 +221,7 @@ impl Client {
         let Some(current) = &self.current else { return };
         let mut heard = Vec::new();
         for path in &mut self.paths {
-            let lane = current.session.usage.lane(usize::from(path.path.number));
+            let lane = current.session.usage.lane(path.worker);
             let (sent, received) = (lane.sent.packets.get(), lane.received.packets.get());
             if path.health.observe(now, sent, received) && !path.path.confirmed {
                 heard.push(path.path.number);
@@ -239,34 +240,46 @@ impl Client {
             if now >= path.health.last_activity() + keepalive {
                 let session = current.session.local;
                 let command = WorkerCommand::SendKeepalive { session };
-                core.command(Target::Worker(path.worker()), command);
+                core.command(Target::Worker(path.worker), command);
                 path.health.note_sent(now);
             }
         }
     }
 
-    /// Some paths do not get through, others do: goes on with the first path alone, by a new
-    /// handshake, because a session's lanes are fixed when it begins. All paths are tried again by
-    /// a later rekey; the queues stay detached until they answer, so the trial disturbs nothing.
+    /// Some paths do not get through, others do: goes on with one that does, by a new handshake,
+    /// because a session's lanes are fixed when it begins. All paths are tried again by a later
+    /// rekey; the queues stay detached until they answer, so the trial disturbs nothing.
     fn reduce_paths(&mut self, core: &mut Core, now: Now, silent: Vec<u8>) {
-        self.one_path_until = Some(now.monotonic + PATHS_RETRY_AFTER);
-        if !self.queues_detached {
+        let gets_through = |path: &&ClientPath| !silent.contains(&path.path.number);
+        let mut workers = self.paths.iter().filter(gets_through).map(|path| path.worker);
+        // The one in use, if it still gets through: its flows stay where they are.
+        let in_use = self.only_queue.filter(|worker| workers.clone().any(|it| it == *worker));
+        let Some(worker) = in_use.or_else(|| workers.next()) else { return };
+        self.one_path = Some(OnePath { worker, until: now.monotonic + PATHS_RETRY_AFTER });
+        if self.only_queue.is_none() {
             core.event(EngineEvent::PathsReduced { peer: self.server_key, silent });
         }
-        self.detach_queues(core);
+        self.attach_only(core, worker);
         self.begin_attempt(core, now);
     }
 
-    /// Takes the TUN queues of all workers but the first out of use.
-    pub(super) fn detach_queues(&mut self, core: &mut Core) {
-        if !std::mem::replace(&mut self.queues_detached, true) {
-            set_queues_attached(core, false);
+    /// Takes the TUN queues of all workers but one out of use.
+    pub(super) fn attach_only(&mut self, core: &mut Core, worker: usize) {
+        if self.only_queue.replace(worker) == Some(worker) {
+            return;
+        }
+        // First the one that stays: a device with no queue attached loses what it is given.
+        set_queue_attached(core, worker, true);
+        for other in (0..usize::from(core.workers)).filter(|other| *other != worker) {
+            set_queue_attached(core, other, false);
         }
     }
 
-    fn attach_queues(&mut self, core: &mut Core) {
-        self.queues_detached = false;
-        set_queues_attached(core, true);
+    fn attach_all(&mut self, core: &mut Core) {
+        self.only_queue = None;
+        for worker in 0..usize::from(core.workers) {
+            set_queue_attached(core, worker, true);
+        }
         core.event(EngineEvent::PathsRestored { peer: self.server_key });
     }
 
@@ -284,8 +297,6 @@ impl Client {
     }
 }
 
-fn set_queues_attached(core: &mut Core, attached: bool) {
-    for worker in 1..usize::from(core.workers) {
-        core.command(Target::Worker(worker), WorkerCommand::SetQueueAttached(attached));
-    }
+fn set_queue_attached(core: &mut Core, worker: usize, attached: bool) {
+    core.command(Target::Worker(worker), WorkerCommand::SetQueueAttached(attached));
 }

@@ -146,7 +146,7 @@ impl Peer {
             let path = usize::from(session.plan.send_path(*worker));
             self.paths.get(path).is_some_and(|path| path.confirmed)
         };
-        let workers = 0..usize::from(session.plan.own_workers());
+        let workers = session.plan.participants();
         let worker = if session.plan.send_path(receiver) == path {
             receiver
         } else {

@@ -6,7 +6,7 @@ use super::connecting::{current_session, find};
 use super::*;
 use crate::dataplane::messages::WorkerEvent;
 use crate::limits::{PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER};
-use crate::wire::MessageType;
+use crate::wire::{MessageType, PathMessage};
 
 fn states(world: &World) -> Vec<String> {
     world.client_status().paths.into_iter().map(|path| path.state).collect()
@@ -88,6 +88,78 @@ fn a_path_that_falls_silent_later_is_done_without() {
     let (sent, received) = (world.server.sent, world.client.received);
     world.run_for(SECOND * 10);
     assert!(world.client.received - received + 2 >= world.server.sent - sent);
+}
+
+/// Runs for a while with traffic, of which nothing may be lost.
+#[track_caller]
+fn assert_nothing_is_lost(world: &mut World) {
+    world.traffic = None;
+    world.run_for(SECOND);
+    let before =
+        [world.client.sent, world.server.received, world.server.sent, world.client.received];
+    world.traffic = Some(ms(50));
+    world.run_for(SECOND * 30);
+    world.traffic = None;
+    world.run_for(SECOND);
+    let after =
+        [world.client.sent, world.server.received, world.server.sent, world.client.received];
+    let [sent, received, sent_back, received_back] = [0, 1, 2, 3].map(|at| after[at] - before[at]);
+    assert!(sent > 500 && sent_back > 500, "{sent} {sent_back}");
+    assert_eq!((received, received_back), (sent, sent_back));
+}
+
+#[test]
+fn whichever_path_gets_through_is_gone_on_with() {
+    for alive in 0..3 {
+        let mut world = World::new(2, 3);
+        world.traffic = Some(ms(50));
+        world.filter = Box::new(move |_, packet| packet.path().is_some_and(|path| path != alive));
+        world.begin();
+        world.run_for(SECOND * 5);
+        assert_eq!(states(&world), ["up"], "path {alive}");
+        assert_eq!(detached(&world), [0, 1, 2].map(|worker| worker != alive));
+        assert_nothing_is_lost(&mut world);
+        assert_eq!(world.client.connects(), 1, "connected throughout");
+        assert_eq!(world.client.sessions(), usize::from(alive == 0) * world.server.sessions());
+    }
+}
+
+#[test]
+fn another_path_takes_over_when_the_only_one_falls_silent() {
+    let mut world = World::connected(2, 2);
+    world.traffic = Some(ms(50));
+    let down = |path, from: u64, to: u64| {
+        move |at: Duration, packet: &Packet| {
+            packet.path() == Some(path) && (SECOND * from as u32..SECOND * to as u32).contains(&at)
+        }
+    };
+    let (first, second) = (down(0, 5, 60), down(1, 60, 999));
+    world.filter = Box::new(move |at, packet| first(at, packet) || second(at, packet));
+    world.run_for(SECOND * 30);
+    assert_eq!(detached(&world), [true, false]);
+    assert_nothing_is_lost(&mut world);
+    world.traffic = Some(ms(50));
+    world.run_for(SECOND * 30);
+    assert_eq!(detached(&world), [false, true]);
+    assert_eq!(states(&world), ["up"]);
+    assert_nothing_is_lost(&mut world);
+}
+
+#[test]
+fn where_no_path_gets_through_among_others_each_is_tried_alone() {
+    let mut world = World::new(2, 3);
+    // The last path, and only in a session that has no other, so that its number is 0.
+    world.filter = Box::new(|_, packet| match (&packet.payload, packet.path()) {
+        (Payload::Data { message: Some(PathMessage::Probe { path, .. }), .. }, socket) => {
+            (*path, socket) != (0, Some(2))
+        }
+        (_, socket) => socket.is_some_and(|socket| socket != 2),
+    });
+    world.begin();
+    world.run_for(SECOND * 60);
+    assert_eq!(world.client.engine.state(), EngineState::Up);
+    assert_eq!(detached(&world), [true, true, false]);
+    assert_nothing_is_lost(&mut world);
 }
 
 #[test]
