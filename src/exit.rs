@@ -20,6 +20,8 @@ pub enum ExitCode {
     Denied = 6,
     /// The other side did not answer in time.
     Timeout = 7,
+    /// The TUN device was taken away while the daemon ran.
+    DeviceGone = 8,
 }
 
 impl ExitCode {

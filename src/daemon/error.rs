@@ -77,6 +77,7 @@ impl DaemonError {
             | Self::Udp(UdpError::PortForbidden { .. } | UdpError::MarkForbidden) => {
                 ExitCode::Denied
             }
+            Self::Control(ControlError::DeviceGone { .. }) => ExitCode::DeviceGone,
             _ => ExitCode::Failure,
         }
     }

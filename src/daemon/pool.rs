@@ -12,7 +12,7 @@ use crate::control::runtime::WorkerHandle;
 use crate::daemon::DaemonError;
 use crate::dataplane::ForwarderOptions;
 use crate::dataplane::messages::WorkerEvent;
-use crate::dataplane::worker::{Worker, WorkerParts};
+use crate::dataplane::worker::{Worker, WorkerError, WorkerParts};
 use crate::host::privileges;
 use crate::limits::{WORKER_EVENTS_MAX, WORKERS_MAX};
 use crate::sys::affinity;
@@ -127,6 +127,9 @@ impl Obituary {
         }
         let event = match catch_unwind(AssertUnwindSafe(|| tunnel.run())) {
             Ok(Ok(())) => WorkerEvent::Stopped { worker },
+            Ok(Err(WorkerError::Tun(error))) => {
+                WorkerEvent::DeviceGone { worker, error: error.to_string() }
+            }
             Ok(Err(error)) => WorkerEvent::Failed { worker, error: error.to_string() },
             Err(panic) => WorkerEvent::Failed { worker, error: panic_message(&*panic) },
         };
@@ -150,6 +153,20 @@ mod tests {
     use crate::packet::CoalesceOptions;
     use crate::sys::testing::{PATIENCE, in_namespace};
     use crate::sys::tun::{TunDevice, TunOffloadWish};
+
+    #[test]
+    fn a_thread_that_hangs_is_left_behind() {
+        let (release, hang) = crossbeam_channel::bounded::<()>(0);
+        let threads = vec![thread::spawn(move || drop(hang.recv())), thread::spawn(|| {})];
+        let (tell, joined) = crossbeam_channel::bounded(1);
+        let joining = thread::spawn(move || {
+            Pool { threads }.join();
+            tell.send(()).unwrap();
+        });
+        joined.recv_timeout(PATIENCE).expect("it must not be waited for");
+        drop(release);
+        joining.join().unwrap();
+    }
 
     /// A closed waker leaves the worker's poll, and with it would go a wake-up the worker has not
     /// taken yet.

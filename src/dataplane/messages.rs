@@ -98,8 +98,9 @@ pub enum WorkerEvent {
     /// The kernel refused a datagram with so many bytes of plaintext as too large for the path
     /// (`EMSGSIZE`).
     PathTooBig { worker: usize, session: SessionIndex, path: u8, plaintext_len: usize },
-    /// The worker cannot go on: its TUN queue or socket is gone, or it panicked. `error` says
-    /// what happened and what mends it.
+    /// The worker cannot go on because the TUN device is gone; `error` is the kernel's word for it.
+    DeviceGone { worker: usize, error: String },
+    /// The worker cannot go on for another reason, or it panicked. `error` says what happened.
     Failed { worker: usize, error: String },
     /// The worker has returned.
     Stopped { worker: usize },

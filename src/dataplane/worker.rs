@@ -41,10 +41,7 @@ const FIRST_SOCKET: usize = 2;
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// The TUN device is gone.
-    #[error(
-        "the TUN device failed ({0}): was the interface deleted? restart the daemon to create it \
-         again"
-    )]
+    #[error("the TUN device is gone: {0}")]
     Tun(#[source] io::Error),
     /// The kernel refused to wait for events.
     #[error("waiting for events failed: {0}")]

@@ -245,7 +245,9 @@ impl Client {
             WorkerEvent::PathTooBig { path, plaintext_len, .. } => {
                 self.handle_too_big(core, at, path, plaintext_len);
             }
-            WorkerEvent::Failed { .. } | WorkerEvent::Stopped { .. } => {}
+            WorkerEvent::DeviceGone { .. }
+            | WorkerEvent::Failed { .. }
+            | WorkerEvent::Stopped { .. } => {}
         }
     }
 

@@ -177,6 +177,7 @@ impl Server {
             | WorkerEvent::PathTooBig { session, .. } => *session,
             // The client sees the same counters from its side and is the one to rekey.
             WorkerEvent::KeyNearlyUsed { .. }
+            | WorkerEvent::DeviceGone { .. }
             | WorkerEvent::Failed { .. }
             | WorkerEvent::Stopped { .. } => return,
         };
@@ -201,6 +202,7 @@ impl Server {
                 peer.handle_too_big(core, now, path, plaintext_len);
             }
             WorkerEvent::KeyNearlyUsed { .. }
+            | WorkerEvent::DeviceGone { .. }
             | WorkerEvent::Failed { .. }
             | WorkerEvent::Stopped { .. } => {}
         });

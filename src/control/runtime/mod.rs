@@ -167,6 +167,20 @@ pub enum ControlError {
     /// The status socket cannot be offered.
     #[error(transparent)]
     StatusSocket(#[from] StatusSocketError),
+    /// Somebody took the TUN device away.
+    #[error(
+        "the TUN device {device} is gone ({error}): somebody deleted it, as `ip link delete \
+         {device}` or a network manager that does not know it would; start the daemon again to \
+         make it anew (`systemctl restart corelane-{role}`, where systemd runs it)"
+    )]
+    DeviceGone {
+        /// The name it had.
+        device: String,
+        /// The kernel's word for it.
+        error: String,
+        /// `client` or `server`.
+        role: &'static str,
+    },
     /// A worker cannot go on, and the tunnel cannot do without it.
     #[error("worker {worker} failed: {error}")]
     WorkerFailed {
@@ -190,6 +204,8 @@ pub struct ControlThread {
     workers: Workers,
     events: Receiver<WorkerEvent>,
     events_ready: bool,
+    /// Whether a worker has found the TUN device gone.
+    device_gone: bool,
     signals: Option<Signals>,
     interface: Interface,
     status: Option<StatusSocket>,
@@ -236,6 +252,7 @@ impl ControlThread {
             workers: Workers::new(parts.workers),
             events: parts.events,
             events_ready: true,
+            device_gone: false,
             signals,
             interface,
             status,
@@ -338,6 +355,10 @@ impl ControlThread {
         let now = now();
         for _ in 0..CONTROL_EVENTS_PER_TURN {
             match self.events.try_recv() {
+                Ok(WorkerEvent::DeviceGone { worker, error }) => {
+                    self.workers.set_stopped(worker);
+                    self.note_device_gone(error)?;
+                }
                 Ok(WorkerEvent::Failed { worker, error }) => {
                     self.workers.set_stopped(worker);
                     return Err(ControlError::WorkerFailed { worker, error });
@@ -351,6 +372,15 @@ impl ControlThread {
             }
         }
         Ok(())
+    }
+
+    /// The first worker to notice speaks for all.
+    fn note_device_gone(&mut self, error: String) -> Result<(), ControlError> {
+        if std::mem::replace(&mut self.device_gone, true) {
+            return Ok(());
+        }
+        let device = self.reporter.device().to_owned();
+        Err(ControlError::DeviceGone { device, error, role: self.engine.role_name() })
     }
 
     /// Drains what the engine wants done, in the order that it asks for: commands first.
@@ -497,7 +527,11 @@ impl ControlThread {
         let mut events = Events::with_capacity(64);
         while self.stop != Stop::Immediate && !self.workers.all_stopped() {
             if clock::now() >= deadline {
-                log::warn!("workers {:?} did not stop in time", self.workers.running());
+                log::error!(
+                    "workers {:?} have not stopped within {STOP_WITHIN:?}, perhaps held by the \
+                     kernel or a debugger; they are left behind and end with the process",
+                    self.workers.running()
+                );
                 break;
             }
             if let Err(error) = self.wait_for_workers(&mut events, deadline) {

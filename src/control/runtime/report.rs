@@ -38,6 +38,11 @@ impl Reporter {
         Self { info, started: now, last_error: None, last_report: now, busy_ns: Vec::new() }
     }
 
+    /// The name of the TUN device.
+    pub(super) fn device(&self) -> &str {
+        &self.info.tun
+    }
+
     pub(super) fn set_last_error(&mut self, error: String) {
         self.last_error = Some(error);
     }

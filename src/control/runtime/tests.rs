@@ -347,6 +347,22 @@ fn a_worker_that_fails_ends_the_run_with_its_reason() {
 }
 
 #[test]
+fn a_device_that_is_gone_ends_the_run_with_what_to_do() {
+    let server = Server::start(Options::default());
+    let error = "File descriptor in bad state (os error 77)".to_owned();
+    // Every worker notices.
+    for worker in [0, 0] {
+        server.tell(WorkerEvent::DeviceGone { worker, error: error.clone() });
+    }
+    server.expect_call(Called::Stopping);
+    server.expect_call(Called::Stopped);
+    let error = server.thread.join().unwrap().unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains(&format!("the TUN device {} is gone", info().tun)), "{told}");
+    assert!(told.contains("bad state") && told.contains("`systemctl restart corelane-server`"));
+}
+
+#[test]
 fn a_hook_that_refuses_ends_the_run_with_its_reason() {
     let connected = Err("no route".to_owned());
     let server = Server::start(Options { connected, ..Options::default() });
