@@ -266,6 +266,10 @@ pub const STATUS_CLIENTS_MAX: usize = 32;
 /// A client of the status socket that is silent for this long is dropped.
 pub const STATUS_CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long after the kernel could not hand over a client of the status socket, for want of file
+/// descriptors say, it is asked again: what waits is not announced twice.
+pub const STATUS_ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
 /// The length of a plaintext once padded to a whole number of AES blocks.
 #[inline]
 pub const fn padded_len(plaintext_len: usize) -> usize {

@@ -23,6 +23,7 @@ use crate::sys::udp::UdpSocket;
 /// # Errors
 /// See [`DaemonError`].
 pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
+    tunnel::allow_many_files();
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     let peers = peer_setups(&config.peers)?;
     let placement = Placement::choose(config.workers, config.cpus.as_deref());

@@ -14,6 +14,7 @@ use crate::host::netlink::Netlink;
 use crate::host::upkeep::Upkeep;
 use crate::host::{privileges, routes};
 use crate::packet::CoalesceOptions;
+use crate::sys::process;
 use crate::sys::tun::{TunDevice, TunOffloadWish, TunOffloads};
 use crate::sys::udp::{UdpOptions, UdpSocket};
 use crate::telemetry::status::OffloadStatus;
@@ -21,6 +22,13 @@ use crate::wire::Features;
 
 /// The capabilities a daemon keeps once everything is open: routes and links change later.
 const CAPABILITIES_KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
+
+/// Makes room for the sockets of many workers on many addresses.
+pub(super) fn allow_many_files() {
+    if let Err(error) = process::raise_open_files_limit() {
+        log::debug!("the limit on open files stays as it is: {error}");
+    }
+}
 
 /// Removes what an earlier run that was killed has left behind: it may even keep names from being
 /// resolved.

@@ -26,6 +26,7 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 /// # Errors
 /// See [`DaemonError`].
 pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
+    tunnel::allow_many_files();
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     let client_options = client_options(&config)?;
     tunnel::remove_leftovers()?;

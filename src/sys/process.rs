@@ -1,4 +1,4 @@
-//! What processes and threads have used: CPU time and memory.
+//! What processes and threads have used, CPU time and memory, and how much they may.
 
 use std::io;
 use std::time::Duration;
@@ -44,6 +44,26 @@ pub fn resident_bytes_peak(pid: u32) -> io::Result<u64> {
     status_bytes(pid, "VmHWM:")
 }
 
+/// Raises the number of files that this process may have open to the most that it may set itself
+/// (`RLIMIT_NOFILE`), and returns it. What is inherited, often 1024, is meant for programs that use
+/// select(2), which this one does not.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live rlimit that the call fills in.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a live rlimit that the call reads.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}
+
 fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a live timespec that the call fills in.
@@ -71,6 +91,15 @@ fn status_bytes(pid: u32, key: &str) -> io::Result<u64> {
 mod tests {
     use super::{cpu_time, resident_bytes, resident_bytes_peak, thread_cpu_time};
     use std::time::Duration;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_hard_limit_says() {
+        let most = super::raise_open_files_limit().unwrap();
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let most = most.to_string();
+        assert_eq!(line.split_whitespace().filter(|word| **word == most).count(), 2, "{line}");
+    }
 
     #[test]
     fn work_shows_in_the_thread_and_in_the_process() {

@@ -16,7 +16,9 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use thiserror::Error;
 
-use crate::limits::{STATUS_CLIENT_TIMEOUT, STATUS_CLIENTS_MAX, STATUS_REQUEST_LEN_MAX};
+use crate::limits::{
+    STATUS_ACCEPT_RETRY, STATUS_CLIENT_TIMEOUT, STATUS_CLIENTS_MAX, STATUS_REQUEST_LEN_MAX,
+};
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
 
 use super::{STATUS_CLIENTS, STATUS_LISTENER};
@@ -55,6 +57,8 @@ pub(super) struct StatusSocket {
     registry: Registry,
     listener: UnixListener,
     listener_ready: bool,
+    /// When to accept again although nobody has announced anything.
+    accept_again: Option<Instant>,
     clients: BTreeMap<usize, Client>,
 }
 
@@ -67,7 +71,8 @@ impl StatusSocket {
         let registry = registry.try_clone().map_err(io_error)?;
         let listener = bind_private(&path).map_err(io_error)?;
         let clients = BTreeMap::new();
-        let mut socket = Self { path, registry, listener, listener_ready: true, clients };
+        let (listener_ready, accept_again) = (true, None);
+        let mut socket = Self { path, registry, listener, listener_ready, accept_again, clients };
         let (registry, listener) = (&socket.registry, &mut socket.listener);
         let registered = registry.register(listener, STATUS_LISTENER, Interest::READABLE);
         match registered {
@@ -91,9 +96,10 @@ impl StatusSocket {
         self.listener_ready || self.clients.values().any(|client| client.ready)
     }
 
-    /// When the next client runs out of time.
+    /// When the next client runs out of time, or is to be accepted.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.clients.values().map(|client| client.deadline).min()
+        let deadlines = self.clients.values().map(|client| client.deadline);
+        deadlines.chain(self.accept_again).min()
     }
 
     /// Accepts, serves and drops clients.
@@ -102,7 +108,8 @@ impl StatusSocket {
         now: Instant,
         answer: &mut dyn FnMut(StatusRequest) -> StatusAnswer,
     ) {
-        if self.listener_ready {
+        let again = self.accept_again.take_if(|due| now >= *due).is_some();
+        if self.listener_ready || again {
             self.accept(now);
         }
         let registry = &self.registry;
@@ -124,7 +131,8 @@ impl StatusSocket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        log::warn!("status socket: {error}");
+                        log::warn!("status socket, a client has to wait: {error}");
+                        self.accept_again = Some(now + STATUS_ACCEPT_RETRY);
                     }
                     self.listener_ready = false;
                     return;

@@ -75,6 +75,16 @@ pub enum UdpError {
         /// The address that was asked for.
         address: SocketAddr,
     },
+    /// This process, or the host, has too many files open.
+    #[error(
+        "no more files can be open ({source}), and every worker has a socket for each listening \
+         address: raise the limit (`LimitNOFILE=` in the unit, `ulimit -Hn` in a shell), or have \
+         fewer workers or addresses"
+    )]
+    TooManyFiles {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// `SO_MARK` needs a capability.
     #[error(
         "marking packets (SO_MARK) needs CAP_NET_ADMIN: run as root or `setcap cap_net_admin+ep`"
@@ -106,6 +116,7 @@ impl UdpSocket {
         )
         .map_err(|source| match source.raw_os_error() {
             Some(libc::EAFNOSUPPORT) => UdpError::FamilyNotSupported { address },
+            Some(libc::EMFILE | libc::ENFILE) => UdpError::TooManyFiles { source },
             _ => UdpError::Refused { address, operation: "socket", source },
         })?;
         if address.is_ipv6() {
