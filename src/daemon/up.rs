@@ -1,6 +1,6 @@
 //! `corelane up`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let hooks = ClientHooks {
         source,
         tun: info.tun.clone(),
-        request: route_request(&config, server.ip()),
+        request: route_request(&config, server),
         server,
         routes: None,
         upkeep,
@@ -132,7 +132,7 @@ fn client_options(config: &UpConfig) -> Result<ClientOptions, DaemonError> {
     })
 }
 
-fn route_request(config: &UpConfig, server: IpAddr) -> RouteRequest {
+fn route_request(config: &UpConfig, server: SocketAddr) -> RouteRequest {
     RouteRequest { prefixes: config.routes.clone(), outside: vec![server], mark: config.mark }
 }
 
@@ -172,7 +172,7 @@ impl ControlHooks for ClientHooks {
             log::warn!("{warning}");
         }
         let options = client_options(&loaded.config).map_err(|error| error.to_string())?;
-        let request = route_request(&loaded.config, self.server.ip());
+        let request = route_request(&loaded.config, self.server);
         if let Some(routes) = &mut self.routes {
             routes.update(&request).map_err(|error| error.to_string())?;
         }
@@ -182,7 +182,7 @@ impl ControlHooks for ClientHooks {
 
     fn server_address(&mut self) -> Option<SocketAddr> {
         let address = self.resolver.poll().filter(|address| *address != self.server)?;
-        self.request.outside = vec![address.ip()];
+        self.request.outside = vec![address];
         if let Some(routes) = &mut self.routes
             && let Err(error) = routes.update(&self.request)
         {

@@ -8,7 +8,7 @@ use corelane::packet::{Parsed, Transport};
 use corelane::sys::capture::Capture;
 
 use crate::harness::{Options, PORT, SERVER_V4, SERVER_V6, TUN, Tunnel, capture};
-use crate::tools::{echo, ping, run};
+use crate::tools::{attempt, echo, ping, run};
 
 /// Addresses of the router that the client reaches by its default route only.
 pub(crate) const FAR_V4: Ipv4Addr = addresses::ROUTER_SERVER_SIDE_V4;
@@ -129,6 +129,10 @@ fn the_routes_of_a_killed_client_are_removed_by_the_next() {
             let rules = run(tunnel.lab.client(), &format!("ip {family} rule"));
             assert!(rules.contains("fwmark 0xc1"), "{rules}");
         }
+        for address in [IpAddr::from(FAR_V4), IpAddr::from(FAR_V6)] {
+            let route = attempt(tunnel.lab.client(), &format!("ip route get {address}"));
+            assert!(!route.status.success(), "it stays shut: {route:?}");
+        }
     }
     tunnel.start_client();
     tunnel.client.await_log("an earlier run left behind");
@@ -159,4 +163,19 @@ fn a_partial_route_leads_into_the_tunnel_and_the_rest_stays_outside() {
     assert_route(client, FAR_V6, LINK);
     ping(client, FAR_V4, "-c 1");
     ping(client, FAR_V6, "-c 1");
+}
+
+#[test]
+fn a_full_tunnel_works_where_reverse_path_filtering_is_strict() {
+    let mut tunnel = full_tunnel();
+    let client = tunnel.lab.client();
+    run(client, &format!("sysctl -w net.ipv4.conf.{LINK}.rp_filter=1"));
+    tunnel.start_server();
+    tunnel.start_client();
+    tunnel.await_echoes();
+    assert_everything_goes_through(&tunnel);
+    let client = tunnel.lab.client();
+    assert_route(client, &format!("192.0.2.1 ipproto udp sport {PORT}"), LINK);
+    assert_route(client, &format!("192.0.2.1 ipproto udp dport 443"), TUN);
+    assert_route(client, &format!("192.0.2.1 ipproto tcp sport {PORT}"), TUN);
 }

@@ -1,9 +1,14 @@
 //! Policy routing rules (fib_rules).
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteHeader;
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
+};
+use netlink_packet_route::{IpProtocol, RouteNetlinkMessage};
 
 use super::{Family, Netlink, NetlinkError};
 
@@ -19,6 +24,12 @@ pub struct Rule {
     pub priority: u32,
     /// The firewall mark a packet must have.
     pub fwmark: Option<u32>,
+    /// The address that a packet must go to.
+    pub destination: Option<IpAddr>,
+    /// The source port that a packet must have, which makes it a UDP packet.
+    pub udp_source_port: Option<u16>,
+    /// The destination port that a packet must have, which makes it a UDP packet.
+    pub udp_destination_port: Option<u16>,
     /// Whether the rule applies to packets that do *not* match.
     pub invert: bool,
     /// The table that is asked.
@@ -39,11 +50,20 @@ impl Rule {
         message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
         message.header.action = RuleAction::ToTable;
         message.header.flags.set(RuleFlags::Invert, self.invert);
+        message.header.dst_len = self.destination.map_or(0, |it| IpNet::from(it).prefix_len());
         let attributes = &mut message.attributes;
         attributes.push(RuleAttribute::Priority(self.priority));
         attributes.push(RuleAttribute::Table(self.table));
         attributes.push(RuleAttribute::Protocol(self.protocol.into()));
         attributes.extend(self.fwmark.map(RuleAttribute::FwMark));
+        attributes.extend(self.destination.map(RuleAttribute::Destination));
+        if self.udp_source_port.or(self.udp_destination_port).is_some() {
+            attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+        }
+        let exactly = |port| RulePortRange { start: port, end: port };
+        let (source, destination) = (self.udp_source_port, self.udp_destination_port);
+        attributes.extend(source.map(exactly).map(RuleAttribute::SourcePortRange));
+        attributes.extend(destination.map(exactly).map(RuleAttribute::DestinationPortRange));
         attributes.extend(self.suppress_prefixlength.map(RuleAttribute::SuppressPrefixLen));
         attributes.extend(self.suppress_ifgroup.map(RuleAttribute::SuppressIfGroup));
         message
@@ -103,6 +123,9 @@ fn parse(family: Family, message: &RuleMessage) -> Option<Rule> {
         family,
         priority: 0,
         fwmark: None,
+        destination: None,
+        udp_source_port: None,
+        udp_destination_port: None,
         invert: header.flags.contains(RuleFlags::Invert),
         table: u32::from(header.table),
         suppress_prefixlength: None,
@@ -113,6 +136,11 @@ fn parse(family: Family, message: &RuleMessage) -> Option<Rule> {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::FwMark(mark) => rule.fwmark = Some(*mark),
+            RuleAttribute::Destination(address) => rule.destination = Some(*address),
+            RuleAttribute::SourcePortRange(ports) => rule.udp_source_port = Some(ports.start),
+            RuleAttribute::DestinationPortRange(ports) => {
+                rule.udp_destination_port = Some(ports.start);
+            }
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::SuppressPrefixLen(length) => {
                 rule.suppress_prefixlength = suppressed(*length);

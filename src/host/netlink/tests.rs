@@ -161,6 +161,9 @@ fn rules_come_back_as_they_were_added() {
             family,
             priority: 1000,
             fwmark: None,
+            destination: None,
+            udp_source_port: None,
+            udp_destination_port: None,
             invert: false,
             table: TABLE_MAIN,
             suppress_prefixlength: Some(0),
@@ -176,15 +179,22 @@ fn rules_come_back_as_they_were_added() {
             suppress_ifgroup: None,
             ..plain
         };
-        for rule in [plain, marked] {
+        let address = if family == Family::V4 { "192.0.2.1" } else { "2001:db8::1" };
+        let destination = address.parse().ok();
+        let sport = Rule { priority: 1002, destination, udp_source_port: Some(4500), ..plain };
+        let dport = Rule { priority: 1003, udp_destination_port: Some(4500), ..marked };
+        let rules = [plain, marked, sport, dport];
+        for rule in rules {
             netlink.add_rule(&rule).unwrap();
             assert!(netlink.add_rule(&rule).unwrap_err().is_exists());
         }
-        assert_eq!(netlink.rules_of_protocol(family, PROTOCOL).unwrap(), [plain, marked]);
+        assert_eq!(netlink.rules_of_protocol(family, PROTOCOL).unwrap(), rules);
         let shown = ip(&host, if family == Family::V4 { "rule" } else { "-6 rule" });
         assert!(shown.contains("1000: from all lookup main suppress_prefixlength 0"), "{shown}");
         assert!(shown.contains("1001: not from all fwmark 0xc1 lookup 1930000007"), "{shown}");
-        for rule in [marked, plain] {
+        assert!(shown.contains(&format!("to {address} ipproto udp sport 4500 lookup")), "{shown}");
+        assert!(shown.contains("ipproto udp dport 4500 lookup 1930000007"), "{shown}");
+        for rule in rules.into_iter().rev() {
             netlink.delete_rule(&rule).unwrap();
             assert!(netlink.delete_rule(&rule).unwrap_err().is_not_found());
         }

@@ -19,8 +19,14 @@
 //! mark: with different ones each would capture the other's packets, and they would go in circles.
 //!
 //! Incoming packets have no mark, unless the firewall restores it from conntrack. Where reverse
-//! path filtering is strict (`rp_filter` 1) the kernel therefore looks for the server through the
-//! tunnel and drops its answers; [`ClientRoutes::install`] warns about each interface where it is.
+//! path filtering is strict (`rp_filter` 1) the kernel would therefore look for the server through
+//! the tunnel and drop its answers. There, and only there since they make the kernel look at the
+//! ports of every packet it routes, two more rules name the server:
+//!
+//! ```text
+//! 32763: from all to 192.0.2.1 ipproto udp sport 20443 lookup main
+//! 32763: from all to 192.0.2.1 ipproto udp dport 20443 lookup main
+//! ```
 //!
 //! # How it is recognised
 //!
@@ -68,6 +74,8 @@ const TABLES: u32 = 10_000_000;
 const METRIC_REFUSE: u32 = u32::MAX - 1;
 /// Places of the two rules, right in front of the main table's (32766).
 const RULE_PRIORITY_MAIN: u32 = 32764;
+/// Places of the rules that let a server's answers in.
+const RULE_PRIORITY_ANSWERS: u32 = 32763;
 const RULE_PRIORITY_TUNNEL: u32 = 32765;
 
 const SOURCE_VALID_MARK: &str = "ipv4/conf/all/src_valid_mark";
@@ -126,9 +134,9 @@ pub struct ClientRoutes {
 
 impl ClientRoutes {
     /// The routes and rules that [`ClientRoutes::install`] would put in place for the TUN device
-    /// with this index, on a host with IPv6.
+    /// with this index, on a host with IPv6 and without strict reverse path filtering.
     pub fn plan(device: u32, request: &RouteRequest) -> RoutePlan {
-        RoutePlan::new(device, request)
+        RoutePlan::new(device, request, false)
     }
 
     /// Removes leftovers of crashed runs, then puts in place what `request` needs. The TUN device
@@ -155,9 +163,14 @@ impl ClientRoutes {
     /// # Errors
     /// [`RoutesError`].
     pub fn update(&mut self, request: &RouteRequest) -> Result<(), RoutesError> {
-        let plan = RoutePlan::new(self.device.index, &self.within_reach(request)?);
+        let strict = strict_reverse_path_interfaces();
+        let request = self.within_reach(request)?;
+        let plan = RoutePlan::new(self.device.index, &request, !strict.is_empty());
         if plan.has_rules(Family::V4) {
             self.accept_marked_sources();
+            if !strict.is_empty() {
+                log::info!("strict reverse path filtering on {strict:?}: the server is let in");
+            }
         }
         if let Err(error) = self.reconcile(&plan) {
             let former = self.plan.clone();
@@ -278,13 +291,6 @@ impl ClientRoutes {
                 ),
             },
             Err(error) => log::warn!("net.ipv4.conf.all.src_valid_mark is not there: {error}"),
-        }
-        for interface in strict_reverse_path_interfaces() {
-            log::warn!(
-                "strict reverse path filtering on {interface} drops the server's answers unless \
-                 the firewall marks them: `sysctl -w net.ipv4.conf.{interface}.rp_filter=2` \
-                 makes it loose"
-            );
         }
     }
 

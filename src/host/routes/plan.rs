@@ -1,11 +1,14 @@
 //! Which routes and rules a list of prefixes needs: pure arithmetic.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-use super::{METRIC_REFUSE, ROUTE_PROTOCOL, RULE_PRIORITY_MAIN, RULE_PRIORITY_TUNNEL, own_table};
+use super::{
+    METRIC_REFUSE, ROUTE_PROTOCOL, RULE_PRIORITY_ANSWERS, RULE_PRIORITY_MAIN, RULE_PRIORITY_TUNNEL,
+    own_table,
+};
 use crate::host::netlink::{Family, Route, Rule, TABLE_MAIN};
 
 /// What is to be reached through the tunnel.
@@ -13,8 +16,9 @@ use crate::host::netlink::{Family, Route, Rule, TABLE_MAIN};
 pub struct RouteRequest {
     /// The prefixes. `0.0.0.0/0` and `::/0` take everything that no more specific route claims.
     pub prefixes: Vec<IpNet>,
-    /// Addresses of the servers, which the tunnel's own packets must reach outside of it.
-    pub outside: Vec<IpAddr>,
+    /// Addresses and UDP ports of the servers, which the tunnel's own packets must reach outside of
+    /// it.
+    pub outside: Vec<SocketAddr>,
     /// The firewall mark of the sockets that carry the tunnel.
     pub mark: u32,
 }
@@ -36,7 +40,9 @@ impl RoutePlan {
     /// swallow the tunnel's own packets. Such a prefix goes into a table of this tunnel, which is
     /// asked only for packets without the tunnel's mark, and only after the main table has been
     /// asked for anything more specific than a default route. Behind it stands a route that refuses.
-    pub fn new(device: u32, request: &RouteRequest) -> Self {
+    ///
+    /// With `strict`, incoming packets must come from where their answers would go (`rp_filter` 1).
+    pub fn new(device: u32, request: &RouteRequest, strict: bool) -> Self {
         let mut plan = Self::default();
         let mut ruled = BTreeSet::new();
         let prefixes: BTreeSet<IpNet> = request.prefixes.iter().map(IpNet::trunc).collect();
@@ -51,7 +57,12 @@ impl RoutePlan {
                 plan.routes.push(route);
             }
         }
-        plan.rules = ruled.into_iter().flat_map(|f| rules(f, device, request.mark)).collect();
+        if strict && ruled.contains(&Family::V4) {
+            let servers = request.outside.iter().filter(|server| server.is_ipv4());
+            plan.rules.extend(servers.flat_map(|server| answer_rules(*server, device)));
+        }
+        let rules = ruled.into_iter().flat_map(|f| rules(f, device, request.mark));
+        plan.rules.extend(rules);
         plan
     }
 
@@ -67,42 +78,69 @@ impl RoutePlan {
 }
 
 /// Whether a route to `prefix` would take packets to one of `outside` along.
-fn swallows(prefix: &IpNet, outside: &[IpAddr]) -> bool {
-    prefix.prefix_len() == 0 || outside.iter().any(|address| prefix.contains(address))
+fn swallows(prefix: &IpNet, outside: &[SocketAddr]) -> bool {
+    prefix.prefix_len() == 0 || outside.iter().any(|server| prefix.contains(&server.ip()))
 }
 
-fn rules(family: Family, device: u32, mark: u32) -> [Rule; 2] {
-    let table = own_table(device);
-    let common = Rule {
+/// A rule that asks the main table and says, by a group that no interface is in, whose it is.
+fn main_table_rule(family: Family, priority: u32, device: u32) -> Rule {
+    Rule {
         family,
-        priority: RULE_PRIORITY_MAIN,
+        priority,
         fwmark: None,
+        destination: None,
+        udp_source_port: None,
+        udp_destination_port: None,
         invert: false,
         table: TABLE_MAIN,
         suppress_prefixlength: None,
-        suppress_ifgroup: None,
+        suppress_ifgroup: Some(own_table(device)),
         protocol: ROUTE_PROTOCOL,
-    };
+    }
+}
+
+fn rules(family: Family, device: u32, mark: u32) -> [Rule; 2] {
+    let main = main_table_rule(family, RULE_PRIORITY_MAIN, device);
+    let table = own_table(device);
+    let (fwmark, suppress_ifgroup) = (Some(mark), None);
+    let tunnel = Rule { fwmark, invert: true, table, suppress_ifgroup, ..main };
     [
-        // No interface is in a group of this number: it does nothing but say whose rule this is.
-        Rule { suppress_prefixlength: Some(0), suppress_ifgroup: Some(table), ..common },
-        Rule { priority: RULE_PRIORITY_TUNNEL, fwmark: Some(mark), invert: true, table, ..common },
+        Rule { suppress_prefixlength: Some(0), ..main },
+        Rule { priority: RULE_PRIORITY_TUNNEL, ..tunnel },
+    ]
+}
+
+/// Lets the answers of a server pass strict reverse path filtering, which looks up the way to their
+/// source without a mark. It compares ports as they stand in the packet, or, depending on the
+/// kernel, as they would stand in an answer to it; hence two rules.
+fn answer_rules(server: SocketAddr, device: u32) -> [Rule; 2] {
+    let destination = Some(server.ip());
+    let common = main_table_rule(Family::V4, RULE_PRIORITY_ANSWERS, device);
+    [
+        Rule { destination, udp_source_port: Some(server.port()), ..common },
+        Rule { destination, udp_destination_port: Some(server.port()), ..common },
     ]
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::{RoutePlan, RouteRequest};
     use crate::host::netlink::{Family, Route, TABLE_MAIN};
     use crate::host::routes::{MARK_DEFAULT, ROUTE_PROTOCOL, own_table};
 
     fn plan(prefixes: &[&str], outside: &[&str]) -> RoutePlan {
+        filtered_plan(prefixes, outside, false)
+    }
+
+    fn filtered_plan(prefixes: &[&str], outside: &[&str], strict: bool) -> RoutePlan {
         let request = RouteRequest {
             prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
-            outside: outside.iter().map(|address| address.parse().unwrap()).collect(),
+            outside: outside.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 4500)).collect(),
             mark: MARK_DEFAULT,
         };
-        RoutePlan::new(7, &request)
+        RoutePlan::new(7, &request, strict)
     }
 
     /// Destination and "main" or "own" of every planned route through the device; to each of the
@@ -179,8 +217,26 @@ mod tests {
     }
 
     #[test]
+    fn strict_filtering_needs_rules_for_a_server_that_the_tunnel_would_swallow() {
+        let servers = ["192.0.2.1", "2001:db8::1"];
+        let rules = |prefix: &str| filtered_plan(&[prefix], &servers, true).rules;
+        assert_eq!(rules("10.0.0.0/8"), []);
+        assert_eq!(rules("::/0").len(), 2, "IPv6 has no such filter");
+        let [as_it_is, turned, main, tunnel] = rules("0.0.0.0/0").try_into().unwrap();
+        for rule in [as_it_is, turned] {
+            assert_eq!((rule.table, rule.destination), (TABLE_MAIN, servers[0].parse().ok()));
+            assert!(rule.priority < main.priority && main.priority < tunnel.priority);
+        }
+        assert_eq!(
+            (as_it_is.udp_source_port, turned.udp_destination_port),
+            (Some(4500), Some(4500))
+        );
+    }
+
+    #[test]
     fn everything_says_whose_it_is() {
-        let plan = plan(&["0.0.0.0/0", "10.0.0.0/8", "::/0"], &[]);
+        let everything = ["0.0.0.0/0", "10.0.0.0/8", "::/0"];
+        let plan = filtered_plan(&everything, &["192.0.2.1"], true);
         for route in &plan.routes {
             assert_eq!(route.protocol, ROUTE_PROTOCOL);
             assert!(route.device == Some(7) || route.table == own_table(7), "{route:?}");

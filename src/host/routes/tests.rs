@@ -27,7 +27,7 @@ fn lab() -> Routed {
 fn request(prefixes: &[&str]) -> RouteRequest {
     RouteRequest {
         prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
-        outside: vec![SERVER_V4.into(), SERVER_V6.into()],
+        outside: vec![(SERVER_V4, 4500).into(), (SERVER_V6, 4500).into()],
         mark: MARK_DEFAULT,
     }
 }

@@ -4,8 +4,9 @@ use super::{InterfaceState, Upkeep};
 use crate::host::link;
 use crate::host::netlink::{InterfaceMonitor, InterfaceNews, Netlink, NetlinkError};
 use crate::host::sysctl;
-use crate::lab::Host;
+use crate::lab::{Host, wait_until};
 use crate::limits::INTERFACE_NEWS_PER_TURN;
+use crate::sys::testing::PATIENCE;
 use crate::sys::tun::{TunDevice, TunOffloadWish};
 
 const TUN: &str = "vpn0";
@@ -21,6 +22,9 @@ fn looked_after(work: impl FnOnce(&mut Netlink, u32, Upkeep) + Send) {
             ["172.20.0.1/24".parse().unwrap(), "fd00:c::1/64".parse().unwrap()];
         let link = link::bring_up(&mut netlink, TUN, 1408, 1000, &wanted).unwrap();
         let index = link.index;
+        // The kernel tells of it a moment later.
+        let running = || netlink.link_by_index(index).unwrap().running.then_some(());
+        wait_until(PATIENCE, "the interface to be in operation", running).unwrap();
         work(&mut netlink, index, Upkeep::new(Netlink::open().unwrap(), link));
     })
     .unwrap();

@@ -120,7 +120,6 @@ fn whichever_path_gets_through_is_gone_on_with() {
         assert_eq!(detached(&world), [0, 1, 2].map(|worker| worker != alive));
         assert_nothing_is_lost(&mut world);
         assert_eq!(world.client.connects(), 1, "connected throughout");
-        assert_eq!(world.client.sessions(), usize::from(alive == 0) * world.server.sessions());
     }
 }
 
@@ -133,13 +132,13 @@ fn another_path_takes_over_when_the_only_one_falls_silent() {
             packet.path() == Some(path) && (SECOND * from as u32..SECOND * to as u32).contains(&at)
         }
     };
-    let (first, second) = (down(0, 5, 60), down(1, 60, 999));
+    let (first, second) = (down(0, 5, 70), down(1, 70, 999));
     world.filter = Box::new(move |at, packet| first(at, packet) || second(at, packet));
     world.run_for(SECOND * 30);
     assert_eq!(detached(&world), [true, false]);
     assert_nothing_is_lost(&mut world);
     world.traffic = Some(ms(50));
-    world.run_for(SECOND * 30);
+    world.run_for(SECOND * 40);
     assert_eq!(detached(&world), [false, true]);
     assert_eq!(states(&world), ["up"]);
     assert_nothing_is_lost(&mut world);
