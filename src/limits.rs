@@ -155,7 +155,7 @@ pub const TUN_READS_PER_TURN: usize = 128;
 /// and 6.6 to 6.8 drop longer TCP ones made of small segments.
 pub const RUN_PACKETS_MAX: usize = 64;
 /// ICMP "too big" answers that a worker gives per second (RFC 1812 section 4.3.2.8, RFC 4443
-/// section 2.4 (f)). As many as Linux gives of all its ICMP (`icmp_msgs_per_sec`); a flow needs one.
+/// section 2.4 (f)): as many as Linux gives of all its ICMP (`icmp_msgs_per_sec`).
 pub const TOO_BIG_ANSWERS_PPS: u32 = 1000;
 /// The burst it may give on top (`icmp_msgs_burst`).
 pub const TOO_BIG_ANSWERS_BURST: u32 = 50;

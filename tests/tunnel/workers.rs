@@ -1,9 +1,12 @@
 //! Any number of workers on either side carries any traffic, and loses nothing.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-use crate::harness::{CLIENT_V4, CLIENT_V6, Options, SERVER_V4, SERVER_V6, Tunnel};
-use crate::tools::ping;
+use corelane::lab::wait_until;
+
+use crate::harness::{CLIENT_V4, CLIENT_V6, Options, PATIENCE, SERVER_V4, SERVER_V6, Tunnel};
+use crate::tools::{ping, run};
 
 #[test]
 fn one_worker_serves_one_worker() {
@@ -64,4 +67,32 @@ fn carries_any_traffic(server_workers: usize, client_workers: usize) {
             assert_eq!((worker.gso_fallbacks, worker.tun_fallbacks), (0, 0), "{status:#?}");
         }
     }
+}
+
+#[test]
+fn when_the_first_path_dies_the_client_goes_on_by_another() {
+    let client_flags = vec!["--set".to_owned(), "client.keepalive_s=1".to_owned()];
+    let workers = (2, 3);
+    let mut tunnel = Tunnel::start(Options { workers, client_flags, ..Options::default() });
+    let ports = |tunnel: &Tunnel| {
+        let paths = tunnel.server_session().paths.into_iter();
+        let address = paths.map(|path| path.endpoint.unwrap().parse::<SocketAddr>().unwrap());
+        address.map(|address| address.port()).collect::<Vec<_>>()
+    };
+    let before = ports(&tunnel);
+    let client = tunnel.lab.client();
+    run(client, "nft add table inet firewall");
+    run(client, "nft add chain inet firewall out { type filter hook output priority 0 ; }");
+    run(client, &format!("nft add rule inet firewall out udp sport {} drop", before[0]));
+    tunnel.client.await_status(PATIENCE, "a session with one path", |it| {
+        it.peers[0].paths.len() == 1 && it.peers[0].paths[0].state == "up"
+    });
+    tunnel.client.await_log("going on with one path");
+    tunnel.await_echoes();
+    let one_left = || Some(ports(&tunnel)).filter(|ports| ports.len() == 1);
+    let left = wait_until(PATIENCE, "the server to use one path", one_left).unwrap();
+    assert!(before[1..].contains(&left[0]), "{left:?} of {before:?}");
+    assert!(tunnel.iperf(SERVER_V4, "-t 1").received_bytes() > 1 << 18);
+    assert!(tunnel.iperf(SERVER_V4, "-t 1 -R -P 4").received_bytes() > 1 << 18);
+    run(tunnel.lab.client(), "nft delete table inet firewall");
 }

@@ -39,7 +39,7 @@ impl RoutePlan {
     /// A prefix goes into the main table like any route, unless it covers a server: then it would
     /// swallow the tunnel's own packets. Such a prefix goes into a table of this tunnel, which is
     /// asked only for packets without the tunnel's mark, and only after the main table has been
-    /// asked for anything more specific than a default route. Behind it stands a route that refuses.
+    /// asked for anything more specific than a default route. Behind it stands one that refuses.
     ///
     /// With `strict`, incoming packets must come from where their answers would go (`rp_filter` 1).
     pub fn new(device: u32, request: &RouteRequest, strict: bool) -> Self {

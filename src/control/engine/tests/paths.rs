@@ -111,7 +111,7 @@ fn assert_nothing_is_lost(world: &mut World) {
 #[test]
 fn whichever_path_gets_through_is_gone_on_with() {
     for alive in 0..3 {
-        let mut world = World::new(2, 3);
+        let mut world = World::new(3, 3);
         world.traffic = Some(ms(50));
         world.filter = Box::new(move |_, packet| packet.path().is_some_and(|path| path != alive));
         world.begin();
