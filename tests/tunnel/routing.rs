@@ -175,7 +175,7 @@ fn a_full_tunnel_works_where_reverse_path_filtering_is_strict() {
     tunnel.await_echoes();
     assert_everything_goes_through(&tunnel);
     let client = tunnel.lab.client();
-    assert_route(client, &format!("192.0.2.1 ipproto udp sport {PORT}"), LINK);
-    assert_route(client, &format!("192.0.2.1 ipproto udp dport 443"), TUN);
-    assert_route(client, &format!("192.0.2.1 ipproto tcp sport {PORT}"), TUN);
+    assert_route(client, format!("192.0.2.1 ipproto udp sport {PORT}"), LINK);
+    assert_route(client, "192.0.2.1 ipproto udp dport 443", TUN);
+    assert_route(client, format!("192.0.2.1 ipproto tcp sport {PORT}"), TUN);
 }

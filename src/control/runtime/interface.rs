@@ -139,7 +139,8 @@ impl Schedule {
     fn note_change(&mut self, now: Instant) {
         let resting_until = self.last.map(|last| last.at + last.pause);
         let soon = now + INTERFACE_SETTLE;
-        self.look_at.get_or_insert(resting_until.map_or(soon, |until| until.max(soon)));
+        let due = resting_until.map_or(soon, |until| until.max(soon));
+        self.look_at = self.look_at.or(Some(due));
     }
 
     fn take_due(&mut self, now: Instant) -> bool {
