@@ -72,7 +72,7 @@ fn carries_any_traffic(server_workers: usize, client_workers: usize) {
 #[test]
 fn when_the_first_path_dies_the_client_goes_on_by_another() {
     let client_flags = vec!["--set".to_owned(), "client.keepalive_s=1".to_owned()];
-    let workers = (2, 3);
+    let workers = (2, 2);
     let mut tunnel = Tunnel::start(Options { workers, client_flags, ..Options::default() });
     let ports = |tunnel: &Tunnel| {
         let paths = tunnel.server_session().paths.into_iter();
@@ -82,8 +82,11 @@ fn when_the_first_path_dies_the_client_goes_on_by_another() {
     let before = ports(&tunnel);
     let client = tunnel.lab.client();
     run(client, "nft add table inet firewall");
-    run(client, "nft add chain inet firewall out { type filter hook output priority 0 ; }");
-    run(client, &format!("nft add rule inet firewall out udp sport {} drop", before[0]));
+    for (hook, port) in [("output", "sport"), ("input", "dport")] {
+        let chain = format!("inet firewall {hook}");
+        run(client, &format!("nft add chain {chain} {{ type filter hook {hook} priority 0 ; }}"));
+        run(client, &format!("nft add rule {chain} udp {port} {} drop", before[0]));
+    }
     tunnel.client.await_status(PATIENCE, "a session with one path", |it| {
         it.peers[0].paths.len() == 1 && it.peers[0].paths[0].state == "up"
     });
