@@ -78,7 +78,7 @@ struct Args {
 
 impl Args {
     fn effort(&self) -> Effort {
-        let (tries, try_ms) = if self.quick { (4, 300) } else { (8, 600) };
+        let (tries, try_ms) = if self.quick { (4, 300) } else { (8, 500) };
         Effort { seconds: self.seconds, tries, try_ms }
     }
 }

@@ -38,9 +38,10 @@ fn head(report: &Report<'_>) -> String {
         machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     format!(
         "# Measurements\n\n{}, {} CPUs, Linux {}, {}, load before {:.2}. {}.\n\n\
-         {} rounds, {} s per throughput test, up to {} tries of {} ms per search.\n\n\
+         Rounds: {}. {} s per throughput test, up to {} tries of {} ms per search.\n\n\
          Each cell: median (min–max) · ratio to plain veth · ratio to the ceiling program. \
-         `–`: a plain link has no processes, and nothing is compared with itself.\n",
+         `–`: a plain link has no processes, nothing is compared with itself, and where every \
+         try lost too much, which counts as a rate of 0, there is none to count in.\n",
         machine.cpu,
         machine.cores,
         machine.kernel,
@@ -113,8 +114,19 @@ fn cell(report: &Report<'_>, links: Links, contender: Contender, metric: Metric)
     match report.figure(links, contender, metric) {
         Some(figure) => figure_cell(figure, metric),
         None if contender == Contender::Veth && metric.needs_processes() => "–".to_owned(),
+        None if has_no_try(report, links, contender, metric) => "–".to_owned(),
         None => "failed".to_owned(),
     }
+}
+
+/// Whether there is no order to speak of, because no rate kept to the bound.
+fn has_no_try(report: &Report<'_>, links: Links, contender: Contender, metric: Metric) -> bool {
+    let rate = match metric {
+        Metric::Udp1300Reordered => Metric::Udp1300,
+        Metric::Udp64Reordered => Metric::Udp64,
+        _ => return false,
+    };
+    report.figure(links, contender, rate).is_some()
 }
 
 fn figure_cell(figure: &Figure, metric: Metric) -> String {
@@ -127,7 +139,7 @@ fn figure_cell(figure: &Figure, metric: Metric) -> String {
     for ratio in to_veth.into_iter().chain([figure.ratio_to_ceiling]) {
         match ratio {
             Some(ratio) => {
-                let _ = write!(text, " · {ratio:.2}");
+                let _ = write!(text, " · {}", number(ratio));
             }
             None => text.push_str(" · –"),
         }
@@ -172,6 +184,9 @@ mod tests {
     fn what_failed_or_is_not_there_is_said() {
         let (machine, mut plan, mut results) = (machine(), plan(), results());
         results.add(Links::Whole, Contender::Ceiling, &[(Metric::Tcp1Down, 1.0)]);
+        results.add(Links::Whole, Contender::Ceiling, &[(Metric::Udp64, 0.0)]);
+        results.add(Links::Whole, Contender::Veth, &[(Metric::Udp64, 300.0)]);
+        results.add(Links::Whole, Contender::Veth, &[(Metric::Udp64Reordered, 2.0)]);
         results.add_failure(FailureNote {
             round: 2,
             links: Links::Whole,
@@ -190,6 +205,9 @@ mod tests {
             "- Quincy: quincy-server, quincy-client not installed; \
              `perf/install-contenders quincy` does that\n",
             "| Corelane, 1 worker | 6.00 (5.00–7.00) · 0.27 · 0.55 | failed |\n",
+            "| plain veth | 300 (300–300) · – · – | 2.00 (2.00–2.00) |\n",
+            "| ceiling | 0 (0–0) · 0 · – | – |\n",
+            "| Corelane, 1 worker | failed | failed |\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
