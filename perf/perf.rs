@@ -1,9 +1,10 @@
-//! Measures Corelane beside what there is without it and what there could be at best: plain veth,
-//! the ceiling program and Corelane with one and two workers, each between two hosts of its own, in
-//! one interleaved run. Writes `results.json` and `results.md`. See `perf/README.md`.
+//! Measures Corelane beside what there is without it, what there could be at best, and what others
+//! offer: plain veth, the ceiling program, Corelane with one and two workers and the userspace VPNs
+//! that are installed, each between two hosts of its own, in one interleaved run. Writes
+//! `results.json`, `results.md` and a plot per kind of link. See `perf/README.md`.
 //!
 //! ```text
-//! cargo run --release --example perf -- [--rounds N] [--seconds S] [--only tcp1,rtt] [--out DIR]
+//! cargo run --release --example perf -- [--quick] [--only tcp1,rtt] [--out DIR]
 //! ```
 
 mod runner;
@@ -13,49 +14,77 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use clap::builder::ArgPredicate;
 use corelane::bench::StopFlag;
 use corelane::{lab, sys::clock};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use runner::Failure;
-use runner::bed::{Bed, Programs};
+use runner::bed::Bed;
 use runner::machine::Machine;
 use runner::plan::{Contender, Links, Metric, Workload};
+use runner::programs::{CEILING, CORELANE, Programs};
 use runner::results::{FailureNote, Plan, Results};
+use runner::workload::Effort;
+use runner::{markdown, plot};
 
-/// Measures Corelane beside plain veth and the ceiling program, in one interleaved run.
+/// Measures Corelane beside the plain link, the ceiling program and other VPNs, in one interleaved
+/// run.
 #[derive(Parser)]
 struct Args {
+    /// One short round over whole links: to see that everything works, not to quote
+    #[arg(long)]
+    quick: bool,
     /// How often everything is measured; medians are over the rounds
-    #[arg(long, value_name = "N", default_value_t = 3,
+    #[arg(long, value_name = "N", default_value = "3",
+          default_value_if("quick", ArgPredicate::IsPresent, "1"),
           value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each throughput test takes, in seconds
-    #[arg(long, value_name = "S", default_value_t = 3,
+    #[arg(long, value_name = "S", default_value = "2",
+          default_value_if("quick", ArgPredicate::IsPresent, "1"),
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
-    /// Directory for results.json and results.md
+    /// Directory for results.json, results.md and the plots
     #[arg(long, value_name = "DIR", default_value = "perf/results")]
     out: PathBuf,
+    /// Where `perf/install-contenders` has put what it built [default: perf-contenders in cargo's
+    /// target directory]
+    #[arg(long, value_name = "DIR")]
+    tools: Option<PathBuf>,
     /// Only the workloads whose names begin so: tcp1-up, tcp1-down, tcp4-up, tcp4-down, udp-gso,
     /// udp-1300, udp-64, rtt-idle, rtt-loaded
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
-    /// Who is measured
+    /// Who is measured, if installed
     #[arg(
         long,
         value_name = "NAME,...",
         value_delimiter = ',',
-        default_value = "veth,ceiling,corelane1,corelane2"
+        default_value = "veth,ceiling,corelane1,corelane2,wireguard-go,boringtun,openvpn,nebula,\
+                         quincy"
     )]
     contenders: Vec<Contender>,
     /// What the link between the hosts does with super-packets
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "whole,cut")]
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        default_value = "whole,cut",
+        default_value_if("quick", ArgPredicate::IsPresent, "whole")
+    )]
     links: Vec<Links>,
 }
 
+impl Args {
+    fn effort(&self) -> Effort {
+        let (tries, try_ms) = if self.quick { (4, 300) } else { (8, 500) };
+        Effort { seconds: self.seconds, tries, try_ms }
+    }
+}
+
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    match run(&Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
@@ -66,18 +95,29 @@ fn main() -> ExitCode {
 }
 
 /// Whether everything could be measured.
-fn run(args: Args) -> Result<bool, Failure> {
+fn run(args: &Args) -> Result<bool, Failure> {
     if cfg!(debug_assertions) {
         return Err("figures of unoptimised programs mean nothing: add --release".into());
     }
+    let workloads = Workload::select(&args.only)?;
+    let programs = find_programs(args.tools.as_deref())?;
+    let absent: Vec<_> =
+        args.contenders.iter().filter_map(|&contender| programs.absent(contender)).collect();
+    for one in &absent {
+        let (title, missing) = (one.contender.title(), one.programs.join(", "));
+        eprintln!("perf: {title} is left out: {missing} not installed: `{}`", one.install);
+    }
+    let mut contenders = args.contenders.clone();
+    contenders.retain(|contender| absent.iter().all(|one| one.contender != *contender));
+    let machine = Machine::describe(clock::unix_time(), programs.versions(&contenders));
     let plan = Plan {
         rounds: args.rounds,
-        seconds: args.seconds,
-        workloads: Workload::select(&args.only)?,
-        contenders: args.contenders,
-        links: args.links,
+        effort: args.effort(),
+        workloads,
+        contenders,
+        links: args.links.clone(),
+        absent,
     };
-    let programs = build_programs()?;
     if lab::ensure_privileges()? {
         eprintln!("perf: not root: socket buffers stay small, so figures may be lower");
     }
@@ -85,7 +125,6 @@ fn run(args: Args) -> Result<bool, Failure> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.shared())?;
     }
-    let machine = Machine::describe(clock::unix_time());
     let mut results = Results::default();
     for round in 1..=plan.rounds {
         for &links in &plan.links {
@@ -95,7 +134,7 @@ fn run(args: Args) -> Result<bool, Failure> {
         // After every round, so that a run that is cut short leaves something.
         write_report(&args.out, &results, &machine, &plan)?;
     }
-    println!("{}", results.report(&machine, &plan).to_markdown());
+    println!("{}", markdown::render(&results.report(&machine, &plan)));
     eprintln!("perf: written to {}", args.out.display());
     Ok(results.failures().is_empty())
 }
@@ -129,7 +168,7 @@ impl Round<'_> {
         for &workload in &self.plan.workloads {
             for (contender, bed) in &mut beds {
                 self.progress(*contender, &workload.to_string());
-                match workload.run(bed, self.plan.seconds, self.stop) {
+                match workload.run(bed, self.plan.effort, self.stop) {
                     Ok(samples) => results.add(self.links, *contender, &samples),
                     Err(failure) => self.note(results, *contender, Some(workload), &failure)?,
                 }
@@ -176,9 +215,9 @@ impl Round<'_> {
     }
 }
 
-/// Finds the programs to measure. Under `cargo run` they are brought up to date first: cargo builds
-/// only the example that it runs.
-fn build_programs() -> Result<Programs, Failure> {
+/// Finds the programs to measure. Under `cargo run` this project's own are brought up to date first:
+/// cargo builds only the example that it runs.
+fn find_programs(tools: Option<&Path>) -> Result<Programs, Failure> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);
         build.args(["build", "--release", "--quiet", "--bin", "corelane", "--example", "ceiling"]);
@@ -188,18 +227,12 @@ fn build_programs() -> Result<Programs, Failure> {
         }
     }
     let here = std::env::current_exe()?;
-    let examples = here.parent().ok_or("this program is nowhere")?;
-    let release = examples.parent().ok_or("this program is nowhere")?;
-    let programs =
-        Programs { ceiling: examples.join("ceiling"), corelane: release.join("corelane") };
-    for program in [&programs.ceiling, &programs.corelane] {
-        if !program.exists() {
-            let program = program.display();
-            return Err(
-                format!("{program} is missing: `cargo build --release --examples --bins`").into()
-            );
-        }
-    }
+    let release = here.ancestors().nth(2).ok_or("this program is nowhere")?;
+    let target = release.parent().unwrap_or(release);
+    let tools = tools.map_or_else(|| target.join("perf-contenders"), Path::to_owned);
+    let programs = Programs::new(release, &tools);
+    programs.path(CEILING)?;
+    programs.path(CORELANE)?;
     Ok(programs)
 }
 
@@ -212,6 +245,10 @@ fn write_report(
     let report = results.report(machine, plan);
     fs::create_dir_all(directory)?;
     fs::write(directory.join("results.json"), report.to_json()?)?;
-    fs::write(directory.join("results.md"), report.to_markdown())?;
+    fs::write(directory.join("results.md"), markdown::render(&report))?;
+    for &links in &plan.links {
+        let name = format!("plot-{}.svg", links.name());
+        fs::write(directory.join(name), plot::render(&report, links))?;
+    }
     Ok(())
 }

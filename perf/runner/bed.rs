@@ -1,40 +1,26 @@
 //! A contender at work between two hosts.
 
-use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use corelane::bench::StopFlag;
 use corelane::lab::{Host, LabOptions, TwoHosts, addresses, wait_until};
-use corelane::sys::{affinity, clock};
+use corelane::sys::clock;
 use tempfile::TempDir;
 
 use super::Failure;
+use super::ends::{self, End, Ends, INNER_SERVER, PORT, Setting, Setup};
 use super::ping;
 use super::plan::{Contender, Links};
 use super::process::Process;
+use super::programs::Programs;
 
-/// Inner addresses, from the range reserved for measurements (RFC 2544, RFC 6890).
-const INNER_SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-const INNER_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
-const INNER_PREFIX_LEN: u8 = 24;
-/// The outer UDP port of the server.
-const PORT: u16 = 4500;
-/// The TUN device on both hosts.
-const TUN: &str = "tun0";
 /// How long a contender may take to come up.
-const START_WITHIN: Duration = Duration::from_secs(10);
-
-/// Where the programs are.
-#[derive(Clone, Debug)]
-pub(crate) struct Programs {
-    pub(crate) ceiling: PathBuf,
-    pub(crate) corelane: PathBuf,
-}
+const START_WITHIN: Duration = Duration::from_secs(15);
+/// Pause between two tries to set up a program that has just been started.
+const SETUP_EVERY: Duration = Duration::from_micros(200);
 
 /// Two hosts of their own and, unless the contender is the link itself, a tunnel between them.
 pub(crate) struct Bed {
@@ -50,7 +36,8 @@ pub(crate) struct Tunnel {
     pub(crate) client: Process,
     /// From starting the client program to the first answered ping.
     pub(crate) first_ping_after: Duration,
-    /// Keys and status sockets.
+    /// What must outlive the processes: sockets to set them up by, keys.
+    _setups: [Option<Box<dyn Setup>>; 2],
     _directory: TempDir,
 }
 
@@ -65,15 +52,11 @@ impl Bed {
         let options =
             LabOptions { segmentation_offloads: links == Links::Whole, ..LabOptions::default() };
         let lab = TwoHosts::build(options)?;
-        let tunnel = match contender {
-            Contender::Veth => None,
-            Contender::Ceiling => Some(start(&lab, &CeilingEnds(programs), stop)?),
-            Contender::CorelaneOneWorker => {
-                Some(start(&lab, &CorelaneEnds { programs, workers: 1 }, stop)?)
-            }
-            Contender::CorelaneTwoWorkers => {
-                Some(start(&lab, &CorelaneEnds { programs, workers: 2 }, stop)?)
-            }
+        let directory = tempfile::tempdir()?;
+        let setting = Setting { lab: &lab, programs, directory: directory.path() };
+        let tunnel = match ends::of(contender, &setting)? {
+            Some(ends) => Some(start(&lab, ends, directory, stop)?),
+            None => None,
         };
         let target = if tunnel.is_some() { INNER_SERVER } else { addresses::SERVER_V4 };
         if tunnel.is_none() {
@@ -97,26 +80,46 @@ impl Tunnel {
     }
 }
 
-/// The two programs of a tunnel.
-trait Ends {
-    /// The commands of server and client, complete, with what they need in `directory`.
-    fn commands(&self, lab: &TwoHosts, directory: &Path) -> Result<(Command, Command), Failure>;
-}
-
-fn start(lab: &TwoHosts, ends: &dyn Ends, stop: &StopFlag) -> Result<Tunnel, Failure> {
-    let directory = tempfile::tempdir()?;
-    let (server, client) = ends.commands(lab, directory.path())?;
-    let mut server = Process::spawn("the server", server)?;
+fn start(
+    lab: &TwoHosts,
+    ends: Ends,
+    directory: TempDir,
+    stop: &StopFlag,
+) -> Result<Tunnel, Failure> {
+    let (mut server, server_setup) = start_end("the server", &lab.server, ends.server)?;
     wait_until(START_WITHIN, "the server to listen", || {
         let listens = lab.server.run(listens).unwrap_or(false);
         (listens || server.ensure_alive().is_err()).then_some(())
     })?;
     server.ensure_alive()?;
     let started_at = clock::now();
-    let mut client = Process::spawn("the client", client)?;
+    let (mut client, client_setup) = start_end("the client", &lab.client, ends.client)?;
     let answered_at = first_answer(&lab.client, &mut server, &mut client, stop)?;
     let first_ping_after = answered_at - started_at;
-    Ok(Tunnel { server, client, first_ping_after, _directory: directory })
+    let setups = [server_setup, client_setup];
+    Ok(Tunnel { server, client, first_ping_after, _setups: setups, _directory: directory })
+}
+
+/// Starts one end and sets it up.
+fn start_end(
+    name: &str,
+    host: &Host,
+    end: End,
+) -> Result<(Process, Option<Box<dyn Setup>>), Failure> {
+    // Declared in front of the process, so that what it leaves goes after its end.
+    let setup = end.setup;
+    let mut process = Process::spawn(name, end.command)?;
+    let deadline = clock::now() + START_WITHIN;
+    if let Some(setup) = &setup {
+        while !setup.try_apply(host).map_err(|error| format!("{name} cannot be set up: {error}"))? {
+            process.ensure_alive()?;
+            if clock::now() >= deadline {
+                return Err(format!("{name} could not be set up within {START_WITHIN:?}").into());
+            }
+            thread::sleep(SETUP_EVERY);
+        }
+    }
+    Ok((process, setup))
 }
 
 fn first_answer(
@@ -139,95 +142,4 @@ fn listens() -> bool {
         let table = fs::read_to_string(format!("/proc/thread-self/net/{table}"));
         table.is_ok_and(|table| table.lines().any(|line| line.contains(&port)))
     })
-}
-
-fn outer_server() -> String {
-    format!("{}:{PORT}", addresses::SERVER_V4)
-}
-
-fn with_prefix(address: Ipv4Addr) -> String {
-    format!("{address}/{INNER_PREFIX_LEN}")
-}
-
-struct CeilingEnds<'a>(&'a Programs);
-
-impl Ends for CeilingEnds<'_> {
-    fn commands(&self, lab: &TwoHosts, _: &Path) -> Result<(Command, Command), Failure> {
-        let mut server = lab.server.command(&self.0.ceiling)?;
-        server.args(["--tun", TUN, "--address", &with_prefix(INNER_SERVER)]);
-        server.args(["--listen", &outer_server()]);
-        let mut client = lab.client.command(&self.0.ceiling)?;
-        client.args(["--tun", TUN, "--address", &with_prefix(INNER_CLIENT)]);
-        client.args(["--peer", &outer_server()]);
-        Ok((server, client))
-    }
-}
-
-struct CorelaneEnds<'a> {
-    programs: &'a Programs,
-    workers: usize,
-}
-
-impl Ends for CorelaneEnds<'_> {
-    fn commands(&self, lab: &TwoHosts, directory: &Path) -> Result<(Command, Command), Failure> {
-        let server_key = self.generate_key(&directory.join("server.key"))?;
-        let client_key = self.generate_key(&directory.join("client.key"))?;
-        // Both ends share this machine's CPUs: they take them from opposite sides, so that single
-        // workers do not share one.
-        let mut cpus = affinity::allowed_cpus()?;
-        let mut server = lab.server.command(&self.programs.corelane)?;
-        server.arg("serve").args(["--listen", &outer_server()]);
-        server.args(["--peer", &format!("{client_key}={INNER_CLIENT}/32")]);
-        self.add_shared(&mut server, directory, "server", INNER_SERVER, &cpus);
-        cpus.reverse();
-        let mut client = lab.client.command(&self.programs.corelane)?;
-        client.arg("up").args(["--server", &outer_server(), "--server-key", &server_key]);
-        self.add_shared(&mut client, directory, "client", INNER_CLIENT, &cpus);
-        Ok((server, client))
-    }
-}
-
-impl CorelaneEnds<'_> {
-    fn add_shared(
-        &self,
-        command: &mut Command,
-        directory: &Path,
-        role: &str,
-        address: Ipv4Addr,
-        cpus: &[usize],
-    ) {
-        command.args(["--tun", TUN, "--address", &with_prefix(address)]);
-        command.args(["--workers", &self.workers.to_string()]);
-        if let Some(cpus) = cpus.get(..self.workers) {
-            let list: Vec<_> = cpus.iter().map(usize::to_string).collect();
-            command.args(["--cpus", &list.join(",")]);
-        }
-        command.arg("--private-key-file").arg(directory.join(format!("{role}.key")));
-        command.arg("--status-socket").arg(directory.join(format!("{role}.sock")));
-        command.args(["--log-level", "warn"]);
-    }
-
-    /// Writes a new private key to `file` and returns its public key.
-    fn generate_key(&self, file: &Path) -> Result<String, Failure> {
-        let private = self.key_command("generate", "")?;
-        let mut key_file = File::create_new(file)?;
-        key_file.set_permissions(Permissions::from_mode(0o600))?;
-        key_file.write_all(private.as_bytes())?;
-        Ok(self.key_command("public", &private)?.trim().to_owned())
-    }
-
-    fn key_command(&self, name: &str, input: &str) -> Result<String, Failure> {
-        let mut command = Command::new(&self.programs.corelane);
-        command.args(["key", name]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A command that does not read its input has ended without it.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            return Err(format!("`corelane key {name}` ended with {}", output.status).into());
-        }
-        Ok(String::from_utf8(output.stdout)?)
-    }
 }

@@ -1,5 +1,6 @@
 //! The machine that the figures are of.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -19,11 +20,13 @@ pub(crate) struct Machine {
     pub(crate) taken_at: String,
     /// Runnable threads, averaged over the minute before: above 0.2 or so, others were at work.
     pub(crate) load_before: f64,
+    /// The versions of the programs, by name.
+    pub(crate) versions: BTreeMap<&'static str, String>,
 }
 
 impl Machine {
-    /// This machine at `unix_time`.
-    pub(crate) fn describe(unix_time: Duration) -> Self {
+    /// This machine at `unix_time`, with programs of these versions.
+    pub(crate) fn describe(unix_time: Duration, versions: BTreeMap<&'static str, String>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let load = read("/proc/loadavg");
         Self {
@@ -32,6 +35,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             taken_at: rfc3339(unix_time),
             load_before: load.split(' ').next().and_then(|one| one.parse().ok()).unwrap_or(0.0),
+            versions,
         }
     }
 }

@@ -21,6 +21,17 @@ pub(crate) enum Contender {
     #[value(name = "corelane2")]
     #[serde(rename = "corelane2")]
     CorelaneTwoWorkers,
+    /// WireGuard in Go.
+    #[value(name = "wireguard-go")]
+    WireguardGo,
+    /// WireGuard in Rust.
+    Boringtun,
+    /// OpenVPN with AES-256-GCM.
+    Openvpn,
+    /// Nebula with AES-256-GCM.
+    Nebula,
+    /// Quincy, over QUIC.
+    Quincy,
 }
 
 impl Contender {
@@ -31,6 +42,26 @@ impl Contender {
             Self::Ceiling => "ceiling",
             Self::CorelaneOneWorker => "Corelane, 1 worker",
             Self::CorelaneTwoWorkers => "Corelane, 2 workers",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun",
+            Self::Openvpn => "OpenVPN",
+            Self::Nebula => "Nebula",
+            Self::Quincy => "Quincy",
+        }
+    }
+
+    /// Its name on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Ceiling => "ceiling",
+            Self::CorelaneOneWorker => "corelane1",
+            Self::CorelaneTwoWorkers => "corelane2",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun",
+            Self::Openvpn => "openvpn",
+            Self::Nebula => "nebula",
+            Self::Quincy => "quincy",
         }
     }
 }
@@ -46,6 +77,14 @@ pub(crate) enum Links {
 }
 
 impl Links {
+    /// Its name on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Cut => "cut",
+        }
+    }
+
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Whole => "Super-packets cross the link whole",
@@ -139,9 +178,14 @@ pub(crate) enum Metric {
     Tcp4UpCpu,
     Tcp4DownCpu,
     UdpGso,
+    UdpGsoReordered,
     Udp1300,
+    Udp1300Strict,
+    Udp1300Flat,
     Udp1300Reordered,
     Udp64,
+    Udp64Strict,
+    Udp64Flat,
     Udp64Reordered,
     RttIdle,
     RttIdleP99,
@@ -151,24 +195,72 @@ pub(crate) enum Metric {
     ServerMemory,
 }
 
+/// Figures that stand in one table, and what they have in common.
+pub(crate) struct Group {
+    pub(crate) title: &'static str,
+    pub(crate) metrics: &'static [Metric],
+}
+
 impl Metric {
+    /// All of them, in tables.
+    pub(crate) const GROUPS: [Group; 5] = [
+        Group {
+            title: "TCP, Gbit/s",
+            metrics: &[Self::Tcp1Up, Self::Tcp1Down, Self::Tcp4Up, Self::Tcp4Down],
+        },
+        Group {
+            title: "CPU time of both tunnel processes, s/GB (less is better)",
+            metrics: &[Self::Tcp1UpCpu, Self::Tcp1DownCpu, Self::Tcp4UpCpu, Self::Tcp4DownCpu],
+        },
+        Group {
+            title: "UDP, 1300 B, Gbit/s",
+            metrics: &[
+                Self::UdpGso,
+                Self::UdpGsoReordered,
+                Self::Udp1300,
+                Self::Udp1300Strict,
+                Self::Udp1300Flat,
+                Self::Udp1300Reordered,
+            ],
+        },
+        Group {
+            title: "UDP, 64 B, thousand datagrams/s",
+            metrics: &[Self::Udp64, Self::Udp64Strict, Self::Udp64Flat, Self::Udp64Reordered],
+        },
+        Group {
+            title: "Round trips (µs), start (ms) and memory (MiB): less is better",
+            metrics: &[
+                Self::RttIdle,
+                Self::RttIdleP99,
+                Self::RttLoaded,
+                Self::RttLoadedP99,
+                Self::FirstPing,
+                Self::ServerMemory,
+            ],
+        },
+    ];
+
     /// What it is called, and its unit.
     pub(crate) const fn title_and_unit(self) -> (&'static str, &'static str) {
         const CPU: &str = "CPU s/GB";
+        const LATE: (&str, &str) = ("of these out of order", "datagrams");
         match self {
             Self::Tcp1Up => ("TCP 1 stream up", "Gbit/s"),
             Self::Tcp1Down => ("TCP 1 stream down", "Gbit/s"),
             Self::Tcp4Up => ("TCP 4 streams up", "Gbit/s"),
             Self::Tcp4Down => ("TCP 4 streams down", "Gbit/s"),
-            Self::Tcp1UpCpu => ("both tunnel processes, TCP 1 up", CPU),
-            Self::Tcp1DownCpu => ("both tunnel processes, TCP 1 down", CPU),
-            Self::Tcp4UpCpu => ("both tunnel processes, TCP 4 up", CPU),
-            Self::Tcp4DownCpu => ("both tunnel processes, TCP 4 down", CPU),
-            Self::UdpGso => ("UDP 1300 B in trains, flat out", "Gbit/s"),
+            Self::Tcp1UpCpu => ("CPU time, TCP 1 up", CPU),
+            Self::Tcp1DownCpu => ("CPU time, TCP 1 down", CPU),
+            Self::Tcp4UpCpu => ("CPU time, TCP 4 up", CPU),
+            Self::Tcp4DownCpu => ("CPU time, TCP 4 down", CPU),
+            Self::UdpGso => ("UDP 1300 B in trains of 40, flat out", "Gbit/s"),
             Self::Udp1300 => ("UDP 1300 B, at most 1 % lost", "Gbit/s"),
-            Self::Udp1300Reordered => ("of these out of order", "datagrams"),
+            Self::Udp1300Strict => ("UDP 1300 B, at most 0.5 % lost", "Gbit/s"),
+            Self::Udp1300Flat => ("UDP 1300 B, flat out", "Gbit/s"),
+            Self::UdpGsoReordered | Self::Udp1300Reordered | Self::Udp64Reordered => LATE,
             Self::Udp64 => ("UDP 64 B, at most 1 % lost", "kpps"),
-            Self::Udp64Reordered => ("of these out of order", "datagrams"),
+            Self::Udp64Strict => ("UDP 64 B, at most 0.5 % lost", "kpps"),
+            Self::Udp64Flat => ("UDP 64 B, flat out", "kpps"),
             Self::RttIdle => ("RTT idle, median", "µs"),
             Self::RttIdleP99 => ("RTT idle, 99 %", "µs"),
             Self::RttLoaded => ("RTT beside TCP 1 up, median", "µs"),
@@ -176,6 +268,24 @@ impl Metric {
             Self::FirstPing => ("client's start to first ping", "ms"),
             Self::ServerMemory => ("server's memory, peak", "MiB"),
         }
+    }
+
+    /// Whether it is a figure of the tunnel's processes, which a plain link has none of.
+    pub(crate) const fn needs_processes(self) -> bool {
+        matches!(
+            self,
+            Self::Tcp1UpCpu
+                | Self::Tcp1DownCpu
+                | Self::Tcp4UpCpu
+                | Self::Tcp4DownCpu
+                | Self::FirstPing
+                | Self::ServerMemory
+        )
+    }
+
+    /// Whether its ratio to another contender means something: a count of accidents has none.
+    pub(crate) const fn has_ratio(self) -> bool {
+        !matches!(self, Self::UdpGsoReordered | Self::Udp1300Reordered | Self::Udp64Reordered)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use super::Failure;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Bytes of a program's messages that are worth repeating.
 const MESSAGES_LEN_MAX: usize = 2000;
+/// How long a program may take that only makes something ready.
+const TOOL_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running program; dropping it kills it.
 pub(crate) struct Process {
@@ -29,10 +31,18 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`, which should die with its parent. What it prints goes to files without a
     /// name, so that it never waits for a reader.
-    pub(crate) fn spawn(name: impl Display, mut command: Command) -> Result<Self, Failure> {
+    pub(crate) fn spawn(name: impl Display, command: Command) -> Result<Self, Failure> {
+        Self::spawn_reading(name, command, Stdio::null())
+    }
+
+    fn spawn_reading(
+        name: impl Display,
+        mut command: Command,
+        input: Stdio,
+    ) -> Result<Self, Failure> {
         let (output, messages) = (tempfile::tempfile()?, tempfile::tempfile()?);
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(OwnedFd::from(output.try_clone()?))
             .stderr(OwnedFd::from(messages.try_clone()?));
         let child = command.spawn().map_err(|error| {
@@ -63,10 +73,15 @@ impl Process {
     /// Waits for its end and returns what it printed: from that, callers tell how it went. Killed
     /// after `within`, or when `stop` is raised.
     pub(crate) fn finish(mut self, within: Duration, stop: &StopFlag) -> Result<String, Failure> {
+        self.wait(within, stop)?;
+        text_of(&mut self.output)
+    }
+
+    fn wait(&mut self, within: Duration, stop: &StopFlag) -> Result<ExitStatus, Failure> {
         let deadline = clock::now() + within;
         loop {
-            if self.child.try_wait()?.is_some() {
-                return text_of(&mut self.output);
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
             }
             if stop.is_raised() {
                 return Err("interrupted".into());
@@ -93,6 +108,23 @@ impl Drop for Process {
     }
 }
 
+/// What `command` prints when it is given `input`.
+///
+/// # Errors
+/// When it cannot be started, fails or takes too long; with its last words.
+pub(crate) fn output_of(name: &str, command: Command, input: &str) -> Result<String, Failure> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(input.as_bytes())?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut process = Process::spawn_reading(name, command, Stdio::from(file))?;
+    let status = process.wait(TOOL_WITHIN, &StopFlag::new())?;
+    if status.success() {
+        text_of(&mut process.output)
+    } else {
+        Err(process.complaint(&format!("ended with {status}")).into())
+    }
+}
+
 fn complaint(name: &str, fate: &str, messages: &str) -> String {
     let messages = messages.trim();
     let tail = (0..messages.len())
@@ -110,7 +142,7 @@ fn text_of(file: &mut File) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Process, complaint};
+    use super::{Process, complaint, output_of};
     use corelane::bench::StopFlag;
     use corelane::lab::wait_until;
     use std::process::Command;
@@ -136,6 +168,17 @@ mod tests {
             process.ensure_alive().err()
         });
         assert_eq!(error.unwrap().to_string(), "shell ended with exit status: 3: no");
+    }
+
+    #[test]
+    fn a_tool_is_given_its_input_and_must_succeed() {
+        assert_eq!(output_of("cat", Command::new("cat"), "a key\n").unwrap(), "a key\n");
+        let mut fails = Command::new("sh");
+        fails.args(["-c", "echo wrong key >&2; exit 1"]);
+        let error = output_of("tool", fails, "").unwrap_err().to_string();
+        assert_eq!(error, "tool ended with exit status: 1: wrong key");
+        let error = output_of("tool", Command::new("/nowhere"), "").unwrap_err().to_string();
+        assert!(error.starts_with("cannot start tool (/nowhere)"), "{error}");
     }
 
     #[test]

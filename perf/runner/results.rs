@@ -1,14 +1,15 @@
-//! What came out: kept while it comes in, then written as JSON and as a table.
+//! What came out: kept while it comes in, then summed up.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use corelane::bench::statistics::median;
 use serde::Serialize;
 
 use super::machine::Machine;
 use super::plan::{Contender, Links, Metric, Workload};
-use super::workload::Sample;
+use super::programs::Absent;
+use super::targets::{self, Verdict};
+use super::workload::{Effort, Sample};
 
 /// The schema number of `results.json`. Keys are added, never renamed or removed, within one
 /// number.
@@ -36,38 +37,43 @@ pub(crate) struct FailureNote {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Plan {
     pub(crate) rounds: u32,
-    pub(crate) seconds: u32,
+    #[serde(flatten)]
+    pub(crate) effort: Effort,
     pub(crate) links: Vec<Links>,
+    /// Those that are installed.
     pub(crate) contenders: Vec<Contender>,
     pub(crate) workloads: Vec<Workload>,
+    /// Those that would have been measured, but are not installed.
+    pub(crate) absent: Vec<Absent>,
 }
 
 /// The whole report, as `results.json` has it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     schema: u32,
-    machine: &'a Machine,
-    plan: &'a Plan,
-    figures: Vec<Figure>,
-    failures: &'a [FailureNote],
+    pub(crate) machine: &'a Machine,
+    pub(crate) plan: &'a Plan,
+    pub(crate) figures: Vec<Figure>,
+    pub(crate) targets: Vec<Verdict>,
+    pub(crate) failures: &'a [FailureNote],
 }
 
 /// One figure of one contender.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Figure {
+pub(crate) struct Figure {
     links: Links,
     contender: Contender,
     metric: Metric,
     unit: &'static str,
     /// One per round.
     samples: Vec<f64>,
-    median: f64,
-    min: f64,
-    max: f64,
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
     /// The median over that of the plain link, where both have the figure.
-    ratio_to_veth: Option<f64>,
+    pub(crate) ratio_to_veth: Option<f64>,
     /// The median over that of the ceiling program.
-    ratio_to_ceiling: Option<f64>,
+    pub(crate) ratio_to_ceiling: Option<f64>,
 }
 
 impl Results {
@@ -91,7 +97,8 @@ impl Results {
             let middle = median(samples)?;
             let ratio_to = |other: Contender| {
                 let divisor = median(self.samples.get(&(links, metric, other))?)?;
-                (other != contender && divisor > 0.0).then(|| middle / divisor)
+                let is_useful = other != contender && divisor > 0.0 && metric.has_ratio();
+                is_useful.then(|| middle / divisor)
             };
             Some(Figure {
                 links,
@@ -106,93 +113,34 @@ impl Results {
                 ratio_to_ceiling: ratio_to(Contender::Ceiling),
             })
         });
-        let figures = figures.collect();
-        Report { schema: SCHEMA, machine, plan, figures, failures: &self.failures }
+        let (figures, targets) = (figures.collect(), Vec::new());
+        let failures = &self.failures;
+        let mut report = Report { schema: SCHEMA, machine, plan, figures, targets, failures };
+        report.targets = targets::verdicts(&report);
+        report
     }
 }
 
 impl Report<'_> {
+    /// The figure of `contender`, if it has one.
+    pub(crate) fn figure(
+        &self,
+        links: Links,
+        contender: Contender,
+        metric: Metric,
+    ) -> Option<&Figure> {
+        let key = (links, contender, metric);
+        self.figures.iter().find(|one| (one.links, one.contender, one.metric) == key)
+    }
+
     /// As JSON, for programs.
     pub(crate) fn to_json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
-
-    /// As markdown, for people.
-    pub(crate) fn to_markdown(&self) -> String {
-        let (machine, plan) = (self.machine, self.plan);
-        let mut text = format!(
-            "# Measurements\n\n{}, {} CPUs, Linux {}, {}, load before {:.2}. \
-             {} rounds of {} s per throughput test.\n\n\
-             Each cell: median (min–max) · ratio to plain veth · ratio to the ceiling program.\n",
-            machine.cpu,
-            machine.cores,
-            machine.kernel,
-            machine.taken_at,
-            machine.load_before,
-            plan.rounds,
-            plan.seconds
-        );
-        for &links in &plan.links {
-            text.push_str(&self.table(links));
-        }
-        if !self.failures.is_empty() {
-            text.push_str("\n## Not measured\n\n");
-        }
-        for note in self.failures {
-            let workload = note.workload.map_or_else(|| "start".to_owned(), |w| w.to_string());
-            // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "- round {}, {:?} link, {}, {workload}: {}",
-                note.round,
-                note.links,
-                note.contender.title(),
-                note.reason.replace('\n', " ")
-            );
-        }
-        text
-    }
-
-    fn table(&self, links: Links) -> String {
-        let contenders = &self.plan.contenders;
-        let mut text = format!("\n## {}\n\n| | unit |", links.title());
-        for contender in contenders {
-            let _ = write!(text, " {} |", contender.title());
-        }
-        let _ = writeln!(text, "\n| --- | --- |{}", " --- |".repeat(contenders.len()));
-        let mut metrics: Vec<_> =
-            self.figures.iter().filter(|f| f.links == links).map(|f| f.metric).collect();
-        metrics.dedup();
-        for metric in metrics {
-            let (title, unit) = metric.title_and_unit();
-            let _ = write!(text, "| {title} | {unit} |");
-            for &contender in contenders {
-                let key = (links, metric, contender);
-                let figure = self.figures.iter().find(|f| (f.links, f.metric, f.contender) == key);
-                let _ = write!(text, " {} |", figure.map_or_else(|| "–".to_owned(), cell));
-            }
-            text.push('\n');
-        }
-        text
-    }
-}
-
-fn cell(figure: &Figure) -> String {
-    let (middle, min, max) = (number(figure.median), number(figure.min), number(figure.max));
-    let mut text = format!("{middle} ({min}–{max})");
-    for ratio in [figure.ratio_to_veth, figure.ratio_to_ceiling] {
-        match ratio {
-            Some(ratio) => {
-                let _ = write!(text, " · {ratio:.2}");
-            }
-            None => text.push_str(" · –"),
-        }
-    }
-    text
 }
 
 /// Three significant digits, or whole.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let digits = match value.abs() {
         0.0 => 0,
         below_10 if below_10 < 9.995 => 2,
@@ -202,33 +150,37 @@ fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
+/// Results to try reports on.
 #[cfg(test)]
-mod tests {
-    use super::{FailureNote, Plan, Results, number};
+pub(crate) mod testing {
+    use super::{Plan, Results};
     use crate::runner::machine::Machine;
     use crate::runner::plan::{Contender, Links, Metric, Workload};
+    use crate::runner::workload::Effort;
 
-    fn machine() -> Machine {
+    pub(crate) fn machine() -> Machine {
         Machine {
-            cpu: "CPU".to_owned(),
+            cpu: "CPU <2>".to_owned(),
             cores: 2,
             kernel: "6.1".to_owned(),
             taken_at: "2020-01-01T00:00:00Z".to_owned(),
             load_before: 0.25,
+            versions: [("iperf3", "3.12".to_owned())].into(),
         }
     }
 
-    fn plan() -> Plan {
+    pub(crate) fn plan() -> Plan {
         Plan {
             rounds: 3,
-            seconds: 1,
+            effort: Effort { seconds: 1, tries: 8, try_ms: 500 },
             links: vec![Links::Whole],
             contenders: vec![Contender::Veth, Contender::Ceiling, Contender::CorelaneOneWorker],
             workloads: vec![Workload::Tcp1Up],
+            absent: Vec::new(),
         }
     }
 
-    fn results() -> Results {
+    pub(crate) fn results() -> Results {
         let mut results = Results::default();
         for (contender, values) in [
             (Contender::CorelaneOneWorker, [6.0, 5.0, 7.0]),
@@ -239,47 +191,47 @@ mod tests {
                 results.add(Links::Whole, contender, &[(Metric::Tcp1Up, value)]);
             }
         }
-        results.add(Links::Whole, Contender::Ceiling, &[(Metric::Tcp1UpCpu, 0.5)]);
+        for (contender, value) in [(Contender::Ceiling, 0.5), (Contender::CorelaneOneWorker, 0.8)] {
+            results.add(Links::Whole, contender, &[(Metric::Tcp1UpCpu, value)]);
+        }
         results
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+    use super::testing::{machine, plan, results};
+    use crate::runner::plan::{Contender, Links, Metric};
 
     #[test]
-    fn the_table_has_medians_spans_and_ratios() {
-        let text = results().report(&machine(), &plan()).to_markdown();
-        let row = "| TCP 1 stream up | Gbit/s | 22.0 (20.0–24.0) · – · 2.00 | \
-            11.0 (10.0–12.0) · 0.50 · – | 6.00 (5.00–7.00) · 0.27 · 0.55 |";
-        assert!(text.contains(row), "{text}");
-        let row =
-            "| both tunnel processes, TCP 1 up | CPU s/GB | – | 0.50 (0.50–0.50) · – · – | – |";
-        assert!(text.contains(row), "{text}");
-        assert!(!text.contains("Not measured"), "{text}");
-    }
-
-    #[test]
-    fn the_json_has_a_schema_number_and_every_sample() {
-        let text = results().report(&machine(), &plan()).to_json().unwrap();
+    fn the_json_has_a_schema_number_every_sample_and_ratios() {
+        let (machine, plan) = (machine(), plan());
+        let text = results().report(&machine, &plan).to_json().unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json["schema"], 1);
+        assert_eq!((&json["schema"], &json["plan"]["seconds"]), (&1.into(), &1.into()));
+        assert_eq!(json["machine"]["versions"]["iperf3"], "3.12");
         let figures = json["figures"].as_array().unwrap();
         let figure = figures.iter().find(|f| f["contender"] == "corelane1").unwrap();
         assert_eq!(figure["metric"], "tcp1_up");
         assert_eq!(figure["samples"], serde_json::json!([6.0, 5.0, 7.0]));
         assert_eq!(figure["ratio_to_ceiling"], 6.0 / 11.0);
+        assert_eq!(figure["ratio_to_veth"], 6.0 / 22.0);
     }
 
     #[test]
-    fn what_failed_is_said() {
-        let mut results = results();
-        results.add_failure(FailureNote {
-            round: 2,
-            links: Links::Whole,
-            contender: Contender::CorelaneOneWorker,
-            workload: None,
-            reason: "the server ended\nwith 1".to_owned(),
-        });
-        let text = results.report(&machine(), &plan()).to_markdown();
-        let line = "- round 2, Whole link, Corelane, 1 worker, start: the server ended with 1\n";
-        assert!(text.contains(line), "{text}");
+    fn a_figure_has_median_and_span_and_accidents_have_no_ratio() {
+        let (machine, plan, mut results) = (machine(), plan(), results());
+        for contender in [Contender::Veth, Contender::CorelaneOneWorker] {
+            results.add(Links::Whole, contender, &[(Metric::Udp64Reordered, 4.0)]);
+        }
+        let report = results.report(&machine, &plan);
+        let one = Contender::CorelaneOneWorker;
+        let figure = report.figure(Links::Whole, one, Metric::Tcp1Up).unwrap();
+        assert_eq!((figure.median, figure.min, figure.max), (6.0, 5.0, 7.0));
+        let figure = report.figure(Links::Whole, one, Metric::Udp64Reordered).unwrap();
+        assert_eq!(figure.ratio_to_veth, None);
+        assert_eq!(report.figure(Links::Cut, one, Metric::Tcp1Up), None);
     }
 
     #[test]

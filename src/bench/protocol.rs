@@ -60,6 +60,9 @@ pub struct TestSpec {
     pub rate_bps: Option<u64>,
     /// Send datagrams in trains that the kernel cuts (`UDP_SEGMENT`).
     pub gso: bool,
+    /// Datagrams of one train; as many as fit into one call if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gso_segments: Option<u16>,
 }
 
 impl TestSpec {
@@ -73,6 +76,7 @@ impl TestSpec {
             length: BENCH_TCP_CHUNK_LEN,
             rate_bps: None,
             gso: false,
+            gso_segments: None,
         }
     }
 
@@ -112,6 +116,9 @@ impl TestSpec {
             && (self.streams, self.direction) != (1, Direction::Forward)
         {
             return invalid("an echo test has one stream, which the client sends".to_owned());
+        }
+        if self.gso_segments == Some(0) {
+            return invalid("a train has at least one datagram".to_owned());
         }
         if self.rate_bps == Some(0) {
             return invalid("the rate must be above 0".to_owned());

@@ -159,7 +159,7 @@ impl Sender {
     fn new(end: UdpEnd, target: SendTarget, spec: &TestSpec) -> Self {
         let payload_len = (spec.length as usize).clamp(DATAGRAM_HEADER_LEN, UDP_PAYLOAD_MAX);
         let (per_message, messages) = if spec.gso {
-            ((UDP_PAYLOAD_MAX / payload_len).clamp(1, GSO_SEGMENTS_MAX), TRAINS_MAX)
+            (train_datagrams(payload_len, spec.gso_segments), TRAINS_MAX)
         } else {
             (1, (SEND_ARENA_LEN / payload_len).clamp(1, SEND_MESSAGES_MAX))
         };
@@ -256,6 +256,12 @@ impl Sender {
     }
 }
 
+/// Datagrams of one train: those wanted, as far as the kernel takes them in one call.
+fn train_datagrams(payload_len: usize, wanted: Option<u16>) -> usize {
+    let fitting = (UDP_PAYLOAD_MAX / payload_len).clamp(1, GSO_SEGMENTS_MAX);
+    wanted.map_or(fitting, |wanted| usize::from(wanted).clamp(1, fitting))
+}
+
 /// What a fault means for a test that will send many more of the same.
 fn fatal(fault: &SendFault) -> Option<BenchError> {
     match fault.kind {
@@ -330,4 +336,24 @@ fn count(batch: &mut RecvBatch, id: u64, tracker: &mut SequenceTracker) -> (usiz
         }
     }
     (bytes, datagrams)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::train_datagrams;
+    use crate::limits::{GSO_SEGMENTS_MAX, UDP_PAYLOAD_MAX};
+
+    #[test]
+    fn trains_are_as_long_as_wanted_and_possible() {
+        for (payload_len, wanted, datagrams) in [
+            (1300, None, 50),
+            (1300, Some(40), 40),
+            (1300, Some(60), 50),
+            (1300, Some(1), 1),
+            (64, None, GSO_SEGMENTS_MAX),
+            (UDP_PAYLOAD_MAX, Some(40), 1),
+        ] {
+            assert_eq!(train_datagrams(payload_len, wanted), datagrams, "{payload_len} {wanted:?}");
+        }
+    }
 }
