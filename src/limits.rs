@@ -167,6 +167,21 @@ pub const LANE_EVENTS_BURST: u32 = 64;
 /// Events a worker may have waiting for the control thread.
 pub const WORKER_EVENTS_MAX: usize = 4096;
 
+// ---- Looking for work before sleeping (`tuning.spin_us`) ----
+
+/// How long a worker without work looks for more before it sleeps, unless configured otherwise: the
+/// answer of a far end on the same network comes within it.
+pub const SPIN_DEFAULT: Duration = Duration::from_micros(50);
+/// The longest that may be configured.
+pub const SPIN_MAX: Duration = Duration::from_millis(10);
+/// Spins in a row that find nothing after which most sleeps begin without one.
+pub const SPIN_MISSES_MAX: u32 = 8;
+/// Sleeps without a spin, once spinning has not been worth while.
+pub const SPIN_PAUSE_SLEEPS: u32 = 32;
+/// A spinning worker that offers its CPU to others and gets it back later than this is in their
+/// way: longer than a small packet's errand takes, shorter than the scheduler's time slice.
+pub const SPIN_TURN_AWAY_MAX: Duration = Duration::from_micros(100);
+
 // ---- MTU ----
 
 /// The default MTU inside the tunnel: a whole number of AES blocks that fits an outer IPv6 packet

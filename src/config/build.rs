@@ -1,6 +1,7 @@
 //! From sections to the plain configuration of a role.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -168,5 +169,6 @@ fn tuning(sections: &Sections) -> TuningConfig {
         coalesce_udp: tuning.coalesce_udp.value,
         socket_buffer_bytes: tuning.socket_buffer_bytes.value.as_usize(),
         copy_dscp: tuning.copy_dscp.value,
+        spin: Duration::from_micros(tuning.spin_us.value.as_u32().into()),
     }
 }

@@ -32,6 +32,7 @@ pub(crate) type RekeyAfter =
 /// Firewall mark; 0 would mean no mark.
 pub(crate) type Mark = Bounded<1, { u32::MAX as u64 }>;
 /// Bytes of a socket buffer. The kernel doubles the figure, and its own bound is an `int`.
+pub(crate) type Spin = Bounded<0, { limits::SPIN_MAX.as_micros() as u64 }>;
 pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;
 
 /// The UDP port a server listens on by default. It lies below the range from which Linux takes
@@ -228,6 +229,7 @@ section! {
         coalesce_udp: Switch = Switch::Auto, Restart;
         socket_buffer_bytes: SocketBuffer = SocketBuffer::clamped(8 << 20), Restart;
         copy_dscp: bool = false, Restart;
+        spin_us: Spin = Spin::clamped(limits::SPIN_DEFAULT.as_micros() as u64), Restart;
     }
 }
 

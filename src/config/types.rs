@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -125,6 +126,8 @@ pub struct TuningConfig {
     pub socket_buffer_bytes: usize,
     /// Copy the DSCP of inner packets to the outer header.
     pub copy_dscp: bool,
+    /// How long a worker without work looks for more before it sleeps.
+    pub spin: Duration,
 }
 
 /// Whether to use something the kernel may or may not offer.

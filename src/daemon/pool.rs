@@ -183,6 +183,7 @@ mod tests {
                 coalesce: CoalesceOptions { tcp: false, udp: false, checksum_offload: false },
                 plaintext_max: 1408,
                 copy_dscp: false,
+                spin: crate::limits::SPIN_DEFAULT,
             };
             let placement = Placement::choose(Some(workers), None);
             let (_pool, handles, events) =

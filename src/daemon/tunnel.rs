@@ -112,6 +112,7 @@ pub(super) fn forwarder_options(
         },
         plaintext_max: usize::from(mtu),
         copy_dscp: tuning.copy_dscp,
+        spin: tuning.spin,
     }
 }
 

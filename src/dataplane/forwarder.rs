@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::Waker;
@@ -63,6 +63,8 @@ pub struct ForwarderOptions {
     pub plaintext_max: usize,
     /// Copy the DSCP of inner packets to the outer header.
     pub copy_dscp: bool,
+    /// How long to look for more work before sleeping, at most.
+    pub spin: Duration,
 }
 
 /// Tells the control thread what happened, without ever waiting for it.

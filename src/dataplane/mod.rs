@@ -1,7 +1,7 @@
 //! The tunnel worker: one pinned thread that moves packets between its TUN queue and its sockets.
 //!
 //! [`worker`] is the event loop, `forwarder` what it does with packets: `to_wire` and `from_wire`
-//! are its two directions, `tables` what it knows, `trains` how datagrams leave together, `link`
+//! are its two directions, `spin` how it waits, `tables` what it knows, `trains` how datagrams leave together, `link`
 //! the socket they leave by. [`messages`] is all that a worker and the control thread share.
 
 pub mod messages;
@@ -11,6 +11,7 @@ mod forwarder;
 mod from_wire;
 mod index_map;
 mod link;
+mod spin;
 mod tables;
 mod to_wire;
 mod trains;

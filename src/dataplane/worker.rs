@@ -8,6 +8,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -21,6 +22,7 @@ use crate::dataplane::forwarder::{
 use crate::dataplane::from_wire::Received;
 use crate::dataplane::link::Link;
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
+use crate::dataplane::spin::{Look, Spinner};
 use crate::dataplane::trains::TrainBuilder;
 use crate::limits::{
     PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
@@ -77,6 +79,7 @@ pub struct Worker {
     tun: TunQueue,
     tun_ready: bool,
     attached: bool,
+    spinner: Spinner,
     links: Links,
     receive: RecvBatch,
     frame: Arena,
@@ -124,6 +127,7 @@ impl Worker {
             tun: parts.tun,
             tun_ready: true,
             attached: true,
+            spinner: Spinner::new(parts.options.spin),
             links: Links {
                 links: parts.sockets.into_iter().map(link).collect(),
                 now: clock::now(),
@@ -167,7 +171,43 @@ impl Worker {
     /// Sleeps until there is something to do and notes what. Returns whether it slept at all.
     fn await_work(&mut self, events: &mut Events) -> Result<bool, WorkerError> {
         self.links.watch_for_room(self.poll.registry()).map_err(WorkerError::Poll)?;
+        if !self.has_work() && self.finds_work_by_spinning(events)? {
+            return Ok(true);
+        }
         let timeout = self.has_work().then_some(Duration::ZERO);
+        self.poll_for(events, timeout)?;
+        Ok(timeout.is_none())
+    }
+
+    /// Looks for something to do as long as that seems worth while. Returns whether it came.
+    fn finds_work_by_spinning(&mut self, events: &mut Events) -> Result<bool, WorkerError> {
+        if self.spinner.before_sleep().is_none() {
+            return Ok(false);
+        }
+        let begun_at = clock::now();
+        let mut looked_at = begun_at;
+        loop {
+            self.poll_for(events, Some(Duration::ZERO))?;
+            let look = if events.is_empty() {
+                let left_at = clock::now();
+                thread::yield_now();
+                looked_at = clock::now();
+                Look::Nothing(looked_at - left_at)
+            } else {
+                Look::Found
+            };
+            if !self.spinner.goes_on(look, looked_at - begun_at) {
+                return Ok(look == Look::Found);
+            }
+        }
+    }
+
+    /// Waits for readiness, for at most `timeout`, and notes it.
+    fn poll_for(
+        &mut self,
+        events: &mut Events,
+        timeout: Option<Duration>,
+    ) -> Result<(), WorkerError> {
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != ErrorKind::Interrupted => {
                 return Err(WorkerError::Poll(error));
@@ -175,7 +215,7 @@ impl Worker {
             _ => {}
         }
         self.note_readiness(events);
-        Ok(timeout.is_none())
+        Ok(())
     }
 
     /// Whether something can be done without waiting.

@@ -111,6 +111,7 @@ impl Side {
             coalesce: CoalesceOptions::ALL,
             plaintext_max: usize::from(TUN_MTU_DEFAULT),
             copy_dscp: false,
+            spin: crate::limits::SPIN_DEFAULT,
         };
         let event_sender = EventSender::new(event_queue, waker);
         let forwarder =

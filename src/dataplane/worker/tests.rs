@@ -61,6 +61,7 @@ impl Bench {
                 coalesce: CoalesceOptions::ALL,
                 plaintext_max: usize::from(TUN_MTU_DEFAULT),
                 copy_dscp: false,
+                spin: crate::limits::SPIN_DEFAULT,
             },
         })
         .unwrap();
