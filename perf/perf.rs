@@ -215,8 +215,8 @@ impl Round<'_> {
     }
 }
 
-/// Finds the programs to measure. Under `cargo run` this project's own are brought up to date first:
-/// cargo builds only the example that it runs.
+/// Finds the programs to measure. Under `cargo run` this project's own are brought up to date
+/// first: cargo builds only the example that it runs.
 fn find_programs(tools: Option<&Path>) -> Result<Programs, Failure> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut build = Command::new(cargo);

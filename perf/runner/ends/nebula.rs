@@ -1,5 +1,5 @@
-//! Nebula, two hosts that know each other's certificate authority; no lighthouse. AES-256-GCM, which
-//! is its default.
+//! Nebula, two hosts that know each other's certificate authority; no lighthouse. AES-256-GCM,
+//! which is its default.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
