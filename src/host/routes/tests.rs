@@ -35,12 +35,16 @@ fn request(prefixes: &[&str]) -> RouteRequest {
 /// A TUN device that is up, with inner addresses, on a host.
 fn open_tun(host: &Host, name: &str) -> TunDevice {
     let addresses: [IpNet; 2] = ["172.20.0.2/24".parse().unwrap(), "fd00:c::2/64".parse().unwrap()];
-    host.run(|| {
+    let tun = host.run(|| {
         let tun = TunDevice::open(name, 1, TunOffloadWish::NONE).unwrap();
         link::bring_up(&mut Netlink::open().unwrap(), name, 1408, 1000, &addresses).unwrap();
         tun
-    })
-    .unwrap()
+    });
+    // The kernel routes an IPv6 address to itself a moment after it was added.
+    let local = format!("fd00:c::2 dev {name}");
+    let routed = || ip(host, "-6 route show table local").contains(&local).then_some(());
+    crate::lab::wait_until(Duration::from_secs(10), "the local route", routed).unwrap();
+    tun.unwrap()
 }
 
 fn install(host: &Host, tun: &str, prefixes: &[&str]) -> Result<ClientRoutes, RoutesError> {
