@@ -99,7 +99,10 @@ struct Sockets {
 
 impl Sockets {
     fn open(config: &UpConfig, server: SocketAddr, workers: usize) -> Result<Self, UdpError> {
-        let options = tunnel::udp_options(&config.tuning, Some(config.mark));
+        let options = UdpOptions {
+            follow_routes: true,
+            ..tunnel::udp_options(&config.tuning, Some(config.mark))
+        };
         let open = || bind_any(server, &options);
         let workers = (0..workers).map(|_| open()).collect::<Result<_, _>>()?;
         let control = open()?;
