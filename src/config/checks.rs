@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Sections, Setting};
 use crate::config::values::Auto;
+use crate::handshake::keys::PublicKey;
 use crate::limits;
 
 /// What holds for both roles.
@@ -26,6 +27,7 @@ pub(crate) fn server(sections: &Sections, problems: &mut Problems) {
 /// What holds for a client.
 pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
     let client = &sections.client;
+    key_has_an_owner(&client.server_key, problems);
     let addresses = &sections.tun.addresses.value;
     let has_family = |prefix: &IpNet| addresses.iter().any(|own| same_family(own, prefix));
     if let Some(route) = client.routes.value.iter().find(|route| !has_family(route)) {
@@ -126,6 +128,7 @@ fn peer_keys(sections: &Sections, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
     for peer in &sections.peers {
         let Setting { value, origin } = &peer.keys.public_key;
+        key_has_an_owner(&peer.keys.public_key, problems);
         match value {
             Some(key) if !seen.insert(*key) => {
                 problems.error(origin.clone(), format!("two peers have the public key {key}"));
@@ -142,6 +145,15 @@ fn peer_keys(sections: &Sections, problems: &mut Problems) {
             let what = "this peer owns no address (`allowed_ips`): it can connect, not talk";
             problems.warning(peer.place.clone(), what);
         }
+    }
+}
+
+/// With a key of low order every secret is zero, so everybody would be its owner.
+fn key_has_an_owner(setting: &Setting<Option<PublicKey>>, problems: &mut Problems) {
+    if let Some(key) = setting.value.filter(PublicKey::is_low_order) {
+        let what = format!("nobody can have a private key to {key}: its order is low");
+        let help = "on the far side, `corelane key public < private.key` prints the right one";
+        problems.error_with_help(setting.origin.clone(), what, help);
     }
 }
 

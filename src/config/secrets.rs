@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::config::problems::Problems;
 use crate::config::schema::{Role, Sections, Setting};
 use crate::exit::ExitCode;
-use crate::handshake::keys::{KeyParseError, PresharedKey, PrivateKey};
+use crate::handshake::keys::{KeyParseError, PresharedKey, PrivateKey, PublicKey};
 
 /// Bytes of the longest key file: 44 characters, and generous white space.
 const KEY_FILE_LEN_MAX: usize = 256;
@@ -80,6 +80,15 @@ pub enum SecretError {
         /// What is wrong with it.
         source: KeyParseError,
     },
+    /// The far side is configured with this side's own key.
+    #[error(
+        "{key} is the public key of this side itself: the far side has one of its own, which \
+         `corelane key public < private.key` prints there"
+    )]
+    OwnKey {
+        /// The key.
+        key: PublicKey,
+    },
 }
 
 impl SecretError {
@@ -124,6 +133,20 @@ pub fn load_preshared_key(path: &Path) -> Result<PresharedKey, SecretError> {
     load(path)
 }
 
+/// Makes sure that none of the keys of far sides is `own`.
+///
+/// # Errors
+/// [`SecretError::OwnKey`].
+pub fn ensure_foreign<'a>(
+    own: &PublicKey,
+    mut far_sides: impl Iterator<Item = &'a PublicKey>,
+) -> Result<(), SecretError> {
+    match far_sides.find(|key| *key == own) {
+        Some(key) => Err(SecretError::OwnKey { key: *key }),
+        None => Ok(()),
+    }
+}
+
 /// Opens every key file that a configuration names and reports those that are not acceptable.
 pub(crate) fn check_files(sections: &Sections, role: Role, problems: &mut Problems) {
     let mut check = |setting: &Setting<Option<PathBuf>>, is_private: bool| {
@@ -140,16 +163,27 @@ pub(crate) fn check_files(sections: &Sections, role: Role, problems: &mut Proble
             Ok(()) => {}
         }
     };
+    let (own_key_file, far_sides): (_, Vec<_>) = match role {
+        Role::Server => {
+            let keys = sections.peers.iter().map(|peer| &peer.keys.public_key);
+            (&sections.server.private_key_file, keys.collect())
+        }
+        Role::Client => (&sections.client.private_key_file, vec![&sections.client.server_key]),
+    };
+    check(own_key_file, true);
     match role {
         Role::Server => {
-            check(&sections.server.private_key_file, true);
             for peer in &sections.peers {
                 check(&peer.keys.preshared_key_file, false);
             }
         }
-        Role::Client => {
-            check(&sections.client.private_key_file, true);
-            check(&sections.client.preshared_key_file, false);
+        Role::Client => check(&sections.client.preshared_key_file, false),
+    }
+    let own = own_key_file.value.as_ref().and_then(|path| load_private_key(path).ok());
+    let Some(own) = own.map(|key| key.public()) else { return };
+    for far_side in far_sides {
+        if let Err(error) = ensure_foreign(&own, far_side.value.iter()) {
+            problems.error(far_side.origin.clone(), error.to_string());
         }
     }
 }

@@ -53,6 +53,14 @@ fn a_minimal_file_is_in_order() {
 }
 
 #[test]
+fn a_public_key_of_low_order_is_refused_on_either_side() {
+    let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for text in [server(""), client("")] {
+        assert_only(&text.replace(KEY, zero), Severity::Error, "its order is low");
+    }
+}
+
+#[test]
 fn all_problems_are_reported_at_once_each_in_its_place() {
     let text = "[server]\nlisen = [\"[::]:1\"]\nlisten = [\"x\", 5, \"[::]:2\"]\n\n\
                 [tun]\nmtu = 9\nname = 3\nadresses = []\n\n[wrokers]\ncount = 2\n\n\

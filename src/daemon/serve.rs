@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::secrets::{load_preshared_key, load_private_key};
+use crate::config::secrets::{ensure_foreign, load_preshared_key, load_private_key};
 use crate::config::{PeerConfig, ServeConfig, Source};
 use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, ServerSetup};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
@@ -25,7 +25,8 @@ use crate::sys::udp::UdpSocket;
 pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::allow_many_files();
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
-    let peers = peer_setups(&config.peers)?;
+    let peers = peer_setups(&config.peers, identity.public())?;
+    let own_key = *identity.public();
     let placement = Placement::choose(config.workers, config.cpus.as_deref());
     let workers = placement.workers();
 
@@ -60,7 +61,8 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
     let summary = format!("{workers} workers on {}", info.tun);
-    let hooks = ServerHooks { source, summary, names: peer_names(&config.peers), upkeep };
+    let names = peer_names(&config.peers);
+    let hooks = ServerHooks { source, summary, own_key, names, upkeep };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_server(setup, seed()?, clock::now()),
         poll,
@@ -110,7 +112,8 @@ impl Listeners {
     }
 }
 
-fn peer_setups(peers: &[PeerConfig]) -> Result<Vec<PeerSetup>, DaemonError> {
+fn peer_setups(peers: &[PeerConfig], own: &PublicKey) -> Result<Vec<PeerSetup>, DaemonError> {
+    ensure_foreign(own, peers.iter().map(|peer| &peer.public_key))?;
     let setup = |peer: &PeerConfig| {
         let preshared_key = match &peer.preshared_key_file {
             Some(path) => load_preshared_key(path)?,
@@ -130,6 +133,7 @@ fn peer_names(peers: &[PeerConfig]) -> BTreeMap<PublicKey, String> {
 struct ServerHooks {
     source: Source,
     summary: String,
+    own_key: PublicKey,
     names: BTreeMap<PublicKey, String>,
     upkeep: Upkeep,
 }
@@ -156,7 +160,8 @@ impl ControlHooks for ServerHooks {
         for warning in loaded.warnings.lines() {
             log::warn!("{warning}");
         }
-        let peers = peer_setups(&loaded.config.peers).map_err(|error| error.to_string())?;
+        let peers = peer_setups(&loaded.config.peers, &self.own_key);
+        let peers = peers.map_err(|error| error.to_string())?;
         self.names = peer_names(&loaded.config.peers);
         Ok(Reload::Server { peers })
     }

@@ -73,6 +73,7 @@ pub(super) fn udp_options(tuning: &TuningConfig, mark: Option<u32>) -> UdpOption
         send_buffer: Some(tuning.socket_buffer_bytes),
         gro: tuning.udp_gro.wanted(),
         v6_only: false,
+        follow_routes: false,
     }
 }
 

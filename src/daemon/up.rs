@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::secrets::{load_preshared_key, load_private_key};
+use crate::config::secrets::{ensure_foreign, load_preshared_key, load_private_key};
 use crate::config::{Source, UpConfig};
 use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engine, Reload};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
@@ -28,6 +28,7 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::allow_many_files();
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
+    ensure_foreign(identity.public(), std::iter::once(&config.server_key))?;
     let client_options = client_options(&config)?;
     tunnel::remove_leftovers()?;
     let server = resolve(&config.server)
@@ -99,7 +100,10 @@ struct Sockets {
 
 impl Sockets {
     fn open(config: &UpConfig, server: SocketAddr, workers: usize) -> Result<Self, UdpError> {
-        let options = tunnel::udp_options(&config.tuning, Some(config.mark));
+        let options = UdpOptions {
+            follow_routes: true,
+            ..tunnel::udp_options(&config.tuning, Some(config.mark))
+        };
         let open = || bind_any(server, &options);
         let workers = (0..workers).map(|_| open()).collect::<Result<_, _>>()?;
         let control = open()?;

@@ -10,12 +10,13 @@ use std::time::Instant;
 use crate::dataplane::index_map::IndexMap;
 use crate::dataplane::messages::{Endpoint, SessionInstall};
 use crate::limits::{LANE_EVENTS_BURST, LANE_EVENTS_PPS, SESSIONS_PER_PEER_MAX};
+use crate::packet::{Parsed, Transport};
 use crate::rate::Rate;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::lane::{ReceiveLane, SendLane};
 use crate::session::lanes::LanePlan;
 use crate::telemetry::counters::SessionUsage;
-use crate::wire::{Features, SessionIndex};
+use crate::wire::{DataHeader, Features, SessionIndex};
 
 /// How often one lane may have something for the control thread.
 const LANE_EVENTS: Rate = Rate::new(LANE_EVENTS_PPS, LANE_EVENTS_BURST);
@@ -119,6 +120,18 @@ impl Session {
     /// Whether a path message of `lane` may be handed to the control thread.
     pub(super) fn takes_path_message(&mut self, worker: usize, lane: u8, now: Instant) -> bool {
         self.receive_slot(worker, lane).is_some_and(|slot| self.receive[slot].takes_event(now))
+    }
+
+    /// Whether a packet is a datagram of this very session, which a route has led into the tunnel.
+    /// It would come back larger each time, until it fits no more.
+    #[inline]
+    pub(super) fn has_sent(&self, parsed: &Parsed, packet: &[u8]) -> bool {
+        let far_end = self.send_endpoint.map(|endpoint| endpoint.remote.ip());
+        far_end == Some(parsed.destination)
+            && parsed.transport == Some(Transport::Udp)
+            && packet.get(parsed.payload_offset..).is_some_and(|payload| {
+                DataHeader::parse(payload).is_ok_and(|it| it.receiver == self.secrets.remote)
+            })
     }
 
     /// Forgets where `lane` came from, so that its next packet is news.

@@ -104,11 +104,15 @@ impl Forwarder {
         };
         let (index, plaintext_max) = (session.local, session.plaintext_max);
         let partial_checksums = session.features.contains(Features::CHECKSUM_OFFLOAD);
+        let is_looped = session.has_sent(&parsed, packet);
         let copy_dscp = self.copy_dscp;
         mss::clamp(packet, &parsed, plaintext_max, header.needs_checksum());
         let Ok(mut split) = Split::with_parsed(&header, packet, parsed, partial_checksums) else {
             return self.drop_packets(DropReason::PacketMalformed, 1);
         };
+        if is_looped {
+            return self.drop_packets(DropReason::RoutingLoop, split.segments());
+        }
         let tos = if copy_dscp { parsed.traffic_class } else { parsed.ecn };
         if split.largest_segment_len() > plaintext_max {
             return self.send_oversized(index, &header, &split, tos, datagrams, packets);

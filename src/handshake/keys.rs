@@ -48,6 +48,14 @@ impl FromStr for PublicKey {
     }
 }
 
+impl PublicKey {
+    /// Whether the shared secret with it is all zeros whatever the private key (RFC 7748
+    /// section 6.1). Private keys are multiples of the cofactor, so one of them tells.
+    pub fn is_low_order(&self) -> bool {
+        MontgomeryPoint(self.0).mul_clamped([0; KEY_LEN]).to_bytes() == [0; KEY_LEN]
+    }
+}
+
 /// A static X25519 private key. Wiped from memory when dropped, never printed by `Debug`.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PrivateKey([u8; KEY_LEN]);

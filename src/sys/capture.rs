@@ -1,6 +1,6 @@
-//! Looking at the packets of an interface (packet(7)).
+//! Looking at the packets of an interface, and adding some (packet(7)).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -105,6 +105,17 @@ impl Capture {
         }))
     }
 
+    /// Sends `packet`, from its IP header on, out of the interface, whatever its addresses say. For
+    /// interfaces without a link-layer header, such as TUN.
+    ///
+    /// # Errors
+    /// `EMSGSIZE` if it is larger than the MTU, `ENETDOWN`, `ENOBUFS`.
+    pub fn inject(&self, packet: &[u8]) -> io::Result<()> {
+        let nothing_to_offload = [0; VIRTIO_HEADER_LEN];
+        let pieces = [IoSlice::new(&nothing_to_offload), IoSlice::new(packet)];
+        self.socket.send_vectored(&pieces).map(drop)
+    }
+
     /// Packets that found the buffer full since this was last asked.
     ///
     /// # Errors
@@ -174,7 +185,9 @@ mod tests {
     use std::net::{Ipv4Addr, UdpSocket};
 
     use super::Capture;
-    use crate::sys::testing;
+    use crate::limits::VIRTIO_HEADER_LEN;
+    use crate::sys::tun::{TunDevice, TunOffloadWish};
+    use crate::sys::{link, testing};
 
     #[test]
     fn what_crosses_the_loopback_is_seen_in_both_directions() {
@@ -194,6 +207,27 @@ mod tests {
             }
             assert!(capture.receive().unwrap().is_none());
             assert_eq!(capture.missed().unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn an_injected_packet_leaves_as_it_is() {
+        testing::in_namespace(|| {
+            let device = TunDevice::open("bare0", 1, TunOffloadWish::NONE).unwrap();
+            link::bring_up("bare0").unwrap();
+            let capture = Capture::open("bare0").unwrap();
+            // An IPv4 header with addresses that no host would send from or to.
+            let mut packet = [0; 20];
+            (packet[0], packet[3]) = (0x45, 20);
+            capture.inject(&packet).unwrap();
+            let mut frame = [0; 2048];
+            let found = (0..100).any(|_| {
+                assert!(testing::wait_readable(&device.queues[0]), "it never came");
+                let len = device.queues[0].read(&mut frame).unwrap();
+                // IPv6 announces itself on the device, too.
+                frame[VIRTIO_HEADER_LEN..len] == packet
+            });
+            assert!(found);
         });
     }
 

@@ -70,6 +70,8 @@ drop_reasons! {
         "The peer that owns the destination has no session yet.";
     NoPath, "no_path",
         "The peer's session has no known address on this worker's path yet.";
+    RoutingLoop, "routing_loop",
+        "A route led one of the tunnel's own datagrams back into the tunnel.";
     PacketTooBig, "packet_too_big",
         "A packet did not fit the path and was answered with ICMP \"too big\".";
     PacketTooBigUnanswered, "packet_too_big_unanswered",

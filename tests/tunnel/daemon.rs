@@ -1,5 +1,6 @@
 //! One daemon: its files, its process, its status.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub(crate) struct Daemon {
     name: String,
     subcommand: &'static str,
     directory: PathBuf,
+    /// The program itself.
+    pub(crate) program: PathBuf,
     /// Flags besides the configuration file.
     pub(crate) flags: Vec<String>,
     /// The command in front of the program's own, such as setpriv.
@@ -34,6 +37,7 @@ impl Daemon {
             name: name.to_owned(),
             subcommand,
             directory: directory.to_owned(),
+            program: PathBuf::from(CORELANE),
             flags: Vec::new(),
             wrapper: Vec::new(),
             child: None,
@@ -69,8 +73,8 @@ impl Daemon {
         assert!(self.child.is_none(), "the {} runs already", self.name);
         let log: File =
             OpenOptions::new().append(true).create(true).open(self.file("log")).unwrap();
-        let own = [CORELANE, self.subcommand, "-c"].map(str::to_owned);
-        let mut words = self.wrapper.iter().cloned().chain(own);
+        let own = [self.program.as_os_str(), self.subcommand.as_ref(), "-c".as_ref()];
+        let mut words = self.wrapper.iter().map(OsStr::new).chain(own);
         let child = host
             .command(words.next().unwrap())
             .unwrap()
@@ -114,6 +118,11 @@ impl Daemon {
         let mut asking = Command::new(CORELANE);
         asking.args(command).arg("--status-socket").arg(self.status_socket());
         asking.env_remove("RUST_LOG").output().unwrap()
+    }
+
+    /// Runs `corelane` with a command that asks no daemon.
+    pub(crate) fn ask_nobody(&self, command: &[&str]) -> std::process::Output {
+        Command::new(&self.program).args(command).env_remove("RUST_LOG").output().unwrap()
     }
 
     /// Waits until its status is as `ready` wants it, and returns it.

@@ -181,6 +181,11 @@ impl Iperf {
         Self { server, client }
     }
 
+    /// Whether the test goes on.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.client.is_running()
+    }
+
     /// Waits for its end, which must be a good one.
     #[track_caller]
     pub(crate) fn finish(self) -> IperfReport {

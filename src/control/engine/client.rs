@@ -227,6 +227,7 @@ impl Client {
                     }
                     PathMessage::ProbeAck { path, token, plaintext_len } => {
                         self.handle_probe_ack(core, at, path, token, plaintext_len.into());
+                        self.drive_mtu(core, at);
                     }
                     PathMessage::Close { .. } if self.session(session).is_some() => {
                         // Spread the clients of a server that restarts.

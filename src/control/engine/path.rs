@@ -139,8 +139,10 @@ impl Path {
         let active = sent_bytes != self.bytes_seen;
         self.bytes_seen = sent_bytes;
         if let Some(len) = self.mtu.poll_probe(now, active) {
-            self.send_probe(core, now, session, worker, len);
+            // The smaller one first: behind the larger one it would end a train with it, and be
+            // lost with it where something on the way takes trains whole.
             self.send_probe(core, now, session, worker, PATH_PLAINTEXT_BASE);
+            self.send_probe(core, now, session, worker, len);
         }
         self.tell_mtu_change(core, session);
     }

@@ -103,8 +103,8 @@ impl PathMtu {
         }
     }
 
-    /// The size to probe now, if any: send one probe of this size, then one of
-    /// [`PATH_PLAINTEXT_BASE`]. `active` tells whether the path carried traffic lately; an idle
+    /// The size to probe now, if any: send one probe of [`PATH_PLAINTEXT_BASE`], then one of this
+    /// size. `active` tells whether the path carried traffic lately; an idle
     /// path is left alone.
     pub(super) fn poll_probe(&mut self, now: Instant, active: bool) -> Option<usize> {
         if now < self.poll_timeout() {

@@ -174,6 +174,21 @@ const PROVOCATIONS: &[(DropReason, Provocation)] = &[
         server.encapsulate(ping(SERVER, CLIENT));
         (server, 1)
     }),
+    (DropReason::RoutingLoop, || {
+        let (mut client, _) = pair();
+        let endpoint = Ipv4Addr::new(192, 0, 2, 1);
+        let sealed = client.encapsulate(ping(CLIENT, SERVER)).remove(0);
+        client.own("192.0.2.0/24");
+        let mut looped = udp_packet(CLIENT, endpoint, sealed.len());
+        // Somebody else's datagrams to the same place, and to another, pass.
+        assert_eq!(client.encapsulate(frame(&looped)).len(), 1);
+        looped[28..].copy_from_slice(&sealed);
+        assert!(client.encapsulate(frame(&looped)).is_empty());
+        let mut elsewhere = udp_packet(CLIENT, Ipv4Addr::new(192, 0, 2, 9), sealed.len());
+        elsewhere[28..].copy_from_slice(&sealed);
+        assert_eq!(client.encapsulate(frame(&elsewhere)).len(), 1);
+        (client, 1)
+    }),
     (DropReason::PacketTooBig, || {
         let (mut client, _) = pair();
         let (session, path) = (CLIENT_INDEX, 0);

@@ -154,7 +154,9 @@ fn low_order_points() -> impl Iterator<Item = [u8; 32]> {
 #[test]
 fn a_server_key_of_low_order_is_refused() {
     let mut pair = Pair::new();
+    assert!(!pair.server.public().is_low_order());
     for point in low_order_points() {
+        assert!(PublicKey(point).is_low_order());
         let started = PendingInitiation::start(
             &pair.client,
             &PublicKey(point),

@@ -14,6 +14,7 @@ const OPTIONS: UdpOptions = UdpOptions {
     send_buffer: None,
     gro: true,
     v6_only: false,
+    follow_routes: false,
 };
 
 struct Group {

@@ -22,6 +22,10 @@ pub struct UdpOptions {
     pub gro: bool,
     /// Keep IPv4 out of an IPv6 socket, so that an IPv4 socket can have the same port.
     pub v6_only: bool,
+    /// Do not tell at which of our addresses a datagram arrived, so that what answers it leaves
+    /// from the address that the routes give: for a side that may move, and is the one to speak
+    /// first.
+    pub follow_routes: bool,
 }
 
 /// A bound UDP socket, non-blocking and closed on exec.
@@ -132,7 +136,7 @@ impl UdpSocket {
             })?;
         }
         set_buffers(&socket, options).map_err(refused("SO_RCVBUF or SO_SNDBUF"))?;
-        set_packet_options(&socket, address).map_err(refused("setting packet options"))?;
+        set_packet_options(&socket, address, options).map_err(refused("setting packet options"))?;
         let gro = options.gro && set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
 
         socket.bind(&address.into()).map_err(|source| bind_error(address, source))?;
@@ -282,17 +286,22 @@ pub fn probe_gro(socket: &impl AsFd) -> bool {
     get_option(socket, libc::SOL_UDP, libc::UDP_GRO).is_ok()
 }
 
-/// Local addresses and ECN on receipt, and datagrams that are never fragmented whatever the
-/// cached path MTU says (`IP_PMTUDISC_PROBE`): paths are measured by us. `IP_RECVERR` stays off,
-/// so an ICMP error, which anybody can send, never shows up on the socket.
-fn set_packet_options(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+/// ECN and, unless switched off, local addresses on receipt, and datagrams that are never
+/// fragmented whatever the cached path MTU says (`IP_PMTUDISC_PROBE`): paths are measured by us.
+/// `IP_RECVERR` stays off, so an ICMP error, which anybody can send, never shows up on the socket.
+fn set_packet_options(
+    socket: &Socket,
+    address: SocketAddr,
+    options: &UdpOptions,
+) -> io::Result<()> {
+    let arrival = libc::c_int::from(!options.follow_routes);
     let v4 = [
-        (libc::IP_PKTINFO, 1),
+        (libc::IP_PKTINFO, arrival),
         (libc::IP_RECVTOS, 1),
         (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
     ];
     let v6 = [
-        (libc::IPV6_RECVPKTINFO, 1),
+        (libc::IPV6_RECVPKTINFO, arrival),
         (libc::IPV6_RECVTCLASS, 1),
         (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
         (libc::IPV6_DONTFRAG, 1),

@@ -17,6 +17,7 @@ const GRO: UdpOptions = UdpOptions {
     send_buffer: None,
     gro: true,
     v6_only: false,
+    follow_routes: false,
 };
 
 fn bind(address: &str) -> UdpSocket {
@@ -275,6 +276,23 @@ fn where_fragments_are_allowed_a_datagram_may_exceed_the_link() {
             send_one(&client, &sent, to(reach(&server, host)), 0);
             let (_, bytes) = receive(&server, 1).remove(0);
             assert_eq!(bytes, sent, "{host}");
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_follows_routes_does_not_know_where_a_datagram_arrived() {
+    in_namespace(|| {
+        for (any, host) in [("[::]:0", "::1"), ("[::]:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")]
+        {
+            for follow_routes in [false, true] {
+                let options = UdpOptions { follow_routes, ..GRO };
+                let socket = UdpSocket::bind(any.parse().unwrap(), &options).unwrap();
+                send_one(&bind(any), b"hello", to(reach(&socket, host)), 0b10);
+                let (meta, _) = receive(&socket, 1).remove(0);
+                let expected = (!follow_routes).then(|| host.parse().unwrap());
+                assert_eq!((meta.local, meta.ecn), (expected, 0b10), "{host}");
+            }
         }
     });
 }
