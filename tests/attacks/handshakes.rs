@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use corelane::handshake::keys::{PrivateKey, PublicKey};
+use corelane::handshake::keys::PrivateKey;
 use corelane::limits::MAC_LEN;
 use corelane::sys::clock;
 use corelane::telemetry::drops::DropReason::{
@@ -12,8 +12,8 @@ use corelane::telemetry::drops::DropReason::{
     HandshakePeerUnknown, HandshakeReplayed, HandshakeUnexpected,
 };
 use corelane::wire::{INITIATION_LEN, INITIATION_NOISE_LEN, MessageType, RESPONSE_LEN};
-use ring::{digest, hmac};
 
+use crate::flooder::correct_mac1;
 use crate::insider;
 use crate::stage::{SERVER, Side, Stage};
 use crate::wiretap::{Seen, Wall, Wiretap};
@@ -26,15 +26,6 @@ fn withheld_initiation(stage: &mut Stage) -> Seen {
     let _wall = Wall::before(Side::Server, router);
     stage.tunnel.client.start(client);
     tap.await_datagram(|seen| seen.is(MessageType::Initiation))
-}
-
-/// What anybody who knows a server's public key can compute (docs/protocol.md, "Macs").
-fn correct_mac1(initiation: &mut [u8], server: &PublicKey) {
-    let key = [&b"corelane v1 mac1"[..], &server.0].concat();
-    let key = digest::digest(&digest::SHA256, &key);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_ref());
-    let (covered, macs) = initiation.split_at_mut(INITIATION_LEN - 2 * MAC_LEN);
-    macs[..MAC_LEN].copy_from_slice(&hmac::sign(&key, covered).as_ref()[..MAC_LEN]);
 }
 
 /// A source that no other call with another number has.

@@ -14,7 +14,8 @@ use corelane::limits::{
 };
 use corelane::sys::capture::Capture;
 use corelane::telemetry::drops::DropReason::{
-    self, EcnIllegal, InnerMalformed, InnerSourceNotAllowed, PathMessageExcess,
+    self, AuthenticationFailed, EcnIllegal, InnerMalformed, InnerSourceNotAllowed,
+    PathMessageExcess,
 };
 use corelane::wire::{FLAG_CONTINUES_RUN, FLAG_PARTIAL_CHECKSUM, PATH_MESSAGE_LEN, PathMessage};
 use rand::{Rng, SeedableRng};
@@ -25,7 +26,7 @@ use crate::attacker::ATTACKER;
 use crate::harness::{CLIENT_V4, CLIENT_V6, PATIENCE, SERVER_V4, SERVER_V6, TUN, capture};
 use crate::insider::{INSIDER_V4, INSIDER_V6, Insider, at, credentials};
 use crate::packets::*;
-use crate::stage::{Drops, Side, Stage};
+use crate::stage::{Drops, SERVER, Side, Stage};
 
 /// A stage with one more peer, who is connected.
 fn build() -> (Stage, Insider) {
@@ -403,6 +404,29 @@ fn path_messages_in_excess_are_dropped_by_the_worker() {
     let dropped = || (excess(&stage) > most).then_some(());
     wait_until(PATIENCE, "the excess to be dropped", dropped).unwrap();
     before.assert_added(&stage, 0, &[(PathMessageExcess, excess(&stage))]);
+    insider.assert_served();
+    stage.assert_unharmed();
+}
+
+/// What one peer has sealed does not open as another's, whichever session it names.
+#[test]
+fn a_peer_cannot_speak_for_another_by_naming_its_session() {
+    const COUNT: u64 = 20;
+    let (stage, mut insider) = build();
+    let session = stage.index_of_session(Side::Server);
+    assert_ne!(session, insider.remote);
+    let before = Tally::of(&stage);
+    let source = (CLIENT_V4.into(), 1);
+    let forged = ipv4(CLIENT_V4, SERVER_V4, UDP, &udp(source, there(), &[7; 64]));
+    for _ in 0..COUNT {
+        let mut datagram = insider.seal(&forged);
+        // Counters that nobody has used yet, or the window would be what refuses them.
+        datagram[8..12].copy_from_slice(&[0, 0, 0, 0]);
+        datagram[12] = 1;
+        datagram[4..8].copy_from_slice(&session.0.to_be_bytes());
+        stage.attacker.send(SERVER.into(), &datagram);
+    }
+    before.assert_added(&stage, 0, &[(AuthenticationFailed, COUNT)]);
     insider.assert_served();
     stage.assert_unharmed();
 }

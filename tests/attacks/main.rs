@@ -17,14 +17,20 @@ mod snapshot;
 mod tools;
 
 mod attacker;
+mod flooder;
 mod insider;
 mod packets;
 mod stage;
 mod wiretap;
 
 mod datagrams;
-
+mod floods;
 mod forgeries;
+mod gone;
 mod handshakes;
 mod inner;
+mod lives;
+mod reloads;
+mod soak;
+mod starved;
 mod trains;
