@@ -258,6 +258,8 @@ struct Sample {
     loss_percent: f64,
     /// Datagrams of the flood per second.
     flood_pps: f64,
+    /// Datagrams of the flood in all, before and after what was measured included.
+    flood_datagrams: u64,
     /// CPU time of the server, in seconds per second.
     server_cpu: f64,
     /// Resident memory of the server afterwards.
@@ -355,6 +357,7 @@ fn measure(
             goodput_bps: report.receiver.bits_per_second,
             loss_percent: report.datagrams.map_or(0.0, |datagrams| datagrams.loss_percent),
             flood_pps,
+            flood_datagrams: flood.map_or(0, Flood::stop),
             server_cpu,
             server_resident_bytes: process::resident_bytes(pid)?,
             newcomer_ms,
