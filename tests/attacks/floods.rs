@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use corelane::lab::wait_until;
 use corelane::limits::{HANDSHAKES_UNPROVED_BURST, HANDSHAKES_UNPROVED_PPS};
+use corelane::sys::clock;
 use corelane::telemetry::drops::DropReason::{
     DatagramUnknownType, HandshakeCookieRequired, HandshakeInvalid, SessionUnknown,
 };
@@ -16,9 +17,10 @@ use crate::harness::{Options, PATIENCE, SERVER_V4};
 use crate::stage::{Drops, SERVER, Side, Stage};
 use crate::tools::{PingSummary, attempt};
 
-/// Datagrams per second: what a debug build on a busy machine takes without losing any.
-const RATE: u32 = 5000;
-const FLOODED_FOR: Duration = Duration::from_secs(2);
+/// Datagrams per second.
+const RATE: u32 = 3000;
+/// Short enough that all of a flood fits the socket's buffer: a busy machine loses none of it.
+const FLOODED_FOR: Duration = Duration::from_millis(1500);
 /// Batches that a worker may have moved without any traffic: probes of paths, mostly.
 const IDLE_BATCHES: u64 = 50;
 
@@ -42,20 +44,30 @@ fn batches(stage: &Stage) -> u64 {
     stage.status(Side::Server).workers.iter().map(|worker| worker.batches).sum()
 }
 
-/// Floods a server that has nothing else to do; returns how many datagrams there were, what was
-/// dropped, and how many batches the workers have moved.
-fn flood_alone(stage: &Stage, kind: Kind) -> (u64, Drops, u64) {
+/// What a flood has come to.
+struct Ebbed {
+    /// How many datagrams there were.
+    sent: u64,
+    drops: Drops,
+    /// How many batches the workers have moved meanwhile.
+    batches: u64,
+    took: Duration,
+}
+
+/// Floods a server that has nothing else to do.
+fn flood_alone(stage: &Stage, kind: Kind) -> Ebbed {
+    let began = clock::now();
     let (before, batches_before) = (stage.drops(Side::Server), batches(stage));
     let flood = flood(stage, kind);
     thread::sleep(FLOODED_FOR);
     let sent = flood.stop();
-    assert!(sent > u64::from(RATE) * FLOODED_FOR.as_secs() / 2, "{sent} datagrams");
+    assert!(sent >= 1000, "{sent} datagrams");
     stage.await_added(Side::Server, &before, sent);
     let mut drops = stage.drops(Side::Server);
     for (reason, count) in before {
         *drops.get_mut(&reason).unwrap() -= count;
     }
-    (sent, drops, batches(stage) - batches_before)
+    Ebbed { sent, drops, batches: batches(stage) - batches_before, took: began.elapsed() }
 }
 
 /// While the flood goes on, nothing of the session is lost and somebody new gets in.
@@ -70,7 +82,7 @@ fn serve_through(stage: &mut Stage, newcomer: &mut crate::daemon::Daemon, kind: 
     let handshake_ms = status.peers[0].handshake_ms.unwrap();
     assert!(handshake_ms < 2000.0, "connected after {handshake_ms} ms");
     assert_eq!(newcomer.terminate().code(), Some(0));
-    assert!(flood.stop() > u64::from(RATE));
+    assert!(flood.stop() > 1000);
     // What still waits in the kernel's buffer.
     let (mut last, stage) = (stage.drops(Side::Server), &*stage);
     let settled = || {
@@ -84,7 +96,7 @@ fn serve_through(stage: &mut Stage, newcomer: &mut crate::daemon::Daemon, kind: 
 #[test]
 fn junk_stays_with_the_control_thread() {
     let (mut stage, mut newcomer) = build();
-    let (sent, drops, batches) = flood_alone(&stage, Kind::Junk);
+    let Ebbed { sent, drops, batches, .. } = flood_alone(&stage, Kind::Junk);
     assert_eq!(drops, Drops::from([(DatagramUnknownType.name().to_owned(), sent)]));
     assert!(batches < IDLE_BATCHES, "workers have moved {batches} batches");
     serve_through(&mut stage, &mut newcomer, Kind::Junk);
@@ -96,13 +108,12 @@ fn junk_stays_with_the_control_thread() {
 #[test]
 fn forged_initiations_stay_with_the_control_thread_and_within_their_budget() {
     let (mut stage, mut newcomer) = build();
-    let (sent, drops, batches) = flood_alone(&stage, Kind::Initiations);
+    let Ebbed { sent, drops, batches, took } = flood_alone(&stage, Kind::Initiations);
     let worked = drops[HandshakeInvalid.name()];
     let challenged = drops[HandshakeCookieRequired.name()];
     assert_eq!(worked + challenged, sent, "{drops:#?}");
-    // The flood may have lasted longer than it was meant to on a busy machine.
-    let budget = u64::from(HANDSHAKES_UNPROVED_BURST)
-        + u64::from(HANDSHAKES_UNPROVED_PPS) * 2 * FLOODED_FOR.as_secs();
+    let earned = took.as_secs_f64() * f64::from(HANDSHAKES_UNPROVED_PPS);
+    let budget = u64::from(HANDSHAKES_UNPROVED_BURST) + earned as u64 + 1;
     assert!(worked <= budget, "{drops:#?}");
     assert!(batches < IDLE_BATCHES, "workers have moved {batches} batches");
     serve_through(&mut stage, &mut newcomer, Kind::Initiations);
@@ -113,7 +124,7 @@ fn forged_initiations_stay_with_the_control_thread_and_within_their_budget() {
 #[test]
 fn data_messages_of_no_session_cost_a_look_up() {
     let (mut stage, mut newcomer) = build();
-    let (sent, drops, _) = flood_alone(&stage, Kind::Strangers);
+    let Ebbed { sent, drops, .. } = flood_alone(&stage, Kind::Strangers);
     assert_eq!(drops, Drops::from([(SessionUnknown.name().to_owned(), sent)]));
     serve_through(&mut stage, &mut newcomer, Kind::Strangers);
     stage.assert_unharmed();

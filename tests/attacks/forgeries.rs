@@ -78,7 +78,7 @@ fn no_bit_can_be_changed(side: Side) {
         let replayed = stage.drops(side).get(Replayed.name()).copied().unwrap_or_default();
         (replayed > before_replay).then_some(())
     };
-    wait_until(PATIENCE / 4, "the original to count as used", refused).unwrap();
+    wait_until(PATIENCE, "the original to count as used", refused).unwrap();
     stage.assert_unharmed();
 }
 
@@ -153,7 +153,7 @@ fn what_arrives_late_and_in_disorder_is_taken_once() {
     }
     let all = taken_before + COUNT as u64;
     let arrived = || (taken(&stage) >= all).then_some(());
-    wait_until(PATIENCE / 4, "every late packet to be taken", arrived).unwrap();
+    wait_until(PATIENCE, "every late packet to be taken", arrived).unwrap();
     stage.assert_added(Side::Server, &before, &[]);
     let reordered = stage.status(Side::Server).workers[0].reordered;
     assert_eq!(reordered, reordered_before + COUNT as u64);
@@ -176,7 +176,7 @@ fn a_peer_that_was_led_astray_is_back_with_its_next_packet() {
     stage.attacker.send(SERVER.into(), &newest.datagram);
     let hijacker = stage.attacker.socket.local_addr().unwrap();
     let followed = || (IpAddr::from(*stage.client_endpoint().ip()) == hijacker.ip()).then_some(());
-    wait_until(PATIENCE / 4, "the server to follow", followed).unwrap();
+    wait_until(PATIENCE, "the server to follow", followed).unwrap();
     ping(stage.tunnel.lab.client(), SERVER_V4, "-c 3 -i 0.01");
     assert_eq!(stage.client_endpoint(), endpoint);
     let log = stage.tunnel.server.log();

@@ -64,7 +64,7 @@ impl Tally {
         stage.assert_added(Side::Server, &self.drops, dropped);
         let expected = self.delivered + delivered;
         let arrived = || (Self::of(stage).delivered == expected).then_some(());
-        if wait_until(PATIENCE / 4, "packets to be delivered", arrived).is_err() {
+        if wait_until(PATIENCE, "packets to be delivered", arrived).is_err() {
             let now = Self::of(stage).delivered;
             panic!("{} delivered instead of {delivered}", now - self.delivered);
         }
@@ -494,5 +494,5 @@ fn await_accounted(stage: &Stage, before: &Tally, count: u64) {
         let delivered = Tally::of(stage).delivered - before.delivered;
         (delivered + stage.added(Side::Server, &before.drops) >= count).then_some(())
     };
-    wait_until(PATIENCE / 4, "every packet to be accounted for", accounted).unwrap();
+    wait_until(PATIENCE, "every packet to be accounted for", accounted).unwrap();
 }

@@ -128,7 +128,7 @@ impl Stage {
             *expected.entry(reason.name().to_owned()).or_default() += count;
         }
         let counted = || (self.drops(side) == expected).then_some(());
-        if wait_until(PATIENCE / 4, "the drops to be counted", counted).is_err() {
+        if wait_until(PATIENCE, "the drops to be counted", counted).is_err() {
             let counted = self.drops(side);
             panic!("{side:?} has counted {counted:#?} and not {expected:#?}");
         }
@@ -148,7 +148,7 @@ impl Stage {
     #[track_caller]
     pub(crate) fn await_added(&self, side: Side, before: &Drops, count: u64) {
         let counted = || (self.added(side, before) >= count).then_some(());
-        if wait_until(PATIENCE / 4, "the drops to be counted", counted).is_err() {
+        if wait_until(PATIENCE, "the drops to be counted", counted).is_err() {
             panic!("{} of {count}: {:#?}", self.added(side, before), self.drops(side));
         }
     }
