@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use corelane::exit::ExitCode;
 use corelane::host::netlink::{Netlink, VethEnd};
 use corelane::lab::{Host, LINK, addresses, wait_until};
 
@@ -26,10 +27,9 @@ fn a_tun_device_that_is_deleted_ends_its_daemon_with_what_mends_it() {
         run(host, &format!("ip link delete {TUN}"));
         let ended = daemon.await_end();
         let log = daemon.log();
-        // Which of the documented failures it is, the message tells in any case.
-        assert!(matches!(ended.code(), Some(1 | 8)), "{ended}: {log}");
-        let mends = log.contains("restart the daemon") || log.contains("start the daemon again");
-        assert!(log.contains("the TUN device") && mends, "{log}");
+        assert_eq!(ended.code(), Some(ExitCode::DeviceGone as i32), "{log}");
+        let told = format!("the TUN device {TUN} is gone");
+        assert!(log.contains(&told) && log.contains("start the daemon again"), "{log}");
         assert!(!log.contains("panicked"), "{log}");
         match side {
             Side::Client => tunnel.start_client(),

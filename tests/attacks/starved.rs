@@ -67,7 +67,8 @@ fn an_end_that_stands_still_is_found_where_it_was() {
                 (tunnel.lab.client(), SERVER_V4, &tunnel.client)
             };
             let (host, to, running) = other;
-            let blast = start(host, &format!("ping -f -q -s 1300 -l 2000 -c 2000 {to}"));
+            let blast = format!("ping -f -q -s 1300 -l 2000 -c 2000 {to}");
+            let blast = start(host, &blast);
             thread::sleep(PAUSE);
             drop(blast);
             assert_resting(running);
@@ -78,7 +79,8 @@ fn an_end_that_stands_still_is_found_where_it_was() {
     stage.assert_healthy();
 }
 
-/// Buffers of the least size, one super-packet: a socket that is full stops the reading of TUN, over and over.
+/// Buffers of the least size, one super-packet: a socket that is full stops the reading of TUN,
+/// over and over.
 #[test]
 fn the_smallest_buffers_carry_traffic_and_never_hang() {
     let flags = ["--set", "tuning.socket_buffer_bytes=65536"].map(str::to_owned).to_vec();
