@@ -91,6 +91,10 @@ pub const RTT_PROBE_EVERY: Duration = Duration::from_secs(10);
 pub const ACTIVITY_SCAN_EVERY: Duration = Duration::from_millis(250);
 /// A cookie secret is replaced at this age; a cookie is good for as long.
 pub const COOKIE_SECRET_LIFE: Duration = Duration::from_secs(120);
+/// How long after a peer was first heard on a new session it may still be heard probing the one
+/// before. Later than that it is another machine with the same key, which must not take the answers
+/// for a sign that it still has a session.
+pub const SESSION_HANDOVER: Duration = Duration::from_secs(2);
 /// The most session indices a peer holds at once: previous, current, next.
 pub const SESSIONS_PER_PEER_MAX: usize = 3;
 

@@ -241,6 +241,7 @@ fn the_timers_of_the_protocol_are_those_of_the_program() {
         ("probe of a size", tries(PATH_MTU_PROBE_WAIT, PATH_MTU_PROBES_MAX)),
         ("below the wanted one", written(PATH_MTU_RAISE_EVERY)),
         ("cookie secret", written(COOKIE_SECRET_LIFE)),
+        ("probes of the session before", written(SESSION_HANDOVER)),
         ("sessions per peer", SESSIONS_PER_PEER_MAX.to_string()),
     ];
     assert_eq!((HANDSHAKE_TRIES_BEFORE_PAUSE, REKEY_JITTER_DIVISOR), (10, 4));
@@ -292,4 +293,44 @@ fn in_a_command(before: &str) -> bool {
     let line = before.rsplit('\n').next().unwrap_or_default();
     let fences = before.lines().filter(|line| line.starts_with("```")).count();
     line.matches('`').count() % 2 == 1 || fences % 2 == 1
+}
+
+/// The names of the tests in a source file: functions right below `#[test]`.
+fn tests_in(source: &str) -> BTreeSet<String> {
+    let text = document(source);
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let is_test = |pair: &&[&str]| pair[0] == "#[test]";
+    let functions = lines.windows(2).filter(is_test).filter_map(|pair| {
+        let (name, _) = pair[1].strip_prefix("fn ")?.split_once('(')?;
+        Some(name.to_owned())
+    });
+    functions.collect()
+}
+
+#[test]
+fn every_attack_names_tests_that_exist_and_every_attacking_test_is_named() {
+    let model = document("docs/threat-model.md");
+    let mut objections = Vec::new();
+    let mut named = BTreeSet::new();
+    for row in rows(&model).into_iter().filter(|row| row[0] != "---" && row[2] != "shown by") {
+        let tests = in_code_font(row[2]);
+        let tests: Vec<_> = tests.into_iter().filter_map(|word| word.split_once("::")).collect();
+        if tests.is_empty() {
+            objections.push(format!("{}: no test", row[0]));
+        }
+        for (source, test) in tests {
+            if !tests_in(source).contains(test) {
+                objections.push(format!("{}: {source} has no test {test}", row[0]));
+            }
+            named.insert(format!("{source}::{test}"));
+        }
+    }
+    assert!(named.len() > 50, "{named:?}");
+    let attacks = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks");
+    for entry in fs::read_dir(attacks).unwrap() {
+        let source = format!("tests/attacks/{}", entry.unwrap().file_name().to_str().unwrap());
+        let tests = tests_in(&source).into_iter().map(|test| format!("{source}::{test}"));
+        objections.extend(tests.filter(|test| !named.contains(test)));
+    }
+    assert_none(&objections);
 }

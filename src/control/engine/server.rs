@@ -190,6 +190,10 @@ impl Server {
                 }
             }
             WorkerEvent::PathMessage { worker, message, plaintext_len, .. } => match message {
+                // Unanswered, it asks for a session of its own.
+                PathMessage::Probe { .. } if peer.is_left_behind(now, session) => {
+                    peer.warn_of_twin(core, now);
+                }
                 PathMessage::Probe { path, token } => {
                     peer.answer_probe(core, worker, session, path, token, plaintext_len);
                 }

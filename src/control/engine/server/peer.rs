@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::Timestamp;
-use crate::limits::PEER_WARNING_EVERY;
+use crate::handshake::keys::PublicKey;
+use crate::limits::{PEER_WARNING_EVERY, SESSION_HANDOVER};
 use crate::routing::PeerId;
 use crate::telemetry::status::PeerStatus;
 use crate::wire::{PathMessage, SessionIndex};
@@ -30,6 +31,8 @@ pub(super) struct Peer {
     pub(super) history: History,
     current: Option<Session>,
     previous: Option<Session>,
+    /// Since when `current` has been in use.
+    confirmed_at: Option<Instant>,
     /// Of the current session.
     paths: Vec<Path>,
     warned: Option<Instant>,
@@ -45,6 +48,7 @@ impl Peer {
             history: History::default(),
             current: None,
             previous: None,
+            confirmed_at: None,
             paths: Vec::new(),
             warned: None,
         }
@@ -125,9 +129,17 @@ impl Peer {
             core.event(EngineEvent::Connected { peer, handshake: None });
         }
         self.history.last_handshake = Some(session.since);
+        self.confirmed_at = Some(now);
         let superseded = self.previous.take();
         self.previous = self.current.replace(session);
         superseded.into_iter().collect()
+    }
+
+    /// Whether a peer that still probes `session` cannot be the one that uses the current session:
+    /// that one has left it behind, and what was on its way then has arrived.
+    pub(super) fn is_left_behind(&self, now: Instant, session: SessionIndex) -> bool {
+        let handed_over = self.confirmed_at.is_some_and(|at| now >= at + SESSION_HANDOVER);
+        handed_over && self.previous.as_ref().is_some_and(|previous| previous.local == session)
     }
 
     /// Answers a probe, preferably along the path that it asks about: through the worker that
@@ -244,15 +256,33 @@ impl Peer {
 
     /// Tells the administrator, but not for every datagram.
     pub(super) fn warn_of_replay(&mut self, core: &mut Core, now: Instant, from: SocketAddr) {
+        self.warn(core, now, |key| {
+            format!(
+                "peer {key}: an initiation from {from} is not newer than the last; it is a \
+                 replay, or the peer's clock was set back (set it right, for example with \
+                 `timedatectl`)"
+            )
+        });
+    }
+
+    /// The same, of a key that somebody else uses, too.
+    pub(super) fn warn_of_twin(&mut self, core: &mut Core, now: Instant) {
+        let endpoint = self.paths.iter().find_map(|path| path.endpoint);
+        let current = endpoint.map_or_else(String::new, |it| format!(", now from {}", it.remote));
+        self.warn(core, now, |key| {
+            format!(
+                "peer {key}: its key is used by two machines at once{current}, and they take the \
+                 session from each other; give each a key of its own (`corelane key generate`)"
+            )
+        });
+    }
+
+    fn warn(&mut self, core: &mut Core, now: Instant, text: impl FnOnce(&PublicKey) -> String) {
         if self.warned.is_some_and(|at| now < at + PEER_WARNING_EVERY) {
             return;
         }
         self.warned = Some(now);
-        core.event(EngineEvent::Warning(format!(
-            "peer {}: an initiation from {from} is not newer than the last; it is a replay, or the \
-             peer's clock was set back (set it right, for example with `timedatectl`)",
-            self.setup.public_key
-        )));
+        core.event(EngineEvent::Warning(text(&self.setup.public_key)));
     }
 
     fn sessions(&self) -> impl Iterator<Item = &Session> {

@@ -3,9 +3,12 @@
 use super::connecting::{current_session, find, nearly_used};
 use super::*;
 use crate::dataplane::messages::WorkerEvent;
-use crate::limits::{REJECT_AFTER, REKEY_AFTER, REKEY_AFTER_MIN, REKEY_JITTER_MAX};
+use crate::limits::{
+    PEER_WARNING_EVERY, REJECT_AFTER, REKEY_AFTER, REKEY_AFTER_MIN, REKEY_JITTER_MAX,
+    SESSION_HANDOVER,
+};
 use crate::telemetry::drops::DropReason;
-use crate::wire::{MessageType, SessionIndex};
+use crate::wire::{MessageType, PathMessage, SessionIndex};
 
 #[test]
 fn rekeying_by_time_loses_no_packet() {
@@ -140,6 +143,50 @@ fn an_initiation_replayed_to_a_restarted_server_displaces_nobody() {
     world.traffic = None;
     world.run_for(REJECT_AFTER + SECOND);
     assert!(world.server.sessions() <= 2);
+}
+
+/// A client leaves a session behind for good. Whoever probes it later has the same key and is
+/// somebody else, who would think itself served for as long as it is answered.
+#[test]
+fn a_machine_with_the_same_key_is_not_kept_waiting_and_is_told_of() {
+    let mut world = World::connected(1, 1);
+    let left_behind = world.server.workers[0].newest().unwrap();
+    let old = find(&world, MessageType::Data);
+    let probe = |world: &mut World| {
+        let message = Some(PathMessage::Probe { path: 0, token: 77 });
+        let payload = Payload::Data { lane: 0, receiver: left_behind, len: 16, message };
+        let answers = |world: &World| {
+            let is_answer = |packet: &Packet| {
+                let ack = PathMessage::ProbeAck { path: 0, token: 77, plaintext_len: 16 };
+                matches!(&packet.payload, Payload::Data { message, .. } if *message == Some(ack))
+            };
+            world.captured.iter().filter(|(_, packet)| is_answer(packet)).count()
+        };
+        let before = answers(world);
+        world.deliver(Packet { payload, ..old.clone() });
+        world.pump();
+        answers(world) - before
+    };
+    let warnings = |world: &World| {
+        let texts = world.server.events.iter().filter_map(|(_, event)| match event {
+            EngineEvent::Warning(text) => Some(text),
+            _ => None,
+        });
+        texts.filter(|text| text.contains("two machines")).count()
+    };
+    assert_eq!(probe(&mut world), 1, "the session in use");
+    world.restart_client();
+    world.run_for(SECOND);
+    assert_ne!(world.server.workers[0].newest(), Some(left_behind));
+    assert_eq!(probe(&mut world), 1, "it may have been on its way");
+    world.run_for(SESSION_HANDOVER);
+    for _ in 0..5 {
+        assert_eq!(probe(&mut world), 0);
+    }
+    assert_eq!(warnings(&world), 1);
+    world.run_for(PEER_WARNING_EVERY);
+    assert_eq!(probe(&mut world), 0);
+    assert_eq!(warnings(&world), 2);
 }
 
 #[test]
