@@ -207,7 +207,7 @@ impl Netlink {
     }
 }
 
-fn parse(message: &RouteMessage) -> Option<Route> {
+pub(super) fn parse(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.kind != RouteType::Unicast {
         return None;
