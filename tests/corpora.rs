@@ -9,7 +9,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use corelane::{config, handshake, packet, session, wire};
+use corelane::{bench, cli, config, dataplane, handshake, host, packet, session, sys, wire};
 
 /// A function that must not panic, whatever the bytes.
 type Target = fn(&[u8]);
@@ -25,6 +25,16 @@ const TARGETS: &[(&str, Target)] = &[
     ("packet_parse", packet::fuzz::parse),
     ("packet_split", packet::fuzz::split),
     ("packet_coalesce", packet::fuzz::coalesce),
+    ("packet_round_trip", packet::fuzz::round_trip),
+    ("worker_to_wire", |data| dataplane::fuzz::worker_to_wire(now(), data)),
+    ("worker_from_wire", |data| dataplane::fuzz::worker_from_wire(now(), data)),
+    ("replay_window", session::fuzz::replay_window),
+    ("control_message", sys::udp::fuzz::control_message),
+    ("netlink_answer", host::netlink::fuzz::netlink_answer),
+    ("key_text", handshake::fuzz::key_text),
+    ("bench_message", bench::fuzz::bench_message),
+    ("command_line", cli::fuzz::command_line),
+    ("status_exchange", cli::fuzz::status_exchange),
     ("config_text", config_text),
 ];
 
@@ -34,8 +44,12 @@ fn config_text(data: &[u8]) {
 }
 
 fn handshake_initiation(data: &[u8]) {
-    #[expect(clippy::disallowed_methods, reason = "the origin of the hook's virtual time")]
-    handshake::fuzz::initiation(Instant::now(), data);
+    handshake::fuzz::initiation(now(), data);
+}
+
+/// The origin of a hook's virtual time.
+fn now() -> Instant {
+    sys::clock::now()
 }
 
 fn fuzz_dir() -> PathBuf {

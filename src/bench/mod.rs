@@ -15,6 +15,8 @@
 mod client;
 mod conduct;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod gather;
 mod latency;
 mod line;

@@ -6,6 +6,8 @@ pub mod bench;
 mod config;
 pub mod demo;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod generate;
 mod key;
 mod output;

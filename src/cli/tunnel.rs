@@ -51,6 +51,11 @@ pub(crate) struct UpArgs {
 }
 
 impl ServeArgs {
+    /// What the flags alone say.
+    pub(super) fn source_without_file(self) -> Source {
+        Source { file: None, ..self.source() }
+    }
+
     fn source(self) -> Source {
         let file = self.shared.file.config.clone();
         let section = Role::Server.section();
@@ -61,6 +66,11 @@ impl ServeArgs {
 }
 
 impl UpArgs {
+    /// What the flags alone say.
+    pub(super) fn source_without_file(self) -> Source {
+        Source { file: None, ..self.source() }
+    }
+
     fn source(self) -> Source {
         let file = self.shared.file.config.clone();
         let section = Role::Client.section();

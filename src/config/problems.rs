@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, and how it is shown: `file:line:column`, the source line, a
 //! caret and the nearest thing that would have been right.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -77,7 +78,8 @@ impl Problems {
     /// Keeps only the problems that lie on none of the lines of `text` that `lines` start.
     pub(crate) fn forget_lines(&mut self, text: &str, spoiled: &[Range<usize>]) {
         let index = LineIndex::new(text);
-        let spoiled: Vec<usize> = spoiled.iter().map(|span| index.line_of(span.start)).collect();
+        let spoiled: BTreeSet<usize> =
+            spoiled.iter().map(|span| index.line_of(span.start)).collect();
         self.0.retain(|problem| match &problem.origin {
             Origin::File(span) => !spoiled.contains(&index.line_of(span.start)),
             Origin::Default | Origin::Flag(_) => true,
@@ -113,12 +115,21 @@ impl Report {
         self.problems.is_empty()
     }
 
-    /// Each problem with its place on one line, for a log.
+    /// Each problem with its place on one line, for a log; of too many, the first and how many
+    /// more there are.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let index = LineIndex::new(&self.text);
-        self.problems.iter().map(move |problem| {
+        let shown = self.problems.iter().take(SHOWN_MAX);
+        let lines = shown.map(move |problem| {
             format!("{}: {}", self.place(&index, &problem.origin), problem.what)
-        })
+        });
+        lines.chain(self.more())
+    }
+
+    /// Says how many problems are not shown, if any.
+    fn more(&self) -> Option<String> {
+        let more = self.problems.len().checked_sub(SHOWN_MAX).filter(|&more| more > 0)?;
+        Some(format!("{}: and {more} more problems", self.name))
     }
 
     /// `file:line:column`, both counted from 1 and the column in characters, or the flag.
@@ -166,9 +177,9 @@ impl fmt::Display for Report {
         for problem in self.problems.iter().take(SHOWN_MAX) {
             self.show(&index, problem, out)?;
         }
-        match self.problems.len().saturating_sub(SHOWN_MAX) {
-            0 => Ok(()),
-            more => writeln!(out, "{}: and {more} more problems", self.name),
+        match self.more() {
+            Some(more) => writeln!(out, "{more}"),
+            None => Ok(()),
         }
     }
 }

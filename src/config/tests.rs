@@ -208,6 +208,15 @@ fn a_client_rekeys_neither_too_often_nor_too_late() {
 }
 
 #[test]
+fn of_very_many_problems_the_log_shows_the_first_and_how_many_more_there_are() {
+    let unknown: String = (0..1000).map(|number| format!("k{number} = 1\n")).collect();
+    let lines = lines(&server(&unknown));
+    assert_eq!(lines.len(), 51);
+    assert!(lines[0].contains("`k0`"), "{}", lines[0]);
+    assert_eq!(lines[50], "f: and 950 more problems");
+}
+
+#[test]
 fn text_that_is_not_utf8_is_pointed_at() {
     let Err(ConfigError::Invalid(report)) = check_bytes("f", b"[server]\nlisten = \"\xff\"\n")
     else {

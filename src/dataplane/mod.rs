@@ -4,7 +4,11 @@
 //! are its two directions, `spin` how it waits, `tables` what it knows, `trains` how datagrams leave together, `link`
 //! the socket they leave by. [`messages`] is all that a worker and the control thread share.
 
+#[doc(hidden)]
+pub mod fuzz;
 pub mod messages;
+#[doc(hidden)]
+pub mod offline;
 pub mod worker;
 
 mod forwarder;

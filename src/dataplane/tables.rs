@@ -13,6 +13,7 @@ use crate::limits::{LANE_EVENTS_BURST, LANE_EVENTS_PPS, SESSIONS_PER_PEER_MAX};
 use crate::packet::{Parsed, Transport};
 use crate::rate::Rate;
 use crate::routing::{PeerId, PrefixTable};
+use crate::session::keys::LaneSecret;
 use crate::session::lane::{ReceiveLane, SendLane};
 use crate::session::lanes::LanePlan;
 use crate::telemetry::counters::SessionUsage;
@@ -36,7 +37,10 @@ pub(super) struct Session {
     pub(super) rekey_reported: bool,
     send: Option<Box<SendLane>>,
     receive: Box<[ReceiveSlot]>,
-    secrets: SessionInstall,
+    send_secret: Arc<LaneSecret>,
+    receive_secret: Arc<LaneSecret>,
+    /// What the far side calls it.
+    remote: SessionIndex,
 }
 
 /// One lane this worker receives.
@@ -66,13 +70,15 @@ impl Session {
             local: install.local,
             plan: install.plan,
             features: install.features,
-            usage: Arc::clone(&install.usage),
+            usage: install.usage,
             send_endpoint: install.endpoint,
             plaintext_max,
             rekey_reported: false,
             send: None,
             receive: (0..slots).map(|_| ReceiveSlot::default()).collect(),
-            secrets: install,
+            send_secret: install.send_secret,
+            receive_secret: install.receive_secret,
+            remote: install.remote,
         }
     }
 
@@ -80,8 +86,8 @@ impl Session {
     #[inline]
     pub(super) fn send_lane(&mut self, worker: usize) -> &mut SendLane {
         self.send.get_or_insert_with(|| {
-            let lane = self.secrets.plan.send_lane(worker);
-            Box::new(SendLane::new(&self.secrets.send_secret, lane, self.secrets.remote))
+            let lane = self.plan.send_lane(worker);
+            Box::new(SendLane::new(&self.send_secret, lane, self.remote))
         })
     }
 
@@ -89,7 +95,7 @@ impl Session {
     #[inline]
     pub(super) fn receive_lane(&mut self, worker: usize, lane: u8) -> Option<&mut ReceiveLane> {
         let slot = self.receive_slot(worker, lane)?;
-        let secret = &self.secrets.receive_secret;
+        let secret = &self.receive_secret;
         let slot = &mut self.receive[slot];
         Some(slot.lane.get_or_insert_with(|| Box::new(ReceiveLane::new(secret, lane))))
     }
@@ -155,8 +161,8 @@ impl Session {
     /// Makes this worker's sending lane look as if it had sealed `counter` packets.
     #[cfg(test)]
     pub(super) fn spend_key(&mut self, worker: usize, counter: u64) {
-        let (secrets, lane) = (&self.secrets, self.plan.send_lane(worker));
-        let spent = SendLane::at_counter(&secrets.send_secret, lane, secrets.remote, counter);
+        let lane = self.plan.send_lane(worker);
+        let spent = SendLane::at_counter(&self.send_secret, lane, self.remote, counter);
         self.send = Some(Box::new(spent));
     }
 

@@ -16,7 +16,7 @@ use crate::wire::{
     RESPONSE_PAYLOAD_LEN, Response, SessionIndex,
 };
 
-use super::keys::{PresharedKey, PrivateKey};
+use super::keys::{PresharedKey, PrivateKey, PublicKey};
 use super::macs::{self, MacKey};
 use super::noise::{NoiseHandshake, psk2};
 use super::{
@@ -150,4 +150,20 @@ pub fn cookie_reply(data: &[u8]) {
     for datagram in [data, &addressed(data, 4)] {
         assert!(pending.consume_cookie_reply(datagram).is_err());
     }
+}
+
+/// Reads `data` as the content of a key file. What is a key is written as it was read, white space
+/// apart, and stands for itself.
+pub fn key_text(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let public = text.parse::<PublicKey>();
+    let private = text.parse::<PrivateKey>();
+    let preshared = text.parse::<PresharedKey>();
+    assert_eq!(public.is_ok(), private.is_ok());
+    assert_eq!(public.is_ok(), preshared.is_ok());
+    let (Ok(public), Ok(private), Ok(preshared)) = (public, private, preshared) else { return };
+    assert_eq!(public.to_string(), text.trim());
+    assert_eq!(private.to_base64().as_str(), text.trim());
+    assert_eq!(preshared.to_base64().as_str(), text.trim());
+    assert_eq!(private.public().to_string().parse(), Ok(private.public()));
 }

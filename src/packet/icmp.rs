@@ -8,7 +8,7 @@ use super::parse::{IpVersion, Parsed};
 use crate::limits::TUN_MTU_MIN;
 
 /// Bytes of ICMP header in front of the quoted packet, in both versions.
-const ICMP_HEADER_LEN: usize = 8;
+pub(super) const ICMP_HEADER_LEN: usize = 8;
 /// "The ICMP datagram SHOULD contain as much of the original datagram as possible without the
 /// length of the ICMP datagram exceeding 576 bytes" (RFC 1812 section 4.3.2.3).
 const V4_LEN_MAX: usize = 576;

@@ -1,6 +1,7 @@
 //! Sessions on the packet path: who sends on which lane, lane keys, counters, replay windows.
 //!
-//! Pure state, owned by one worker each: nothing here is shared, locked or allocated once made.
+//! Pure state, owned by one worker each: nothing here is shared or locked, and nothing allocated
+//! once a lane is in use: its first packet makes its key, its 64th its replay window.
 
 #[doc(hidden)]
 pub mod fuzz;

@@ -3,6 +3,10 @@
 //! RFC 6479: a ring of 64-bit words in which moving the window clears whole words, so nothing is
 //! ever shifted. One word more than the usable window keeps the word that is being filled apart
 //! from the oldest one that still counts.
+//!
+//! Most lanes of a server with many peers are idle: they carry a handful of keepalives in the life
+//! of their key. So the ring is made when a counter outgrows the first word, and a window that has
+//! seen less is that word.
 
 use crate::limits::{REPLAY_WINDOW_PACKETS, REPLAY_WINDOW_USABLE};
 
@@ -13,22 +17,20 @@ const WORDS: u64 = REPLAY_WINDOW_PACKETS / WORD_BITS;
 ///
 /// A counter is checked before its packet is opened and committed after the packet has proved
 /// authentic, so a forged packet never moves the window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReplayWindow {
     highest: u64,
-    seen: [u64; WORDS as usize],
+    /// The counters below [`WORD_BITS`] while there is no ring.
+    first: u64,
+    ring: Option<Box<Ring>>,
 }
 
-impl Default for ReplayWindow {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+type Ring = [u64; WORDS as usize];
 
 impl ReplayWindow {
     /// A window that has seen nothing.
     pub const fn new() -> Self {
-        Self { highest: 0, seen: [0; WORDS as usize] }
+        Self { highest: 0, first: 0, ring: None }
     }
 
     /// The highest counter committed; 0 at first.
@@ -43,22 +45,41 @@ impl ReplayWindow {
         if counter > self.highest {
             return true;
         }
-        self.highest - counter <= REPLAY_WINDOW_USABLE
-            && self.seen[Self::word(counter)] & Self::bit(counter) == 0
+        let seen = match &self.ring {
+            Some(ring) => ring[Self::word(counter)],
+            None => self.first,
+        };
+        self.highest - counter <= REPLAY_WINDOW_USABLE && seen & Self::bit(counter) == 0
     }
 
     /// Marks `counter` as seen. It must have passed [`ReplayWindow::check`] since the last commit.
     #[inline]
     pub fn commit(&mut self, counter: u64) {
+        let ring = match &mut self.ring {
+            Some(ring) => ring,
+            None if counter < WORD_BITS => {
+                self.highest = self.highest.max(counter);
+                self.first |= Self::bit(counter);
+                return;
+            }
+            None => self.ring.insert(Self::ring_beginning_with(self.first)),
+        };
         if counter > self.highest {
             let filling = self.highest / WORD_BITS;
             let fresh = (counter / WORD_BITS - filling).min(WORDS);
             for step in 1..=fresh {
-                self.seen[((filling + step) % WORDS) as usize] = 0;
+                ring[((filling + step) % WORDS) as usize] = 0;
             }
             self.highest = counter;
         }
-        self.seen[Self::word(counter)] |= Self::bit(counter);
+        ring[Self::word(counter)] |= Self::bit(counter);
+    }
+
+    #[cold]
+    fn ring_beginning_with(first: u64) -> Box<Ring> {
+        let mut ring = Box::new([0; WORDS as usize]);
+        ring[0] = first;
+        ring
     }
 
     #[inline]

@@ -9,6 +9,8 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+#[doc(hidden)]
+pub mod allocations;
 pub mod arena;
 pub mod capture;
 pub mod clock;
@@ -22,7 +24,5 @@ pub mod steering;
 pub mod tun;
 pub mod udp;
 
-#[cfg(test)]
-pub(crate) mod allocations;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -9,6 +9,8 @@
 
 mod address;
 mod control_message;
+#[doc(hidden)]
+pub mod fuzz;
 mod receive;
 mod send;
 mod socket;

@@ -71,7 +71,7 @@ fn message(device: u32, address: IpNet) -> AddressMessage {
     message
 }
 
-fn parse(message: &AddressMessage) -> Option<Address> {
+pub(super) fn parse(message: &AddressMessage) -> Option<Address> {
     // IPv4 carries the own address in IFA_LOCAL (IFA_ADDRESS is the far end of a point-to-point
     // link); IPv6 has IFA_LOCAL only where a far end was given.
     let local = message.attributes.iter().find_map(|attribute| match attribute {

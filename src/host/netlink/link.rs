@@ -188,7 +188,7 @@ fn of_index(index: u32) -> LinkMessage {
     message
 }
 
-fn parse(message: &LinkMessage) -> Link {
+pub(super) fn parse(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),

@@ -8,6 +8,8 @@
 //! afterwards: to work in another namespace, open it on a thread that has entered that namespace.
 
 mod address;
+#[doc(hidden)]
+pub mod fuzz;
 mod link;
 mod monitor;
 mod route;

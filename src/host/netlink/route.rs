@@ -223,7 +223,7 @@ impl Netlink {
     }
 }
 
-fn parse(message: &RouteMessage) -> Option<Route> {
+pub(super) fn parse(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let refuses = match header.kind {
         RouteType::Unicast => false,

@@ -114,7 +114,7 @@ impl Netlink {
     }
 }
 
-fn parse(family: Family, message: &RuleMessage) -> Option<Rule> {
+pub(super) fn parse(family: Family, message: &RuleMessage) -> Option<Rule> {
     let header = &message.header;
     if header.family != family.address_family() || header.action != RuleAction::ToTable {
         return None;
