@@ -104,6 +104,7 @@ fn lanes(criterion: &mut Criterion) {
         coalesce: CoalesceOptions::ALL,
         plaintext_max: usize::from(TUN_MTU_DEFAULT),
         copy_dscp: false,
+        spin: corelane::limits::SPIN_DEFAULT,
     };
     for count in [1, 10_000_u32] {
         let mut rng = SmallRng::seed_from_u64(1);

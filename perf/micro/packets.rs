@@ -159,6 +159,7 @@ fn side(role: Role) -> OfflineWorker {
         coalesce: CoalesceOptions::ALL,
         plaintext_max: usize::from(TUN_MTU_DEFAULT),
         copy_dscp: false,
+        spin: corelane::limits::SPIN_DEFAULT,
     };
     let mut worker = OfflineWorker::new(0, options).unwrap();
     let [up, down] = [[1; 32], [2; 32]].map(|secret| Arc::new(LaneSecret::new(secret)));

@@ -11,6 +11,7 @@ mod file;
 mod machine;
 mod population;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -116,7 +117,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
         return Err("figures of unoptimised programs mean nothing: add --release".into());
     }
     lab::ensure_privileges()?;
-    let machine = Machine::describe(clock::unix_time());
+    let machine = Machine::describe(clock::unix_time(), BTreeMap::new());
     // Memory first: what others leave behind would be counted.
     let mut figures = memory(args.sessions)?;
     figures.push(handshakes()?);
@@ -131,7 +132,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
 }
 
 fn markdown(report: &Report) -> String {
-    let Machine { cpu, cores, kernel, taken_at, load_before } = &report.machine;
+    let Machine { cpu, cores, kernel, taken_at, load_before, .. } = &report.machine;
     let mut table = format!(
         "{cpu}, {cores} CPUs, Linux {kernel}, {taken_at}, load before {load_before:.2}\n\n\
          | what | measured | to reach |\n| --- | --- | --- |\n"

@@ -86,6 +86,7 @@ impl Population {
             coalesce: CoalesceOptions::ALL,
             plaintext_max: usize::from(TUN_MTU_DEFAULT),
             copy_dscp: false,
+            spin: corelane::limits::SPIN_DEFAULT,
         };
         let workers = (0..usize::from(workers)).map(|worker| OfflineWorker::new(worker, options));
         let mut engine = Engine::new_server(setup, [7; 32], now.monotonic);

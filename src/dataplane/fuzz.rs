@@ -9,7 +9,8 @@ use crate::dataplane::ForwarderOptions;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand};
 use crate::dataplane::offline::{OfflineWorker, Sent};
 use crate::limits::{
-    DATA_HEADER_LEN, DATA_OVERHEAD_LEN, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN, padded_len,
+    DATA_HEADER_LEN, DATA_OVERHEAD_LEN, SPIN_DEFAULT, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN,
+    padded_len,
 };
 use crate::packet::{CoalesceOptions, Parsed, Split, VirtioHeader};
 use crate::routing::{PeerId, PrefixTable};
@@ -33,6 +34,7 @@ fn worker(role: Role, features: Features) -> Option<OfflineWorker> {
         coalesce: CoalesceOptions::ALL,
         plaintext_max: usize::from(TUN_MTU_DEFAULT),
         copy_dscp: true,
+        spin: SPIN_DEFAULT,
     };
     let mut worker = OfflineWorker::new(0, options).ok()?;
     worker.keep_written();

@@ -136,7 +136,7 @@ impl Session {
         far_end == Some(parsed.destination)
             && parsed.transport == Some(Transport::Udp)
             && packet.get(parsed.payload_offset..).is_some_and(|payload| {
-                DataHeader::parse(payload).is_ok_and(|it| it.receiver == self.secrets.remote)
+                DataHeader::parse(payload).is_ok_and(|it| it.receiver == self.remote)
             })
     }
 

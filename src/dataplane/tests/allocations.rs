@@ -234,10 +234,13 @@ fn dropping_what_comes_from_the_device_allocates_nothing() {
     assert!(client.dropped_in_all() > before);
 }
 
+/// Changes a datagram, or what is known about it, so that it is dropped.
+type Spoiler = fn(&mut ReceivedMeta, &mut [u8]);
+
 #[test]
 fn dropping_what_comes_from_the_wire_allocates_nothing() {
     let (mut client, mut server) = warm_pair();
-    let spoilers: [(&str, fn(&mut ReceivedMeta, &mut [u8])); 8] = [
+    let spoilers: [(&str, Spoiler); 8] = [
         ("truncated", |message, _| message.truncated = true),
         ("too short", |message, _| message.range.end = message.range.start + 20),
         ("of an unknown type", |_, datagram| datagram[0] = 9),
