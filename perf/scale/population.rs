@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use corelane::control::engine::{Engine, Now, PeerSetup, ServerSetup, Target};
 use corelane::dataplane::ForwarderOptions;
-use corelane::dataplane::messages::Endpoint;
+use corelane::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
 use corelane::dataplane::offline::OfflineWorker;
 use corelane::handshake::keys::{PresharedKey, PrivateKey, PublicKey};
 use corelane::handshake::{InitiatorParams, LocalIdentity, PendingInitiation, Timestamp};
@@ -17,7 +17,7 @@ use corelane::session::lane::SendLane;
 use corelane::sys::clock;
 use corelane::sys::udp::ReceivedMeta;
 use corelane::telemetry::status::PeerStatus;
-use corelane::wire::{Features, SessionIndex};
+use corelane::wire::{Features, PathMessage, SessionIndex};
 use ipnet::{IpNet, Ipv4Net};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -30,7 +30,6 @@ pub(crate) struct Population {
     engine: Engine,
     workers: Vec<OfflineWorker>,
     server: PublicKey,
-    clients: Vec<LocalIdentity>,
     now: Now,
     rng: StdRng,
 }
@@ -41,6 +40,12 @@ pub(crate) struct Initiation {
     pending: PendingInitiation,
     /// The datagram.
     pub(crate) datagram: Vec<u8>,
+}
+
+/// A client's key, made again whenever it is needed: what clients hold is not to be counted.
+fn identity_of(client: usize) -> LocalIdentity {
+    let mut rng = StdRng::seed_from_u64(1 << 32 | client as u64);
+    LocalIdentity::new(PrivateKey::generate(&mut rng))
 }
 
 /// The address of a path of a client: each client is a source of its own.
@@ -67,19 +72,17 @@ impl Population {
         let identity = Arc::new(LocalIdentity::new(PrivateKey::generate(&mut rng)));
         let server = *identity.public();
         let now = Now { monotonic: clock::now(), unix: clock::unix_time() };
-        let clients: Vec<_> =
-            (0..clients).map(|_| LocalIdentity::new(PrivateKey::generate(&mut rng))).collect();
-        let peer = |(number, client): (usize, &LocalIdentity)| PeerSetup {
-            public_key: *client.public(),
+        let peer = |client| PeerSetup {
+            public_key: *identity_of(client).public(),
             preshared_key: PresharedKey::default(),
-            allowed: prefixes(number, 1),
+            allowed: prefixes(client, 1),
         };
         let setup = ServerSetup {
             identity,
             workers,
             features: Features::CHECKSUM_OFFLOAD,
             tun_mtu: TUN_MTU_DEFAULT,
-            peers: clients.iter().enumerate().map(peer).collect(),
+            peers: (0..clients).map(peer).collect(),
         };
         let options = ForwarderOptions {
             udp_gso: true,
@@ -92,7 +95,7 @@ impl Population {
         let mut engine = Engine::new_server(setup, [7; 32], now.monotonic);
         engine.start(now);
         let workers = workers.collect::<Result<_, _>>()?;
-        let mut population = Self { engine, workers, server, clients, now, rng };
+        let mut population = Self { engine, workers, server, now, rng };
         population.settle();
         Ok(population)
     }
@@ -106,7 +109,7 @@ impl Population {
             features: Features::CHECKSUM_OFFLOAD,
         };
         let (pending, datagram) = PendingInitiation::start(
-            &self.clients[client],
+            &identity_of(client),
             &self.server,
             params,
             SessionIndex(client as u32),
@@ -158,11 +161,7 @@ impl Population {
         let until = self.now.monotonic + Duration::from_secs(seconds);
         while self.now.monotonic < until {
             let next = self.engine.poll_timeout().unwrap_or(until);
-            let step = next.min(until).saturating_duration_since(self.now.monotonic);
-            self.now.monotonic += step;
-            self.now.unix += step;
-            self.engine.handle_timeout(self.now);
-            self.settle();
+            self.pass(next.min(until).saturating_duration_since(self.now.monotonic));
         }
     }
 
@@ -178,36 +177,38 @@ impl Population {
 
     /// Long enough after the last that no handshake outruns the rate of unproved sources.
     fn advance(&mut self) {
-        let step = Duration::from_secs(1) / HANDSHAKES_UNPROVED_PPS;
-        self.now.monotonic += step;
-        self.now.unix += step;
+        self.pass(Duration::from_secs(1) / HANDSHAKES_UNPROVED_PPS);
     }
 
-    /// Carries commands and events to and fro until there are none; the last datagram that the
-    /// engine sent.
+    fn pass(&mut self, step: Duration) {
+        self.now.monotonic += step;
+        self.now.unix += step;
+        self.engine.handle_timeout(self.now);
+        self.settle();
+    }
+
+    /// Carries commands and events to and fro until there are none, and answers every probe as a
+    /// client does; the last datagram that the engine sent.
     fn settle(&mut self) -> Option<Vec<u8>> {
         let mut transmitted = None;
         loop {
+            let mut events = Vec::new();
             while let Some((target, command)) = self.engine.poll_command() {
-                match target {
-                    Target::All => {
-                        self.workers.iter_mut().for_each(|worker| worker.command(command.clone()));
+                events.extend(answer_to(&command));
+                for (number, worker) in self.workers.iter_mut().enumerate() {
+                    if target == Target::All || target == Target::Worker(number) {
+                        worker.command(command.clone());
+                        worker.clear_sent();
                     }
-                    Target::Worker(worker) => self.workers[worker].command(command),
                 }
             }
             while let Some((_, datagram)) = self.engine.poll_transmit() {
                 transmitted = Some(datagram);
             }
             while self.engine.poll_event().is_some() {}
-            let events: Vec<_> = self
-                .workers
-                .iter_mut()
-                .flat_map(|worker| {
-                    worker.clear_sent();
-                    std::iter::from_fn(move || worker.take_event())
-                })
-                .collect();
+            for worker in &mut self.workers {
+                events.extend(std::iter::from_fn(|| worker.take_event()));
+            }
             if events.is_empty() {
                 return transmitted;
             }
@@ -216,4 +217,15 @@ impl Population {
             }
         }
     }
+}
+
+/// What comes back if the command sends a probe.
+fn answer_to(command: &WorkerCommand) -> Option<WorkerEvent> {
+    let WorkerCommand::SendPathMessage { session, message, plaintext_len } = command else {
+        return None;
+    };
+    let PathMessage::Probe { path, token } = *message else { return None };
+    let message = PathMessage::ProbeAck { path, token, plaintext_len: *plaintext_len as u16 };
+    let (session, lane) = (*session, path);
+    Some(WorkerEvent::PathMessage { worker: 0, session, lane, message, plaintext_len: 32 })
 }

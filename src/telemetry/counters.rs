@@ -6,8 +6,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crossbeam_utils::CachePadded;
-
 use crate::telemetry::drops::DropReason;
 
 /// A monotonic count with a single writing thread.
@@ -96,8 +94,10 @@ pub struct WorkerCounters {
     pub drops: DropCounters,
 }
 
-/// What one session carried through one worker of this side.
+/// What one session carried through one worker of this side: a cache line of its own, and no more
+/// than that, since there may be many idle sessions.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct LaneUsage {
     /// Sent on this worker's lane. Keepalives and path messages count as packets of 0 bytes.
     pub sent: Traffic,
@@ -108,7 +108,7 @@ pub struct LaneUsage {
 /// What one session carried, one entry per worker of this side.
 #[derive(Debug)]
 pub struct SessionUsage {
-    lanes: Box<[CachePadded<LaneUsage>]>,
+    lanes: Box<[LaneUsage]>,
 }
 
 /// A sum over the workers of a session.
@@ -127,7 +127,7 @@ pub struct UsageTotals {
 impl SessionUsage {
     /// Counters for a side with `workers` workers.
     pub fn new(workers: usize) -> Self {
-        Self { lanes: (0..workers).map(|_| CachePadded::default()).collect() }
+        Self { lanes: (0..workers).map(|_| LaneUsage::default()).collect() }
     }
 
     /// The counters that `worker` writes.

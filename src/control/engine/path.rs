@@ -83,6 +83,10 @@ impl Path {
     ) -> Option<SentProbe> {
         let position = self.probes.iter().position(|probe| probe.token == token)?;
         let probe = self.probes.remove(position)?;
+        if self.probes.is_empty() {
+            // An idle path has no probe on its way for minutes.
+            self.probes = VecDeque::new();
+        }
         self.rtt = Some(now.saturating_duration_since(probe.sent));
         if plaintext_len >= probe.plaintext_len {
             self.mtu.handle_answer(now, probe.plaintext_len);

@@ -333,13 +333,13 @@ fn interpret(attempt: &str, message: &NetlinkBuffer<&[u8]>) -> Result<Answer, Ne
         NetlinkPayload::Error(error) if error.code.is_none() => Ok(Answer::Done),
         NetlinkPayload::Error(error) => Err(NetlinkError::Refused {
             attempt: attempt.to_owned(),
-            source: error.to_io(),
+            source: errno(error.raw_code()),
             kernel_says: explanation(message.flags(), &error),
         }),
         NetlinkPayload::Done(done) if done.code >= 0 => Ok(Answer::Done),
         NetlinkPayload::Done(done) => Err(NetlinkError::Refused {
             attempt: attempt.to_owned(),
-            source: io::Error::from_raw_os_error(done.code.saturating_neg()),
+            source: errno(done.code),
             kernel_says: None,
         }),
         NetlinkPayload::Noop => Ok(Answer::Undecodable("no operation".to_owned())),
@@ -348,6 +348,11 @@ fn interpret(attempt: &str, message: &NetlinkBuffer<&[u8]>) -> Result<Answer, Ne
             detail: format!("message type {}", message.message_type()),
         }),
     }
+}
+
+/// The error that a message carries as a negative number.
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.saturating_neg())
 }
 
 /// The kernel's words in an extended acknowledgement: attributes behind the capped echo of the

@@ -118,6 +118,8 @@ impl Peer {
         for path in &mut self.paths {
             path.adopt(core, &session);
         }
+        // Most peers are idle, so what they hold is no more than they need.
+        self.paths.reserve_exact(usize::from(paths).saturating_sub(self.paths.len()));
         for number in self.paths.len() as u8..paths {
             self.paths.push(Path::new(number, now, core.plaintext_wanted));
         }
