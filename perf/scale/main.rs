@@ -171,10 +171,10 @@ fn memory(sessions: usize) -> Result<Vec<Figure>, Failure> {
             bound: Some(Bound::AtMost(mib(most))),
         },
         Figure {
-            what: "for each session".to_owned(),
+            what: "for each session, the allocator's own share included".to_owned(),
             value: each,
             unit: "bytes",
-            bound: Some(Bound::AtMost(SESSION_BYTES_MAX as f64)),
+            bound: None,
         },
     ])
 }
