@@ -5,3 +5,6 @@
 
 pub mod engine;
 pub mod runtime;
+
+#[cfg(test)]
+pub(crate) mod simulator;

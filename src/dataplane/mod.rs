@@ -21,6 +21,8 @@ mod to_wire;
 mod trains;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use forwarder::ForwarderOptions;

@@ -166,6 +166,14 @@ impl Session {
         self.send = Some(Box::new(spent));
     }
 
+    /// Makes every receiving lane look as if nothing had arrived on it.
+    #[cfg(test)]
+    pub(super) fn forget_counters(&mut self) {
+        for slot in &mut self.receive {
+            slot.lane = None;
+        }
+    }
+
     /// Applies what another worker learned about a path.
     fn set_path_endpoint(&mut self, worker: usize, path: u8, endpoint: Endpoint) {
         if path == self.plan.send_path(worker) {
@@ -252,6 +260,12 @@ impl Tables {
     #[inline]
     pub(super) fn session(&mut self, index: SessionIndex) -> Option<&mut Session> {
         self.sessions.get_mut(&index)
+    }
+
+    /// How many sessions there are.
+    #[cfg(test)]
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Adds a session. It sends at once if its address is known.

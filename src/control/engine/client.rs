@@ -12,6 +12,7 @@
 mod attempt;
 mod paths;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::handshake::keys::PublicKey;
 use crate::handshake::{Cookie, Established, TimestampClock};
 use crate::limits::{
     ACTIVITY_SCAN_EVERY, PATH_CONFIRM_RETRY, PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER,
-    RECONNECT_AFTER_CLOSE_MAX, REKEY_JITTER_DIVISOR, REKEY_JITTER_MAX,
+    RECONNECT_AFTER_CLOSE_MAX, REKEY_JITTER_DIVISOR, REKEY_JITTER_MAX, SESSIONS_PER_PEER_MAX,
 };
 use crate::routing::{PeerId, PrefixTable};
 use crate::telemetry::status::PeerStatus;
@@ -50,8 +51,10 @@ pub(super) struct Client {
     connect_at: Option<Instant>,
     cookie: Option<(Cookie, Instant)>,
     current: Option<Current>,
-    /// Still receives what was on its way when `current` took over.
-    previous: Option<Session>,
+    /// Those that `current` has replaced, oldest first. They still receive what was on its way, and
+    /// what those workers of the server send whose path in a later session has not been heard of:
+    /// of a session that is given up for that reason, the one before is still in use.
+    previous: VecDeque<Session>,
     /// Of the current session; what was learned about them outlives it.
     paths: Vec<ClientPath>,
     /// The one path that handshakes ask for, and until when, because not all of them got through.
@@ -108,7 +111,7 @@ impl Client {
             connect_at: Some(now),
             cookie: None,
             current: None,
-            previous: None,
+            previous: VecDeque::new(),
             paths: Vec::new(),
             one_path: None,
             one_path_next: 0,
@@ -149,8 +152,11 @@ impl Client {
     /// A handshake is complete: the new session is used at once, since the server has installed it
     /// before it answered; the old one keeps receiving.
     fn adopt(&mut self, core: &mut Core, now: Instant, established: Established, since: Instant) {
-        if let Some(session) = self.previous.take() {
-            session.remove(core, &mut self.history);
+        // With the new session and the current one there are as many as may be.
+        while self.previous.len() > SESSIONS_PER_PEER_MAX - 2
+            && let Some(oldest) = self.previous.pop_front()
+        {
+            oldest.remove(core, &mut self.history);
         }
         let session = Session::install(core, SERVER, established, Some(self.server), since);
         let rekey_at = self.options.rekey_at(since, core);
@@ -164,7 +170,7 @@ impl Client {
         }
         let current = Current { session, confirmation: Some(confirmation), rekey_at };
         if let Some(replaced) = self.current.replace(current) {
-            self.previous = Some(replaced.session);
+            self.previous.push_back(replaced.session);
             self.history.rekeys += 1;
             core.event(EngineEvent::Rekeyed { peer: self.server_key });
         }
@@ -181,8 +187,8 @@ impl Client {
         reason: DisconnectReason,
         pause: Duration,
     ) {
-        let sessions = [self.previous.take(), self.current.take().map(|lost| lost.session)];
-        for session in sessions.into_iter().flatten() {
+        let current = self.current.take().map(|lost| lost.session);
+        for session in self.previous.drain(..).chain(current) {
             session.remove(core, &mut self.history);
         }
         self.attempt = None;
@@ -254,7 +260,9 @@ impl Client {
 
     pub(super) fn handle_timeout(&mut self, core: &mut Core, now: Now) {
         let at = now.monotonic;
-        if let Some(session) = self.previous.take_if(|session| at >= session.expires()) {
+        while self.previous.front().is_some_and(|session| at >= session.expires())
+            && let Some(session) = self.previous.pop_front()
+        {
             session.remove(core, &mut self.history);
         }
         if self.current.as_ref().is_some_and(|current| at >= current.session.expires()) {
@@ -288,7 +296,7 @@ impl Client {
             let fixed = current.session.expires().min(self.scan_at);
             probes.chain(confirmation).fold(fixed, Instant::min)
         });
-        let previous = self.previous.as_ref().map(Session::expires);
+        let previous = self.previous.front().map(Session::expires);
         [attempt, current, previous].into_iter().flatten().min()
     }
 

@@ -198,6 +198,13 @@ impl Engine {
         self.core.events.pop_front()
     }
 
+    /// Whether an output waits to be drained.
+    #[cfg(test)]
+    pub(crate) fn has_outputs(&self) -> bool {
+        let Core { commands, transmits, events, .. } = &self.core;
+        !(commands.is_empty() && transmits.is_empty() && events.is_empty())
+    }
+
     /// When to call [`Self::handle_timeout`] next; may change with every input.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.core.closing || !self.started {

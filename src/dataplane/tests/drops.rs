@@ -162,13 +162,13 @@ const PROVOCATIONS: &[(DropReason, Provocation)] = &[
         (client, 1)
     }),
     (DropReason::NoSession, || {
-        let mut client = Side::new(0);
+        let mut client = Side::of(0);
         client.own("10.8.0.0/24");
         client.encapsulate(ping(CLIENT, SERVER));
         (client, 1)
     }),
     (DropReason::NoPath, || {
-        let mut server = Side::new(0);
+        let mut server = Side::of(0);
         server.own("10.8.0.2/32");
         server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
         server.encapsulate(ping(SERVER, CLIENT));

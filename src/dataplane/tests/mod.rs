@@ -6,31 +6,23 @@ mod nonces;
 mod oversized;
 mod room;
 
-use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
-use mio::{Poll, Token, Waker};
-
-use crate::dataplane::forwarder::{
-    DatagramOutput, EventSender, Forwarder, ForwarderOptions, PacketOutput, SendOutcome,
-};
-use crate::dataplane::from_wire::Received;
+use crate::dataplane::forwarder::SendOutcome;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
-use crate::dataplane::trains::TrainBuilder;
+use crate::dataplane::testing::MemoryWorker as Side;
 use crate::limits::{
     DATA_HEADER_LEN, LANE_EVENTS_BURST, LANE_EVENTS_PPS, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT,
-    VIRTIO_HEADER_LEN, WORKER_EVENTS_MAX,
+    VIRTIO_HEADER_LEN,
 };
 use crate::packet::CoalesceOptions;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
 use crate::session::lanes::{LanePlan, Role};
-use crate::sys::clock;
 use crate::sys::udp::ReceivedMeta;
-use crate::telemetry::counters::{SessionUsage, WorkerCounters};
+use crate::telemetry::counters::SessionUsage;
 use crate::telemetry::drops::DropReason;
 use crate::wire::{Features, PathMessage, SessionIndex};
 
@@ -40,102 +32,15 @@ pub(super) const PEER: PeerId = PeerId(7);
 const CLIENT_INDEX: SessionIndex = SessionIndex(0xc11e_0001);
 const SERVER_INDEX: SessionIndex = SessionIndex(0x5e4f_0001);
 
-/// Collects what would leave by UDP.
-#[derive(Default)]
-struct MemoryWire {
-    datagrams: Vec<Vec<u8>>,
-    ecn: Vec<u8>,
-    blocked: bool,
-    outcome: SendOutcome,
-}
-
-impl DatagramOutput for MemoryWire {
-    fn send(&mut self, _listener: usize, trains: &mut TrainBuilder) -> SendOutcome {
-        if self.blocked {
-            return SendOutcome::default();
-        }
-        trains.hand_over();
-        for train in trains.trains() {
-            for datagram in trains.arena()[train.range.clone()].chunks(train.segment_len) {
-                self.datagrams.push(datagram.to_vec());
-                self.ecn.push(train.tos);
-            }
-        }
-        trains.clear();
-        self.outcome
-    }
-}
-
-/// Collects what would be written to TUN.
-#[derive(Default)]
-struct MemoryTun {
-    frames: Vec<Vec<u8>>,
-    refuse: Option<ErrorKind>,
-    refuse_super_packets: bool,
-}
-
-impl PacketOutput for MemoryTun {
-    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        if let Some(kind) = self.refuse {
-            return Err(kind.into());
-        }
-        if self.refuse_super_packets && pieces.len() > 1 {
-            return Err(ErrorKind::InvalidInput.into());
-        }
-        self.frames.push(pieces.iter().flat_map(|piece| piece.iter().copied()).collect());
-        Ok(())
-    }
-}
-
-/// One worker of one side.
-struct Side {
-    forwarder: Forwarder,
-    commands: Sender<WorkerCommand>,
-    events: Receiver<WorkerEvent>,
-    counters: Arc<WorkerCounters>,
-    wire: MemoryWire,
-    tun: MemoryTun,
-    now: Instant,
-    _poll: Poll,
-}
-
 impl Side {
-    fn new(worker: usize) -> Self {
-        let poll = Poll::new().unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        let (commands, command_queue) = crossbeam_channel::unbounded();
-        let (event_queue, events) = crossbeam_channel::bounded(WORKER_EVENTS_MAX);
-        let counters = Arc::new(WorkerCounters::default());
-        let options = ForwarderOptions {
-            udp_gso: true,
-            coalesce: CoalesceOptions::ALL,
-            plaintext_max: usize::from(TUN_MTU_DEFAULT),
-            copy_dscp: false,
-            spin: crate::limits::SPIN_DEFAULT,
-        };
-        let event_sender = EventSender::new(event_queue, waker);
-        let forwarder =
-            Forwarder::new(worker, 1, options, Arc::clone(&counters), event_sender, command_queue);
-        let (wire, tun) = (MemoryWire::default(), MemoryTun::default());
-        Self { forwarder, commands, events, counters, wire, tun, now: clock::now(), _poll: poll }
-    }
-
-    fn command(&mut self, command: WorkerCommand) {
-        self.commands.send(command).unwrap();
-        self.forwarder.apply_commands(&mut self.wire);
+    /// A worker whose paths carry what fits an ordinary link.
+    fn of(worker: usize) -> Self {
+        Self::new(worker, usize::from(TUN_MTU_DEFAULT))
     }
 
     fn own(&mut self, prefix: &str) {
         let table = PrefixTable::from_entries([(prefix.parse().unwrap(), PEER)]);
         self.command(WorkerCommand::SetPrefixes(Arc::new(table)));
-    }
-
-    /// Hands a frame from TUN to the forwarder and returns the datagrams it makes.
-    fn encapsulate(&mut self, mut frame: Vec<u8>) -> Vec<Vec<u8>> {
-        self.forwarder.now = self.now;
-        self.forwarder.encapsulate(&mut frame, &mut self.wire, &mut self.tun);
-        self.forwarder.flush(&mut self.wire);
-        std::mem::take(&mut self.wire.datagrams)
     }
 
     /// Hands datagrams from `port` to the forwarder, as one message each, and returns the frames
@@ -158,16 +63,6 @@ impl Side {
         self.decapsulate_messages(&messages, &mut arena)
     }
 
-    fn decapsulate_messages(
-        &mut self,
-        messages: &[ReceivedMeta],
-        arena: &mut [u8],
-    ) -> Vec<Vec<u8>> {
-        let received = Received { listener: 0, messages, arena, now: self.now };
-        self.forwarder.decapsulate(received, &mut self.wire, &mut self.tun);
-        std::mem::take(&mut self.tun.frames)
-    }
-
     /// Path messages in datagrams of their own.
     fn probes(&mut self, count: usize) -> Vec<Vec<u8>> {
         for token in 0..count as u64 {
@@ -177,14 +72,6 @@ impl Side {
         }
         self.forwarder.flush(&mut self.wire);
         std::mem::take(&mut self.wire.datagrams)
-    }
-
-    fn dropped(&self, reason: DropReason) -> u64 {
-        self.counters.drops.get(reason)
-    }
-
-    fn dropped_in_all(&self) -> u64 {
-        DropReason::ALL.iter().map(|reason| self.dropped(*reason)).sum()
     }
 
     #[track_caller]
@@ -218,7 +105,7 @@ pub(super) fn install(role: Role, server_workers: u8, client_workers: u8) -> Ses
 
 /// A client and a server worker with a session; the client's first keepalive has arrived.
 fn pair() -> (Side, Side) {
-    let (mut client, mut server) = (Side::new(0), Side::new(0));
+    let (mut client, mut server) = (Side::of(0), Side::of(0));
     client.own("10.8.0.0/24");
     server.own("10.8.0.2/32");
     server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
@@ -285,7 +172,7 @@ fn usage_counts_inner_bytes_of_both_directions() {
 
 #[test]
 fn a_session_whose_installation_is_still_queued_is_found() {
-    let (mut client, mut server) = (Side::new(0), Side::new(0));
+    let (mut client, mut server) = (Side::of(0), Side::of(0));
     client.own("10.8.0.0/24");
     server.own("10.8.0.2/32");
     client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 1))));
@@ -298,7 +185,7 @@ fn a_session_whose_installation_is_still_queued_is_found() {
 
 #[test]
 fn a_later_worker_may_have_the_only_path() {
-    let ([mut first, mut second], mut server) = ([Side::new(0), Side::new(1)], Side::new(0));
+    let ([mut first, mut second], mut server) = ([Side::of(0), Side::of(1)], Side::of(0));
     server.own("10.8.0.2/32");
     server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 1))));
     for client in [&mut first, &mut second] {
@@ -399,7 +286,7 @@ fn a_path_message_reaches_the_control_thread_with_its_length() {
 
 #[test]
 fn a_lane_that_floods_the_control_thread_is_held_back_and_no_other() {
-    let (mut clients, mut server) = ([Side::new(0), Side::new(1)], Side::new(0));
+    let (mut clients, mut server) = ([Side::of(0), Side::of(1)], Side::of(0));
     server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 2))));
     for client in &mut clients {
         client.command(WorkerCommand::InstallSession(Box::new(install(Role::Client, 1, 2))));

@@ -81,7 +81,7 @@ fn take(side: &mut Side, step: Step, sessions: &[SessionInstall; 3]) {
 proptest! {
     #[test]
     fn no_nonce_is_used_twice(steps in prop::collection::vec(step(), 1..60)) {
-        let mut side = Side::new(0);
+        let mut side = Side::of(0);
         side.own("10.8.0.0/24");
         let sessions = sessions();
         for step in steps {

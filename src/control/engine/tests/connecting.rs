@@ -1,8 +1,8 @@
 //! From the first initiation to the first confirmed path.
 
 use super::*;
-use crate::control::engine::tests::world::peer;
-use crate::dataplane::messages::WorkerEvent;
+use crate::control::simulator::side::peer;
+use crate::dataplane::messages::{Endpoint, WorkerEvent};
 use crate::handshake::keys::{PresharedKey, PublicKey};
 use crate::limits::{HANDSHAKE_RETRY_FIRST, HANDSHAKES_UNPROVED_BURST, RECONNECT_PAUSE_MAX};
 use crate::telemetry::drops::DropReason;
@@ -24,7 +24,7 @@ fn every_pair_of_worker_counts_connects_with_one_handshake() {
         let status = world.server_status();
         assert!(status.connected && status.paths.iter().all(|path| path.endpoint.is_some()));
         assert_eq!((world.server.connects(), world.client.connects()), (1, 1));
-        assert_eq!((world.server.unknown, world.client.unknown), (0, 0));
+        assert_eq!((world.server.unknown(), world.client.unknown()), (0, 0));
     }
 }
 
@@ -72,8 +72,7 @@ fn a_forged_or_damaged_response_does_not_spoil_the_handshake() {
     let genuine = genuine.clone();
     for byte in [2, 9, 100, 1100, 1150] {
         let mut forged = genuine.clone();
-        let Payload::Handshake(datagram) = &mut forged.payload else { unreachable!() };
-        datagram[byte] ^= 1;
+        forged.datagram[byte] ^= 1;
         world.deliver(forged);
     }
     assert_eq!(world.client.engine.state(), EngineState::Connecting);
@@ -85,7 +84,7 @@ fn a_forged_or_damaged_response_does_not_spoil_the_handshake() {
 #[test]
 fn an_answer_to_an_older_initiation_is_not_taken() {
     let mut world = World::new(1, 1);
-    world.latency = ms(300);
+    world.weather.latency = ms(300);
     world.begin();
     world.run_for(SECOND * 10);
     assert!(world.client.drops(DropReason::HandshakeUnexpected) > 0);
@@ -107,9 +106,10 @@ fn unexpected_datagrams_are_counted_and_ignored() {
         (1, DropReason::DatagramTruncated),
     ] {
         let before = world.server.drops(reason);
-        let mut junk = find(&world, MessageType::Initiation);
-        junk.payload = Payload::Handshake(vec![first; 40]);
-        world.deliver(junk);
+        let now = world.clocks(Who::Server);
+        let from = find(&world, MessageType::Initiation).from;
+        let from = Endpoint { remote: from, local: None, listener: 0 };
+        world.server.engine.handle_datagram(now, from, &[first; 40]);
         assert_eq!(world.server.drops(reason), before + 1, "{reason:?}");
     }
 }
@@ -156,7 +156,7 @@ fn a_flood_from_forged_addresses_costs_a_client_one_round_trip() {
         .find(|(_, event)| matches!(event, EngineEvent::Connected { .. }))
         .unwrap();
     let round_trips = "for the cookie, the response and the first answer on the path";
-    assert_eq!(connected - began, world.latency * 6, "{round_trips}");
+    assert_eq!(connected - began, world.weather.latency * 6, "{round_trips}");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn equal_seeds_give_equal_runs() {
         });
         world.begin();
         world.run_for(SECOND * 300);
-        let trace = |side: &world::Side| format!("{:?}", side.events);
+        let trace = |side: &crate::control::simulator::side::Side| format!("{:?}", side.events);
         let packets: Vec<String> = world.captured.iter().map(|p| format!("{p:?}")).collect();
         (trace(&world.server), trace(&world.client), packets)
     };

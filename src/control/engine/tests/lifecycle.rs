@@ -1,12 +1,12 @@
 //! Restarts, farewells, silence, reloads.
 
 use super::connecting::current_session;
-use super::world::{peer, prefix};
 use super::*;
+use crate::control::simulator::side::peer;
 use crate::handshake::keys::{PresharedKey, PublicKey};
 use crate::limits::{REJECT_AFTER, REKEY_AFTER};
 use crate::routing::PeerId;
-use crate::wire::MessageType;
+use crate::telemetry::drops::DropReason;
 
 fn disconnected(reason: DisconnectReason) -> impl Fn(&EngineEvent) -> bool {
     move |event| matches!(event, EngineEvent::Disconnected { reason: r, .. } if *r == reason)
@@ -97,10 +97,13 @@ fn a_goodbye_to_an_old_session_spares_the_new_one() {
     let mut world = World::connected(1, 1);
     let old = current_session(&world);
     // What the client would have sent, had it stopped.
-    let sent = |(_, packet): &&(_, Packet)| packet.to_server() && packet.is(MessageType::Data);
-    let mut goodbye = world.captured.iter().rev().find(sent).unwrap().1.clone();
-    let Payload::Data { message, len, .. } = &mut goodbye.payload else { unreachable!() };
-    (*message, *len) = (Some(crate::wire::PathMessage::Close { reason: 0 }), 16);
+    let message = crate::wire::PathMessage::Close { reason: 0 };
+    let command = WorkerCommand::SendPathMessage { session: old, message, plaintext_len: 0 };
+    world.filter = Box::new(|_, _| true);
+    world.command(Who::Client, 0, command);
+    world.filter = Box::new(|_, _| false);
+    let goodbye = world.captured.last().unwrap().1.clone();
+    assert_eq!(goodbye.message, Some(message));
     world.run_for(REKEY_AFTER);
     assert_ne!(current_session(&world), old);
     world.deliver(goodbye);
@@ -124,22 +127,31 @@ fn a_reload_spares_the_peers_that_stay() {
     let mut world = World::connected(2, 2);
     let session = current_session(&world);
     let other = PublicKey([9; 32]);
-    let mut kept = peer(world.keys.client(), &["10.7.0.9/32", "fd00::/64"]);
-    kept.preshared_key = PresharedKey::new([7; 32]);
-    let peers = vec![peer(other, &["10.8.0.0/16"]), kept];
-    world.server.engine.reload(Reload::Server { peers });
-    world.pump();
+    let reload = |world: &mut World, allowed: &[&str]| {
+        let mut kept = peer(world.keys.client(), allowed);
+        kept.preshared_key = PresharedKey::new([7; 32]);
+        let peers = vec![peer(other, &["10.8.0.0/16"]), kept];
+        world.server.engine.reload(Reload::Server { peers });
+        world.pump();
+    };
+    reload(&mut world, &["10.7.0.2/32", "10.7.0.9/32", "fd00::/64"]);
     world.traffic = Some(ms(50));
     world.run_for(SECOND);
     assert_eq!(current_session(&world), session);
     assert_eq!(world.client.sent, world.server.received + 2, "two are on their way");
+    let status = world.server.engine.status(world.now);
+    assert_eq!(status[0].public_key, other.to_string(), "in the order of the configuration");
+    assert_eq!(status[1].allowed_ips, ["10.7.0.2/32", "10.7.0.9/32", "fd00::/64"]);
+
+    reload(&mut world, &["10.7.0.9/32"]);
     let table = world.server.prefixes.clone().unwrap();
     assert_eq!(table.lookup("10.7.0.2".parse().unwrap()), None);
     assert_eq!(table.lookup("10.7.0.9".parse().unwrap()), Some(PeerId(0)));
     assert_eq!(table.lookup("10.8.1.1".parse().unwrap()), Some(PeerId(1)));
-    let status = world.server.engine.status(world.now);
-    assert_eq!(status[0].public_key, other.to_string(), "in the order of the configuration");
-    assert_eq!(status[1].allowed_ips, ["10.7.0.9/32", "fd00::/64"]);
+    world.run_for(SECOND);
+    assert_eq!(current_session(&world), session);
+    let dropped = world.server.workers[0].real.dropped(DropReason::InnerSourceNotAllowed);
+    assert!(dropped > 0, "what a peer may send changes at once");
 }
 
 #[test]
@@ -198,7 +210,7 @@ fn a_prefix_named_twice_belongs_to_the_peer_named_last() {
 fn a_client_reload_changes_routes_and_keepalive_only() {
     let mut world = World::connected(1, 1);
     let session = current_session(&world);
-    world.options.allowed = vec![prefix("192.0.2.0/24")];
+    world.options.allowed = vec!["192.0.2.0/24".parse().unwrap()];
     world.options.keepalive = Some(SECOND * 5);
     let options = world.options.clone();
     world.client.engine.reload(Reload::Client(options));

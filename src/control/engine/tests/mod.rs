@@ -1,20 +1,15 @@
-//! Two engines, joined by a scripted network and fake workers, in virtual time.
-//!
-//! How it works: [`World`] holds a server and a client. Fake workers obey commands as tunnel
-//! workers do (sessions, path addresses, lanes, path messages) but "seal" packets by naming the
-//! session. Packets travel for a fixed time unless a filter loses them. The clock jumps from one
-//! event to the next, so hours pass in milliseconds, and equal seeds give equal runs.
+//! Two engines with their workers, joined by a scripted network, in virtual time:
+//! [`crate::control::simulator`] without weather.
 
 mod connecting;
 mod lifecycle;
 mod paths;
 mod sessions;
-mod world;
 
 use std::time::Duration;
 
 use super::*;
-use world::{Packet, Payload, World};
+use crate::control::simulator::{Packet, Who, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 

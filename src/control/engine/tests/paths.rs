@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::connecting::{current_session, find};
+use super::connecting::{current_session, find, nearly_used};
 use super::*;
 use crate::dataplane::messages::WorkerEvent;
 use crate::limits::{PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER};
@@ -77,6 +77,26 @@ fn all_paths_are_tried_again_later_without_disturbing_the_one_in_use() {
 }
 
 #[test]
+fn a_trial_of_all_paths_that_fails_loses_nothing() {
+    let mut world = World::new(2, 2);
+    world.filter = Box::new(|_, packet| packet.path() == Some(1));
+    world.begin();
+    world.run_for(PATHS_RETRY_AFTER + SECOND * 4);
+    assert_eq!(states(&world), ["up"]);
+    world.traffic = Some(ms(3));
+    world.run_for(ms(100));
+    let first = world.oracle.next_number();
+    nearly_used(&mut world);
+    world.run_for(SECOND);
+    assert_eq!(states(&world), ["up", "unconfirmed"], "the trial is on");
+    world.run_for(PATH_CONFIRM_WITHIN);
+    assert_eq!(states(&world), ["up"], "and over");
+    world.traffic = None;
+    world.run_for(SECOND);
+    assert_eq!(world.oracle.undelivered_since(first), [0; 0]);
+}
+
+#[test]
 fn a_path_that_falls_silent_later_is_done_without() {
     let mut world = World::connected(2, 2);
     world.traffic = Some(ms(50));
@@ -148,10 +168,8 @@ fn another_path_takes_over_when_the_only_one_falls_silent() {
 fn where_no_path_gets_through_among_others_each_is_tried_alone() {
     let mut world = World::new(2, 3);
     // The last path, and only in a session that has no other, so that its number is 0.
-    world.filter = Box::new(|_, packet| match (&packet.payload, packet.path()) {
-        (Payload::Data { message: Some(PathMessage::Probe { path, .. }), .. }, socket) => {
-            (*path, socket) != (0, Some(2))
-        }
+    world.filter = Box::new(|_, packet| match (packet.message, packet.path()) {
+        (Some(PathMessage::Probe { path, .. }), socket) => (path, socket) != (0, Some(2)),
         (_, socket) => socket.is_some_and(|socket| socket != 2),
     });
     world.begin();
@@ -181,7 +199,7 @@ fn a_client_that_roams_keeps_its_session() {
     let mut world = World::connected(2, 2);
     world.traffic = Some(ms(50));
     let session = current_session(&world);
-    world.client_address = Ipv4Addr::new(192, 0, 2, 200);
+    world.roam(Ipv4Addr::new(192, 0, 2, 200));
     world.run_for(SECOND * 5);
     assert_eq!(current_session(&world), session);
     let paths = world.server_status().paths;
@@ -209,7 +227,7 @@ fn handshake_messages_do_not_move_a_peer() {
 fn both_sides_measure_what_each_path_carries() {
     for (mtu, expected) in [(1500, 1408), (1400, 1328), (1280, 1216)] {
         let mut world = World::new(2, 2);
-        world.mtu = mtu;
+        world.weather.mtu = mtu;
         world.begin();
         world.run_for(SECOND * 30);
         for status in [world.client_status(), world.server_status()] {
@@ -225,7 +243,7 @@ fn both_sides_measure_what_each_path_carries() {
 #[test]
 fn what_a_path_carries_is_remembered_across_a_rekey() {
     let mut world = World::new(1, 1);
-    world.mtu = 1400;
+    world.weather.mtu = 1400;
     world.begin();
     world.run_for(SECOND * 60);
     world.client.workers[0].plaintext_max.clear();
@@ -268,10 +286,7 @@ fn keepalives_are_sent_on_every_idle_path_and_find_a_dead_server() {
     world.run_for(SECOND * 30);
     let sent = &world.captured[before..];
     for path in [0, 1] {
-        let empty = |packet: &Packet| {
-            packet.path() == Some(path)
-                && matches!(packet.payload, Payload::Data { len: 0, message: None, .. })
-        };
+        let empty = |packet: &Packet| packet.path() == Some(path) && packet.is_keepalive();
         let count = sent.iter().filter(|(_, packet)| empty(packet)).count();
         assert!((2..=3).contains(&count), "path {path}: {count}");
     }
@@ -286,9 +301,7 @@ fn a_one_way_stream_keeps_its_session() {
     let session = current_session(&world);
     world.traffic = Some(ms(50));
     // What the server's TUN device sends does not exist, its control thread's answers do.
-    world.filter = Box::new(|_, packet| {
-        !packet.to_server() && matches!(packet.payload, Payload::Data { message: None, .. })
-    });
+    world.filter = Box::new(|_, packet| !packet.to_server() && packet.is_traffic());
     world.run_for(SECOND * 60);
     assert_eq!(current_session(&world), session);
     assert_eq!(states(&world), ["up", "up"]);
