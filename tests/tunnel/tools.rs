@@ -142,8 +142,12 @@ impl PingSummary {
 #[track_caller]
 pub(crate) fn ping(host: &Host, to: impl Into<IpAddr>, flags: &str) {
     let finished = attempt(host, &format!("ping -n -W 5 -w 10 {flags} {}", to.into()));
-    let summary = PingSummary::of(&finished);
-    assert!(summary.sent > 0 && summary.received == summary.sent, "{finished:#?}");
+    let PingSummary { sent, received } = PingSummary::of(&finished);
+    // Under a deadline it ends with the last answer it wants, when more may be on their way: never
+    // as many as it has once seen under way at a time, which it calls the pipe if there were two.
+    let pipe = finished.stdout.split_once("pipe ").map_or("", |(_, rest)| rest);
+    let pipe = pipe.split(|it: char| !it.is_ascii_digit()).next().unwrap().parse().unwrap_or(1);
+    assert!(received > 0 && sent - received < pipe, "{finished:#?}");
 }
 
 /// One echo, and whether it came back in time.
