@@ -172,7 +172,7 @@ impl Scene {
         let client = Daemon(client.spawn()?);
         wait_until(START_WITHIN, "an echo through the tunnel", || {
             let mut ping = self.lab.client.command("ping").ok()?;
-            let ping = ping.args(["-n", "-c", "1", "-W", "0.1", "-I", &address.to_string()]);
+            let ping = ping.args(["-n", "-c", "1", "-W", "0.1", "-I", &format!("flood-{name}")]);
             let ping = ping.arg(INNER[0].to_string()).stdout(Stdio::null()).stderr(Stdio::null());
             ping.status().ok()?.success().then_some(())
         })?;
