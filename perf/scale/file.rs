@@ -26,9 +26,9 @@ pub(crate) fn write_server(
         key_file.display(),
     );
     for peer in 0..peers {
-        // 0 and 1 are points of low order, which a configuration may not name.
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&(peer as u64 + 2).to_le_bytes());
+        // Keys of small numbers may be of low order, which a configuration refuses.
+        let mut key = [9; 32];
+        key[..8].copy_from_slice(&(peer as u64).to_le_bytes());
         let owned: Vec<_> =
             prefixes(peer, prefixes_each).iter().map(|prefix| format!("\"{prefix}\"")).collect();
         let (key, owned) = (PublicKey(key), owned.join(", "));

@@ -269,9 +269,6 @@ fn dropping_what_comes_from_the_wire_allocates_nothing() {
     assert_eq!(session.send_endpoint.unwrap().remote.port(), 2000);
 }
 
-/// Does something to a datagram on its way.
-type Spoiler = fn(&mut ReceivedMeta, &mut [u8]);
-
 /// Delivers one packet from `source` that `spoil` has been at, to a device that may refuse it: how
 /// often the server allocates, and how many packets it drops.
 fn deliver_one(
