@@ -9,6 +9,8 @@ use std::ops::Range;
 const SHOWN_MAX: usize = 50;
 /// Characters of a source line shown at most.
 const LINE_SHOWN_MAX: usize = 160;
+/// The names behind which a cryptographic key stands that everybody may see.
+const PUBLIC_KEYS: [&str; 2] = ["public_key", "server_key"];
 /// What the names of keys contain behind which people expect to write a secret.
 const SECRET_WORDS: [&str; 5] = ["private", "preshared", "secret", "password", "psk"];
 
@@ -227,13 +229,20 @@ pub(crate) fn names_secret(key: &str) -> bool {
     !lower.ends_with("_file") && SECRET_WORDS.iter().any(|word| lower.contains(word))
 }
 
+/// Whether a key speaks of a cryptographic key that this format does not have: perhaps a secret
+/// one, its name mistyped.
+fn names_unknown_key(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase();
+    lower.ends_with("key") && !PUBLIC_KEYS.contains(&&*lower)
+}
+
 /// Where a value begins that somebody wrote into the file although it belongs into a key file.
 fn secret_start(line: &str) -> Option<usize> {
     line.match_indices('=').map(|(at, _)| at).find_map(|at| {
         let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
         let is_boundary = |c: char| !c.is_alphanumeric() && !"_-".contains(c);
         let key = before.rsplit(is_boundary).next().unwrap_or(before);
-        names_secret(key).then_some(at + 1)
+        (names_secret(key) || names_unknown_key(key)).then_some(at + 1)
     })
 }
 
@@ -309,6 +318,7 @@ mod tests {
     fn a_secret_in_the_wrong_place_is_not_printed() {
         for line in [
             "private_key = \"hunter2\"",
+            "prviate_key = \"hunter2\"",
             "\"preshared_key\" = \"hunter2\"",
             "server = { PrivateKey = \"hunter2\" }",
             "private_key_file = \"k\"\nx = { psk='hunter2' }",
