@@ -24,15 +24,7 @@ impl World {
             Mishap::Rebind { socket } => self.client.nat.rebind(socket),
             Mishap::ClockSet { who, ahead_s } => self.side(who).clock_ahead = ahead_s,
             Mishap::Suspend { who, lasts, clock_stops } => self.suspend(who, lasts, clock_stops),
-            Mishap::Restart { who, goodbye } => {
-                if goodbye {
-                    self.say_goodbye(who);
-                }
-                match who {
-                    Who::Server => self.restart_server(),
-                    Who::Client | Who::Twin => self.restart_client(),
-                }
-            }
+            Mishap::Restart { who, goodbye } => self.restart(who, goodbye, mishap),
             Mishap::TwinBegins => self.begin_twin(),
             Mishap::TwinEnds { goodbye } => self.end_twin(goodbye),
             Mishap::SpendKey { who, worker, packets_left } => {
@@ -56,6 +48,20 @@ impl World {
         let process = side.process;
         let slept = if clock_stops { lasts } else { Duration::ZERO };
         self.schedule(until, Due::Awake(who, process, slept));
+    }
+
+    fn restart(&mut self, who: Who, goodbye: bool, mishap: Mishap) {
+        if let Some(until) = self.side(who).sleeps_until {
+            // Nothing happens on a machine that is suspended.
+            return self.schedule(until, Due::Mishap(mishap));
+        }
+        if goodbye {
+            self.say_goodbye(who);
+        }
+        match who {
+            Who::Server => self.restart_server(),
+            Who::Client | Who::Twin => self.restart_client(),
+        }
     }
 
     /// The process says goodbye, and what it says leaves the machine.
