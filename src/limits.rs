@@ -171,11 +171,15 @@ pub const LANE_EVENTS_BURST: u32 = 64;
 /// Events a worker may have waiting for the control thread.
 pub const WORKER_EVENTS_MAX: usize = 4096;
 
+/// Where a process may use fewer CPUs, workers are not pinned unless configured: others that want
+/// a worker's CPU would have nowhere else to go.
+pub const PIN_CPUS_MIN: usize = 4;
+
 // ---- Looking for work before sleeping (`tuning.spin_us`) ----
 
 /// How long a worker without work looks for more before it sleeps, unless configured otherwise: the
 /// answer of a far end on the same network comes within it.
-pub const SPIN_DEFAULT: Duration = Duration::from_micros(50);
+pub const SPIN_DEFAULT: Duration = Duration::from_micros(20);
 /// The longest that may be configured.
 pub const SPIN_MAX: Duration = Duration::from_millis(10);
 /// Spins in a row that find nothing after which most sleeps begin without one.

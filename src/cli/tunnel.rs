@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(config.private_key_file, PathBuf::from("/k"));
         assert_eq!(config.peers[0].public_key, KEY.parse().unwrap());
         assert_eq!(config.peers[0].allowed_ips.len(), 2);
-        assert_eq!((config.workers, config.cpus), (Some(2), Some(vec![4, 6, 7])));
+        assert_eq!((config.workers.count, config.workers.cpus), (Some(2), Some(vec![4, 6, 7])));
         assert_eq!(config.status_socket, PathBuf::from("/s"));
         assert_eq!(
             (config.log.format, config.log.level.as_str()),
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(config.routes.len(), 2);
         assert_eq!(config.preshared_key_file, Some(PathBuf::from("/p")));
         assert_eq!((config.keepalive_s, config.rekey_after_s), (Some(25), 5));
-        assert_eq!((config.workers, config.cpus), (None, None));
+        assert_eq!((config.workers.count, config.workers.cpus), (None, None));
         assert_eq!(config.status_socket, Role::Client.status_socket());
     }
 

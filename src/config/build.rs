@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use crate::config::checks;
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Role, Sections, Setting};
-use crate::config::types::{LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig};
+use crate::config::types::{
+    LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig, WorkersConfig,
+};
 
 /// The configuration of a server, once `problems` has heard of everything that is wrong with it.
 /// `None` if something indispensable is missing; a result is good only if there are no errors.
@@ -27,7 +29,6 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
         private_key_file: private_key_file?,
         peers,
         workers: workers(sections),
-        cpus: cpus(sections),
         status_socket: status_socket(sections, Role::Server),
         tuning: tuning(sections),
         log: log(sections),
@@ -53,7 +54,6 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
         private_key_file: private_key_file?,
         preshared_key_file: client.preshared_key_file.value.clone(),
         workers: workers(sections),
-        cpus: cpus(sections),
         keepalive_s: Some(client.keepalive_s.value.as_u16()).filter(|&seconds| seconds > 0),
         rekey_after_s: client.rekey_after_s.value.as_u16(),
         status_socket: status_socket(sections, Role::Client),
@@ -141,12 +141,13 @@ fn tun(sections: &Sections) -> TunConfig {
     }
 }
 
-fn workers(sections: &Sections) -> Option<usize> {
-    sections.workers.count.value.chosen().map(|count| count.as_usize())
-}
-
-fn cpus(sections: &Sections) -> Option<Vec<usize>> {
-    sections.workers.cpus.value.clone().chosen().map(|cpus| cpus.0)
+fn workers(sections: &Sections) -> WorkersConfig {
+    let workers = &sections.workers;
+    WorkersConfig {
+        count: workers.count.value.chosen().map(|count| count.as_usize()),
+        cpus: workers.cpus.value.clone().chosen().map(|cpus| cpus.0),
+        pin: workers.pin.value,
+    }
 }
 
 fn status_socket(sections: &Sections, role: Role) -> PathBuf {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Sections, Setting};
+use crate::config::types::Switch;
 use crate::config::values::Auto;
 use crate::handshake::keys::PublicKey;
 use crate::limits;
@@ -67,6 +68,10 @@ fn workers_fit_cpus(sections: &Sections, problems: &mut Problems) {
     let workers = &sections.workers;
     let Auto::Chosen(cpus) = &workers.cpus.value else { return };
     let place = workers.cpus.origin.clone();
+    if workers.pin.value == Switch::Off {
+        let what = "`cpus` says where to pin workers, and `pin` says not to".to_owned();
+        problems.error_with_help(place.clone(), what, "leave one of the two out");
+    }
     match workers.count.value {
         Auto::Chosen(count) if count.as_usize() > cpus.0.len() => {
             let what = format!("{count} workers cannot be pinned to {} CPUs", cpus.0.len());

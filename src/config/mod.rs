@@ -25,6 +25,7 @@ pub use schema::{PORT_DEFAULT, Role};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
     HostPort, LogConfig, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig, UpConfig,
+    WorkersConfig,
 };
 
 pub(crate) use schema::{Keepalive, Mtu, Workers};

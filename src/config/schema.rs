@@ -215,6 +215,7 @@ section! {
     WorkersSection = "workers" {
         count: Auto<Workers> = Auto::Auto, Restart;
         cpus: Auto<CpuList> = Auto::Auto, Restart;
+        pin: Switch = Switch::Auto, Restart;
     }
 }
 

@@ -134,6 +134,7 @@ fn keys_that_contradict_each_other_are_errors() {
     for (more, what) in [
         (peer(KEY).as_str(), "two peers have the public key"),
         ("[workers]\ncount = 3\ncpus = \"0-1\"", "3 workers cannot be pinned to 2 CPUs"),
+        ("[workers]\npin = false\ncpus = \"0-1\"", "`cpus` says where to pin workers"),
         ("[workers]\ncpus = \"0-200\"", "one worker per CPU would be more than 128"),
     ] {
         assert_only(&server(more), Severity::Error, what);

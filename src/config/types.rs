@@ -34,12 +34,8 @@ pub struct ServeConfig {
     pub private_key_file: PathBuf,
     /// Who may connect; no key twice.
     pub peers: Vec<PeerConfig>,
-    /// Number of workers, 1 to 128. `None`: one per entry of `cpus`, or per CPU this process may
-    /// run on.
-    pub workers: Option<usize>,
-    /// CPUs to pin the workers to, in worker order; at least as many as workers. `None`: those
-    /// this process may run on.
-    pub cpus: Option<Vec<usize>>,
+    /// How many workers, and where they run.
+    pub workers: WorkersConfig,
     /// Where `corelane status` asks.
     pub status_socket: PathBuf,
     /// What to use of the kernel's offloads, and sizes.
@@ -65,10 +61,8 @@ pub struct UpConfig {
     pub private_key_file: PathBuf,
     /// Where the pre-shared key is, if there is one.
     pub preshared_key_file: Option<PathBuf>,
-    /// Number of workers, as for a server.
-    pub workers: Option<usize>,
-    /// CPUs to pin the workers to, as for a server.
-    pub cpus: Option<Vec<usize>>,
+    /// How many workers, and where they run.
+    pub workers: WorkersConfig,
     /// Seconds of silence after which an empty packet keeps NAT mappings open. `None`: never.
     pub keepalive_s: Option<u16>,
     /// Seconds after which a session is replaced, 5 to 120.
@@ -128,6 +122,19 @@ pub struct TuningConfig {
     pub copy_dscp: bool,
     /// How long a worker without work looks for more before it sleeps.
     pub spin: Duration,
+}
+
+/// How many workers, and where they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkersConfig {
+    /// Number of workers, 1 to 128. `None`: one per entry of `cpus`, or per CPU this process may
+    /// run on.
+    pub count: Option<usize>,
+    /// CPUs to pin the workers to, in worker order; at least as many as workers. `None`: those
+    /// this process may run on.
+    pub cpus: Option<Vec<usize>>,
+    /// Whether to pin the workers at all; never `Off` where `cpus` are named.
+    pub pin: Switch,
 }
 
 /// Whether to use something the kernel may or may not offer.

@@ -8,13 +8,14 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
+use crate::config::{Switch, WorkersConfig};
 use crate::control::runtime::WorkerHandle;
 use crate::daemon::DaemonError;
 use crate::dataplane::ForwarderOptions;
 use crate::dataplane::messages::WorkerEvent;
 use crate::dataplane::worker::{Worker, WorkerError, WorkerParts};
 use crate::host::privileges;
-use crate::limits::{WORKER_EVENTS_MAX, WORKERS_MAX};
+use crate::limits::{PIN_CPUS_MIN, WORKER_EVENTS_MAX, WORKERS_MAX};
 use crate::sys::affinity;
 use crate::sys::tun::TunQueue;
 use crate::sys::udp::UdpSocket;
@@ -30,19 +31,26 @@ pub(super) struct Placement {
 impl Placement {
     /// One worker per CPU that this process may use, unless told otherwise. With more workers than
     /// CPUs the CPUs are used in turn.
-    pub(super) fn choose(workers: Option<usize>, cpus: Option<&[usize]>) -> Self {
-        let allowed = match cpus {
-            Some(cpus) => cpus.to_vec(),
-            None => affinity::allowed_cpus().unwrap_or_else(|error| {
-                log::warn!(
-                    "cannot tell which CPUs may be used, so workers are not pinned: {error}"
-                );
-                Vec::new()
-            }),
+    pub(super) fn choose(config: &WorkersConfig) -> Self {
+        let allowed = affinity::allowed_cpus().unwrap_or_else(|error| {
+            log::warn!("cannot tell which CPUs may be used, so workers are not pinned: {error}");
+            Vec::new()
+        });
+        Self::among(&allowed, config)
+    }
+
+    /// The same where this process may use the CPUs `allowed`. Workers stay on CPUs of their own
+    /// if told so, or where there are enough CPUs for others to go elsewhere.
+    fn among(allowed: &[usize], config: &WorkersConfig) -> Self {
+        let cpus = config.cpus.as_deref().unwrap_or(allowed);
+        let pins = match config.pin {
+            Switch::Auto => config.cpus.is_some() || allowed.len() >= PIN_CPUS_MIN,
+            Switch::On => true,
+            Switch::Off => false,
         };
-        let workers = workers.unwrap_or(allowed.len()).clamp(1, WORKERS_MAX);
-        let cpu_of = |worker: usize| allowed.get(worker % allowed.len().max(1)).copied();
-        Self { cpus: (0..workers).map(cpu_of).collect() }
+        let workers = config.count.unwrap_or(cpus.len()).clamp(1, WORKERS_MAX);
+        let cpu_of = |worker: usize| cpus.get(worker % cpus.len().max(1)).copied();
+        Self { cpus: (0..workers).map(|worker| cpu_of(worker).filter(|_| pins)).collect() }
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -185,7 +193,7 @@ mod tests {
                 copy_dscp: false,
                 spin: crate::limits::SPIN_DEFAULT,
             };
-            let placement = Placement::choose(Some(workers), None);
+            let placement = Placement::choose(&configured(Some(workers), None, Switch::Auto));
             let (_pool, handles, events) =
                 Pool::start(seats.collect(), &placement, options, &sender).unwrap();
             for handle in handles {
@@ -199,17 +207,41 @@ mod tests {
         }
     }
 
+    fn configured(count: Option<usize>, cpus: Option<&[usize]>, pin: Switch) -> WorkersConfig {
+        WorkersConfig { count, cpus: cpus.map(<[usize]>::to_vec), pin }
+    }
+
     #[test]
     fn workers_take_the_given_cpus_in_turn() {
-        let placement = Placement::choose(Some(5), Some(&[4, 6]));
+        let placement = Placement::choose(&configured(Some(5), Some(&[4, 6]), Switch::Auto));
         assert_eq!(placement.cpus, [4, 6, 4, 6, 4].map(Some));
-        assert_eq!(Placement::choose(None, Some(&[4, 6])).workers(), 2);
+        let placement = Placement::choose(&configured(None, Some(&[4, 6]), Switch::On));
+        assert_eq!(placement.cpus, [4, 6].map(Some));
     }
 
     #[test]
     fn there_is_at_least_one_worker_and_at_most_as_many_as_lanes() {
-        assert_eq!(Placement::choose(None, Some(&[])).cpus, [None]);
+        assert_eq!(Placement::among(&[], &configured(None, None, Switch::On)).cpus, [None]);
         let cpus: Vec<_> = (0..500).collect();
-        assert_eq!(Placement::choose(None, Some(&cpus)).workers(), WORKERS_MAX);
+        let placement = Placement::among(&cpus, &configured(None, None, Switch::Auto));
+        assert_eq!(placement.workers(), WORKERS_MAX);
+    }
+
+    #[test]
+    fn workers_are_pinned_if_told_so_or_where_there_are_cpus_enough() {
+        let cpus: Vec<_> = (0..PIN_CPUS_MIN).collect();
+        // (CPUs, switch, pinned)
+        let table = [
+            /* 1 */ (PIN_CPUS_MIN, Switch::Auto, true),
+            /* 2 */ (PIN_CPUS_MIN - 1, Switch::Auto, false),
+            /* 3 */ (1, Switch::On, true),
+            /* 4 */ (PIN_CPUS_MIN, Switch::Off, false),
+        ];
+        for (number, (allowed, pin, pinned)) in (1..).zip(table) {
+            let placement = Placement::among(&cpus[..allowed], &configured(None, None, pin));
+            assert_eq!(placement.workers(), allowed, "row {number}");
+            let is_right = |cpu: &Option<usize>| cpu.is_some() == pinned;
+            assert!(placement.cpus.iter().all(is_right), "row {number}");
+        }
     }
 }

@@ -27,7 +27,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     let peers = peer_setups(&config.peers, identity.public())?;
     let own_key = *identity.public();
-    let placement = Placement::choose(config.workers, config.cpus.as_deref());
+    let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
     tunnel::remove_leftovers()?;

@@ -33,7 +33,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::remove_leftovers()?;
     let server = resolve(&config.server)
         .map_err(|source| DaemonError::Resolve { server: config.server.to_string(), source })?;
-    let placement = Placement::choose(config.workers, config.cpus.as_deref());
+    let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
     let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;

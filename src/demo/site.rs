@@ -221,7 +221,7 @@ mod tests {
         let server = source(&site.server.config).load_serve().unwrap();
         let client = source(&site.client.config).load_up().unwrap();
         assert!(server.warnings.is_empty() && client.warnings.is_empty());
-        assert_eq!((server.config.workers, server.config.tun.mtu), (Some(2), 1300));
+        assert_eq!((server.config.workers.count, server.config.tun.mtu), (Some(2), 1300));
         assert_eq!(client.config.status_socket, site.client.status_socket);
         assert_eq!(server.config.peers.len(), 1);
         assert!(options.keep_logs.unwrap().is_dir());

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 
+use corelane::limits::PIN_CPUS_MIN;
 use corelane::sys::affinity;
 
 use super::{
@@ -19,9 +20,12 @@ pub(super) fn ends(setting: &Setting<'_>, workers: usize) -> Result<Ends, Failur
     let client_keys = KeyPair::generate(setting.programs)?;
     write_private(directory.join("server.key"), &server_keys.private)?;
     write_private(directory.join("client.key"), &client_keys.private)?;
-    // Both ends share this machine's CPUs: they take them from opposite sides, so that single
-    // workers do not share one.
+    // Both ends share this machine's CPUs: where workers are pinned, they take them from opposite
+    // sides, so that single workers do not share one.
     let mut cpus = affinity::allowed_cpus()?;
+    if cpus.len() < PIN_CPUS_MIN {
+        cpus.clear();
+    }
     let mut server = setting.lab.server.command(&program)?;
     server.arg("serve").args(["--listen", &outer_server()]);
     server.args(["--peer", &format!("{}={INNER_CLIENT}/32", client_keys.public)]);
