@@ -165,3 +165,11 @@ proptest! {
         prop_assert!(receiver.open(&header, &mut datagram).is_err());
     }
 }
+
+#[test]
+fn a_nonce_is_four_zero_bytes_and_the_counter() {
+    let bytes = |counter| *nonce(counter).as_ref();
+    assert_eq!(bytes(0x0102_0304_0506_0708), [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(bytes(u64::MAX), [0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
+    assert_eq!(bytes(1), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+}
