@@ -17,12 +17,23 @@ use super::process::Process;
 const TRY_EVERY: Duration = Duration::from_micros(200);
 /// Time ping gets besides its count times its interval.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a round trip may take on average where each waits for the one before.
+const CHAINED_AT_MOST: Duration = Duration::from_millis(1);
 
 /// A series of echo requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PingTest {
     pub(crate) count: u32,
-    pub(crate) interval: Duration,
+    pub(crate) pace: Pace,
+}
+
+/// When the next echo request leaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// So long after the one before.
+    Every(Duration),
+    /// When the one before is answered.
+    Chained,
 }
 
 impl PingTest {
@@ -33,10 +44,17 @@ impl PingTest {
         to: Ipv4Addr,
         stop: &StopFlag,
     ) -> Result<Vec<f64>, Failure> {
-        let within = self.interval * self.count + GRACE;
+        let interval = match self.pace {
+            Pace::Every(interval) => interval,
+            Pace::Chained => CHAINED_AT_MOST,
+        };
+        let within = interval * self.count + GRACE;
         let mut command = host.command("ping")?;
         command.args(["-n", "-c", &self.count.to_string()]);
-        command.args(["-i", &self.interval.as_secs_f64().to_string()]);
+        match self.pace {
+            Pace::Every(interval) => command.args(["-i", &interval.as_secs_f64().to_string()]),
+            Pace::Chained => command.arg("-A"),
+        };
         command.args(["-w", &within.as_secs().to_string(), &to.to_string()]);
         // ping's locale decides between 0.1 and 0,1.
         command.env("LC_ALL", "C");

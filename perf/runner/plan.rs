@@ -113,12 +113,14 @@ pub(crate) enum Workload {
     Udp64,
     /// Round trips with nothing else to do.
     RttIdle,
+    /// The same, each begun when the one before it is over.
+    RttChain,
     /// Round trips beside one TCP stream.
     RttLoaded,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Tcp1Up,
         Self::Tcp1Down,
         Self::Tcp4Up,
@@ -127,6 +129,7 @@ impl Workload {
         Self::Udp1300,
         Self::Udp64,
         Self::RttIdle,
+        Self::RttChain,
         Self::RttLoaded,
     ];
 
@@ -140,6 +143,7 @@ impl Workload {
             Self::Udp1300 => "udp-1300",
             Self::Udp64 => "udp-64",
             Self::RttIdle => "rtt-idle",
+            Self::RttChain => "rtt-chain",
             Self::RttLoaded => "rtt-loaded",
         }
     }
@@ -189,6 +193,7 @@ pub(crate) enum Metric {
     Udp64Reordered,
     RttIdle,
     RttIdleP99,
+    RttChain,
     RttLoaded,
     RttLoadedP99,
     FirstPing,
@@ -232,6 +237,7 @@ impl Metric {
             metrics: &[
                 Self::RttIdle,
                 Self::RttIdleP99,
+                Self::RttChain,
                 Self::RttLoaded,
                 Self::RttLoadedP99,
                 Self::FirstPing,
@@ -263,6 +269,7 @@ impl Metric {
             Self::Udp64Flat => ("UDP 64 B, flat out", "kpps"),
             Self::RttIdle => ("RTT idle, median", "µs"),
             Self::RttIdleP99 => ("RTT idle, 99 %", "µs"),
+            Self::RttChain => ("RTT one after another, median", "µs"),
             Self::RttLoaded => ("RTT beside TCP 1 up, median", "µs"),
             Self::RttLoadedP99 => ("RTT beside TCP 1 up, 99 %", "µs"),
             Self::FirstPing => ("client's start to first ping", "ms"),
@@ -301,7 +308,13 @@ mod tests {
         assert_eq!(select(&[]).unwrap(), Workload::ALL);
         assert_eq!(
             select(&["rtt", "tcp1"]).unwrap(),
-            [Workload::Tcp1Up, Workload::Tcp1Down, Workload::RttIdle, Workload::RttLoaded]
+            [
+                Workload::Tcp1Up,
+                Workload::Tcp1Down,
+                Workload::RttIdle,
+                Workload::RttChain,
+                Workload::RttLoaded
+            ]
         );
         let error = select(&["tcp1", "tpc"]).unwrap_err();
         assert!(error.contains("`tpc`") && error.contains("udp-64"), "{error}");

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Failure;
 use super::bed::Bed;
 use super::iperf::{TcpTest, Way};
-use super::ping::PingTest;
+use super::ping::{Pace, PingTest};
 use super::plan::{Metric, Workload};
 use super::search::{Rate, Search, Try};
 
@@ -22,7 +22,9 @@ const LOSS_MAX_PERCENT_STRICT: f64 = 0.5;
 /// Datagrams of a train.
 const TRAIN: u16 = 40;
 /// Echo requests of an idle link.
-const IDLE_PINGS: PingTest = PingTest { count: 500, interval: Duration::from_millis(2) };
+const IDLE_PINGS: PingTest = PingTest { count: 500, pace: Pace::Every(Duration::from_millis(2)) };
+/// Echo requests of which each waits for the answer to the one before.
+const CHAINED_PINGS: PingTest = PingTest { count: 5000, pace: Pace::Chained };
 /// The pause between echo requests of a loaded link.
 const LOADED_PING_INTERVAL: Duration = Duration::from_millis(5);
 /// Time a stream gets to fill the queues before pings begin.
@@ -85,6 +87,10 @@ impl Workload {
             Self::RttIdle => {
                 let round_trips = IDLE_PINGS.run(&bed.lab.client, bed.target, stop)?;
                 Ok(summary(&round_trips, Metric::RttIdle, Metric::RttIdleP99))
+            }
+            Self::RttChain => {
+                let round_trips = CHAINED_PINGS.run(&bed.lab.client, bed.target, stop)?;
+                Ok(median(&round_trips).map(|it| (Metric::RttChain, it)).into_iter().collect())
             }
             Self::RttLoaded => run_rtt_loaded(bed, seconds, stop),
         };
@@ -204,7 +210,7 @@ fn run_rtt_loaded(bed: &Bed, seconds: u32, stop: &StopFlag) -> Result<Vec<Sample
     let stream = test.start(&bed.lab, bed.target)?;
     thread::sleep(LOAD_FIRST);
     let count = Duration::from_secs(u64::from(seconds)).div_duration_f64(LOADED_PING_INTERVAL);
-    let pings = PingTest { count: count as u32, interval: LOADED_PING_INTERVAL };
+    let pings = PingTest { count: count as u32, pace: Pace::Every(LOADED_PING_INTERVAL) };
     let round_trips = pings.run(&bed.lab.client, bed.target, stop)?;
     stream.finish(stop)?;
     Ok(summary(&round_trips, Metric::RttLoaded, Metric::RttLoadedP99))
