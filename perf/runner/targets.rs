@@ -30,7 +30,7 @@ const fn target(links: Links, metric: Metric, bound: Bound) -> Target {
     Target { links, metric, bound }
 }
 
-const TARGETS: [Target; 21] = {
+const TARGETS: [Target; 23] = {
     use Bound::{AtLeast, AtMost, AtMostShare, Never};
     use Contender::{Ceiling, Veth};
     use Links::{Cut, Whole};
@@ -53,6 +53,8 @@ const TARGETS: [Target; 21] = {
         target(Whole, Metric::Udp1300Reordered, Never),
         target(Whole, Metric::RttIdle, AtMost(60.0)),
         target(Whole, Metric::RttIdle, AtMostShare(0.5, Ceiling)),
+        target(Whole, Metric::RttChain, AtMost(60.0)),
+        target(Whole, Metric::RttChain, AtMostShare(0.5, Ceiling)),
         target(Whole, Metric::RttLoaded, AtMost(800.0)),
         target(Whole, Metric::FirstPing, AtMost(10.0)),
         target(Whole, Metric::ServerMemory, AtMost(16.0)),
