@@ -215,6 +215,9 @@ pub const PATH_MTU_RAISE_EVERY: Duration = Duration::from_secs(600);
 
 // ---- Control thread ----
 
+/// Receive buffer of a server's sockets for what is not for workers, in bytes as asked for: some
+/// 450 initiations, which are answered well before their senders ask anew.
+pub const CONTROL_RECEIVE_BUFFER_LEN: usize = 512 * 1024;
 /// Datagrams of one socket handled before signals, timers and worker events have their turn.
 pub const CONTROL_DATAGRAMS_PER_TURN: usize = 64;
 /// Worker events handled before sockets, signals and timers have their turn.

@@ -14,8 +14,9 @@ use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
 use crate::host::netlink::NetlinkError;
 use crate::host::upkeep::{InterfaceState, Upkeep};
+use crate::limits::CONTROL_RECEIVE_BUFFER_LEN;
 use crate::sys::clock;
-use crate::sys::steering::attach_lane_steering;
+use crate::sys::steering::{CONTROL_MEMBERS, attach_lane_steering};
 use crate::sys::udp::UdpSocket;
 
 /// Runs a server until it is told to stop; `source` is read again on SIGHUP.
@@ -38,10 +39,11 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::make_status_directory(&config.status_socket)?;
     tunnel::drop_privileges()?;
 
-    let control_socket = listeners.control.first();
-    let offloads = tunnel::offloads_in_force(tun.offloads, control_socket, &config.tuning, true);
+    let listening = || listeners.control.iter().filter_map(|sockets| sockets.first());
+    let offloads =
+        tunnel::offloads_in_force(tun.offloads, listening().next(), &config.tuning, true);
     let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
-    let endpoints = listeners.control.iter().map(|socket| socket.local_addr().to_string());
+    let endpoints = listening().map(|socket| socket.local_addr().to_string());
     let info = DaemonInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tun: tun.name.clone(),
@@ -84,26 +86,32 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
 struct Listeners {
     /// By worker, one socket per address.
     workers: Vec<Vec<UdpSocket>>,
-    /// One socket per address.
-    control: Vec<UdpSocket>,
+    /// By address, [`CONTROL_MEMBERS`] each.
+    control: Vec<Vec<UdpSocket>>,
 }
 
 impl Listeners {
     /// Binds a group for each address, the workers first and the control thread last, as the
     /// steering program expects. The kernel puts fragments together before it asks that program.
+    /// What waits for the control thread for long waits in vain, since its sender has asked anew,
+    /// so the control thread's buffers are small.
     fn open(config: &ServeConfig, workers: usize) -> Result<Self, DaemonError> {
         let options = tunnel::udp_options(&config.tuning, None);
+        let buffer = config.tuning.socket_buffer_bytes.min(CONTROL_RECEIVE_BUFFER_LEN);
         let mut listeners =
             Self { workers: (0..workers).map(|_| Vec::new()).collect(), control: Vec::new() };
         for &address in &config.listen {
-            let mut group = UdpSocket::bind_group(address, workers + 1, &options)?;
+            let members = workers + CONTROL_MEMBERS;
+            let mut group = UdpSocket::bind_group(address, members, &options)?;
             if let Some(member) = group.first() {
                 attach_lane_steering(member, workers as u16).map_err(DaemonError::Steering)?;
             }
-            if let Some(control) = group.pop() {
-                control.allow_fragments()?;
-                listeners.control.push(control);
+            let control = group.split_off(workers);
+            for socket in &control {
+                socket.allow_fragments()?;
+                socket.set_receive_buffer(buffer)?;
             }
+            listeners.control.push(control);
             for (sockets, socket) in listeners.workers.iter_mut().zip(group) {
                 sockets.push(socket);
             }

@@ -78,7 +78,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_client(setup, seed()?, clock::now()),
         poll,
-        sockets: vec![sockets.control],
+        sockets: vec![vec![sockets.control]],
         workers: handles,
         events,
         interface: Some(interface),

@@ -79,6 +79,8 @@ drop_reasons! {
     SendFailed, "send_failed",
         "The kernel refused to send a datagram.";
     // Control thread.
+    ControlQueueFull, "control_queue_full",
+        "The kernel had no room for a datagram that was not for a worker.";
     HandshakeMacInvalid, "handshake_mac_invalid",
         "A handshake message was not addressed to this key (mac1).";
     HandshakeCookieRequired, "handshake_cookie_required",

@@ -133,10 +133,11 @@ pub struct ControlParts {
     pub engine: Engine,
     /// The poll whose waker the workers have.
     pub poll: ControlPoll,
-    /// The control thread's sockets; the position is [`Endpoint::listener`].
+    /// The control thread's sockets, those of each [`Endpoint::listener`] at its position, at
+    /// least one: a bounded helping is taken from the first of all, then from the second of all.
     ///
     /// [`Endpoint::listener`]: crate::dataplane::messages::Endpoint::listener
-    pub sockets: Vec<UdpSocket>,
+    pub sockets: Vec<Vec<UdpSocket>>,
     /// The workers, in order.
     pub workers: Vec<WorkerHandle>,
     /// What the workers say.
@@ -389,9 +390,7 @@ impl ControlThread {
             self.workers.send(target, command);
         }
         self.workers.wake();
-        while let Some((to, datagram)) = self.engine.poll_transmit() {
-            self.sockets.send(&self.engine, &to, &datagram);
-        }
+        self.sockets.transmit(&mut self.engine);
         while let Some(event) = self.engine.poll_event() {
             self.handle_engine_event(event)?;
         }
@@ -499,6 +498,7 @@ impl ControlThread {
     fn answer(&mut self, request: StatusRequest) -> StatusAnswer {
         match request {
             StatusRequest::Status => {
+                self.sockets.count_overflows(self.engine.drops());
                 let report = self.reporter.report(clock::now(), &self.engine, &self.workers);
                 StatusAnswer::Status(Box::new(report))
             }

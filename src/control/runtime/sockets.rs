@@ -8,62 +8,137 @@ use mio::{Interest, Registry, Token};
 
 use crate::control::engine::Engine;
 use crate::dataplane::messages::Endpoint;
-use crate::limits::{CONTROL_DATAGRAMS_PER_TURN, RECEIVE_SLOT_LEN};
+use crate::limits::{
+    CONTROL_DATAGRAMS_PER_TURN, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
+};
 use crate::sys::udp::{RecvBatch, SendBatch, SendTarget, UdpSocket};
+use crate::telemetry::counters::DropCounters;
 use crate::telemetry::drops::DropReason;
 
 /// The sockets, the buffers they share, and which of them may have datagrams.
 pub(super) struct Sockets {
-    sockets: Vec<UdpSocket>,
-    ready: Vec<bool>,
-    /// One slot, so that a bounded number of datagrams is taken from the kernel at a time.
+    /// In the order in which they have their turn: the first of every listener, then the second.
+    members: Vec<Member>,
     received: RecvBatch,
     outgoing: SendBatch,
+    /// The datagrams of `outgoing`, one behind the other.
+    outgoing_arena: Vec<u8>,
+}
+
+struct Member {
+    socket: UdpSocket,
+    listener: u8,
+    ready: bool,
+    /// Datagrams that the kernel had no room for and that have been counted.
+    overflows: u32,
 }
 
 impl Sockets {
-    pub(super) fn register(sockets: Vec<UdpSocket>, registry: &Registry) -> io::Result<Self> {
-        for (number, socket) in sockets.iter().enumerate() {
+    /// Takes over the sockets of each listener, at least one, in the order in which they are to
+    /// have their turn.
+    pub(super) fn register(
+        listeners: Vec<Vec<UdpSocket>>,
+        registry: &Registry,
+    ) -> io::Result<Self> {
+        let mut ranked = Vec::new();
+        for (listener, sockets) in listeners.into_iter().enumerate() {
+            ranked.extend((0..).zip(sockets).map(|(rank, socket)| (rank, listener, socket)));
+        }
+        ranked.sort_by_key(|(rank, listener, _)| (*rank, *listener));
+        let mut members = Vec::with_capacity(ranked.len());
+        for (number, (_, listener, socket)) in ranked.into_iter().enumerate() {
             let token = Token(super::SOCKETS + number);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+            let listener = listener as u8;
+            members.push(Member { socket, listener, ready: true, overflows: 0 });
         }
         Ok(Self {
-            ready: vec![true; sockets.len()],
-            sockets,
-            received: RecvBatch::new(1, RECEIVE_SLOT_LEN),
-            outgoing: SendBatch::new(1),
+            members,
+            received: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
+            outgoing: SendBatch::new(SEND_MESSAGES_MAX),
+            outgoing_arena: Vec::new(),
         })
     }
 
     pub(super) fn set_ready(&mut self, number: usize) {
-        if let Some(ready) = self.ready.get_mut(number) {
-            *ready = true;
+        if let Some(member) = self.members.get_mut(number) {
+            member.ready = true;
         }
     }
 
     pub(super) fn any_ready(&self) -> bool {
-        self.ready.contains(&true)
+        self.members.iter().any(|member| member.ready)
     }
 
     /// Forgets that datagrams are waiting: a thread that stops does not want them.
     pub(super) fn ignore(&mut self) {
-        self.ready.fill(false);
+        for member in &mut self.members {
+            member.ready = false;
+        }
     }
 
     /// Hands waiting datagrams to the engine, a bounded number from each socket.
     pub(super) fn receive(&mut self, engine: &mut Engine) {
-        for number in 0..self.sockets.len() {
-            if self.ready[number] {
-                self.ready[number] = self.receive_from(number, engine);
-            }
+        for member in self.members.iter_mut().filter(|member| member.ready) {
+            member.ready = member.receive(&mut self.received, engine);
         }
     }
 
+    /// Sends what the engine wants sent. A socket that is full or refuses a datagram loses it:
+    /// handshakes are retried.
+    pub(super) fn transmit(&mut self, engine: &mut Engine) {
+        let mut listener = 0;
+        while let Some((to, datagram)) = engine.poll_transmit() {
+            if to.listener != listener || self.outgoing.is_full() {
+                self.send_from(listener, engine.drops());
+                listener = to.listener;
+            }
+            let start = self.outgoing_arena.len();
+            self.outgoing_arena.extend(&datagram);
+            let target = SendTarget { remote: to.remote, local: to.local };
+            if self.outgoing.push(start..self.outgoing_arena.len(), &target, None, 0).is_err() {
+                engine.drops().add(DropReason::SendFailed, 1);
+            }
+        }
+        self.send_from(listener, engine.drops());
+    }
+
+    /// Sends what has been gathered for `listener`, whose first socket is the member of the same
+    /// number.
+    fn send_from(&mut self, listener: u8, drops: &DropCounters) {
+        let queued = self.outgoing.len();
+        if queued == 0 {
+            return;
+        }
+        let sent = self.members.get(usize::from(listener)).map_or(0, |member| {
+            let report = self.outgoing.send(&member.socket, &self.outgoing_arena, |fault| {
+                log::debug!("sending handshake messages failed: {fault:?}");
+            });
+            report.datagrams
+        });
+        self.outgoing.clear();
+        self.outgoing_arena.clear();
+        drops.add(DropReason::SendFailed, queued.saturating_sub(sent) as u64);
+    }
+
+    /// Counts the datagrams that the kernel has had no room for.
+    pub(super) fn count_overflows(&mut self, drops: &DropCounters) {
+        for member in &mut self.members {
+            if let Ok(overflows) = member.socket.receive_drops() {
+                let before = std::mem::replace(&mut member.overflows, overflows);
+                let lost = overflows.wrapping_sub(before);
+                drops.add(DropReason::ControlQueueFull, lost.into());
+            }
+        }
+    }
+}
+
+impl Member {
     /// Returns whether more datagrams may be waiting.
-    fn receive_from(&mut self, number: usize, engine: &mut Engine) -> bool {
+    fn receive(&self, batch: &mut RecvBatch, engine: &mut Engine) -> bool {
         let mut taken = 0;
         while taken < CONTROL_DATAGRAMS_PER_TURN {
-            match self.received.receive(&self.sockets[number]) {
+            match batch.receive(&self.socket) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
@@ -72,9 +147,9 @@ impl Sockets {
                 }
             }
             let now = super::now();
-            let (messages, arena) = self.received.split();
+            let (messages, arena) = batch.split();
             for meta in messages {
-                let listener = number as u8;
+                let Self { listener, .. } = *self;
                 let from = Endpoint { remote: meta.from, local: meta.local, listener };
                 for range in meta.datagrams() {
                     taken += 1;
@@ -85,22 +160,5 @@ impl Sockets {
             }
         }
         true
-    }
-
-    /// Sends one datagram. A socket that is full or refuses loses it: handshakes are retried.
-    pub(super) fn send(&mut self, engine: &Engine, to: &Endpoint, datagram: &[u8]) {
-        let Some(socket) = self.sockets.get(usize::from(to.listener)) else {
-            return engine.drops().add(DropReason::SendFailed, 1);
-        };
-        let target = SendTarget { remote: to.remote, local: to.local };
-        let mut lost = self.outgoing.push(0..datagram.len(), &target, None, 0).is_err();
-        let report = self.outgoing.send(socket, datagram, |fault| {
-            log::debug!("sending a handshake message to {} failed: {fault:?}", to.remote);
-        });
-        lost |= report.blocked || report.failed > 0;
-        self.outgoing.clear();
-        if lost {
-            engine.drops().add(DropReason::SendFailed, 1);
-        }
     }
 }

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-use super::attach_lane_steering;
+use super::{CONTROL_MEMBERS, MAC2_OFFSET, attach_lane_steering};
 use crate::sys::testing::{in_namespace, is_readable};
 use crate::sys::udp::{RecvBatch, SendBatch, SendTarget, UdpOptions, UdpSocket};
+use crate::wire::INITIATION_LEN;
 
 const OPTIONS: UdpOptions = UdpOptions {
     reuse_port: false,
@@ -23,15 +24,16 @@ struct Group {
 }
 
 impl Group {
-    /// `workers` sockets and one for control, steered.
+    /// `workers` sockets and those of the control thread, steered.
     fn bind(address: &str, workers: u16) -> Self {
-        let members = usize::from(workers) + 1;
+        let members = usize::from(workers) + CONTROL_MEMBERS;
         let members = UdpSocket::bind_group(address.parse().unwrap(), members, &OPTIONS).unwrap();
         attach_lane_steering(&members[0], workers).unwrap();
         Self { members, batch: RecvBatch::new(8, 65_536) }
     }
 
-    fn control(&self) -> usize {
+    /// The control thread's socket for what is neither data nor a whole initiation.
+    fn rest(&self) -> usize {
         self.members.len() - 1
     }
 
@@ -86,10 +88,10 @@ fn each_lane_reaches_its_worker_and_all_else_the_control_thread() {
                     let got = group.receivers_of(&sender, host, &[4, lane, 0, 0], None);
                     assert_eq!(got, [(owner, 1)], "lane {lane} of {workers} workers");
                 }
-                let control = group.control();
+                let rest = group.rest();
                 for kind in (0..=255_u8).filter(|&kind| kind != 4) {
                     let got = group.receivers_of(&sender, host, &[kind, 0, 0, 0], None);
-                    assert_eq!(got, [(control, 1)], "type {kind} of {workers} workers");
+                    assert_eq!(got, [(rest, 1)], "type {kind} of {workers} workers");
                 }
             }
         }
@@ -102,10 +104,39 @@ fn datagrams_too_short_to_name_a_lane_go_to_the_control_thread() {
     in_namespace(|| {
         let sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &OPTIONS).unwrap();
         let mut group = Group::bind("127.0.0.1:0", 2);
+        let rest = group.rest();
         for bytes in [&[][..], &[4], &[1]] {
-            assert_eq!(group.receivers_of(&sender, "127.0.0.1", bytes, None), [(2, 1)]);
+            assert_eq!(group.receivers_of(&sender, "127.0.0.1", bytes, None), [(rest, 1)]);
         }
         assert_eq!(group.receivers_of(&sender, "127.0.0.1", &[4, 1], None), [(1, 1)]);
+    });
+}
+
+/// Those that claim to prove their address, those that do not, and what is no initiation.
+#[test]
+fn initiations_are_told_apart_by_whether_they_carry_a_mac2() {
+    in_namespace(|| {
+        for (address, host) in [("127.0.0.1:0", "127.0.0.1"), ("[::]:0", "::1")] {
+            let sender = UdpSocket::bind(address.parse().unwrap(), &OPTIONS).unwrap();
+            for workers in [1, 3] {
+                let mut group = Group::bind(address, workers);
+                let mut receivers =
+                    |bytes: &[u8], stride| group.receivers_of(&sender, host, bytes, stride);
+                let [claims, plain, rest] = [0, 1, 2].map(|it| usize::from(workers) + it);
+                let mut initiation = vec![1; INITIATION_LEN];
+                assert_eq!(receivers(&initiation, None), [(claims, 1)]);
+                assert_eq!(receivers(&initiation[1..], None), [(rest, 1)], "cut short");
+                initiation[MAC2_OFFSET as usize..].fill(0);
+                assert_eq!(receivers(&initiation, None), [(plain, 1)]);
+                let stride = INITIATION_LEN as u16;
+                assert_eq!(receivers(&initiation.repeat(5), Some(stride)), [(plain, 5)]);
+                for at in 0..4 {
+                    let mut initiation = initiation.clone();
+                    initiation[MAC2_OFFSET as usize + at] = 0x40;
+                    assert_eq!(receivers(&initiation, None), [(claims, 1)], "byte {at}");
+                }
+            }
+        }
     });
 }
 
@@ -136,7 +167,8 @@ fn the_largest_group_can_be_steered() {
             let got = group.receivers_of(&sender, "127.0.0.1", &[4, lane], None);
             assert_eq!(got, [(usize::from(lane % 128), 1)]);
         }
-        assert_eq!(group.receivers_of(&sender, "127.0.0.1", &[1, 0], None), [(128, 1)]);
+        let rest = group.rest();
+        assert_eq!(group.receivers_of(&sender, "127.0.0.1", &[1, 0], None), [(rest, 1)]);
     });
 }
 

@@ -153,6 +153,13 @@ impl SendBatch {
         self.messages.is_empty()
     }
 
+    /// How many messages were pushed since nothing was queued.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     /// Whether no further message can be pushed.
     #[inline]
     #[must_use]

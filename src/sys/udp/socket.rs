@@ -220,6 +220,20 @@ impl UdpSocket {
         self.gro
     }
 
+    /// Has the kernel keep up to `len` bytes that have not been read, as
+    /// [`UdpOptions::receive_buffer`] does.
+    ///
+    /// # Errors
+    /// [`UdpError::Refused`].
+    pub fn set_receive_buffer(&self, len: usize) -> Result<(), UdpError> {
+        let wishes = UdpOptions { receive_buffer: Some(len), ..UdpOptions::default() };
+        set_buffers(&self.socket, &wishes).map_err(|source| UdpError::Refused {
+            address: self.local,
+            operation: "SO_RCVBUF",
+            source,
+        })
+    }
+
     /// The receive buffer in force, in bytes of payload as asked for: the kernel reports twice
     /// that, half being its own overhead (socket(7)).
     ///
