@@ -108,6 +108,19 @@ pub const REPLAY_WINDOW_USABLE: u64 = REPLAY_WINDOW_PACKETS - 64;
 // ---- Handshake admission (docs/protocol.md, "Cookies and admission") ----
 // A source is an IPv4 address or an IPv6 /64.
 
+/// Initiations per second that are read, first come, first served: of those that claim to prove
+/// their address, and as many of those that do not. Each costs a few microseconds.
+pub const HANDSHAKES_READ_PPS: u32 = 4096;
+/// The burst that is read on top.
+pub const HANDSHAKES_READ_BURST: u32 = 1024;
+/// Initiations per second that are read beyond that, in the same way, because their sender has
+/// asked before.
+pub const HANDSHAKES_READ_AGAIN_PPS: u32 = 16_384;
+/// The burst of these.
+pub const HANDSHAKES_READ_AGAIN_BURST: u32 = 1024;
+/// Senders that are remembered to have asked. Of 100,000 new ones a second, a sixth has taken the
+/// places of others before those have asked again.
+pub const HANDSHAKE_SENDERS_SEEN: usize = 1 << 17;
 /// Handshake initiations a source may have answered per second.
 pub const HANDSHAKES_PER_SOURCE_PPS: u32 = 20;
 /// The burst a source may send on top.
@@ -333,6 +346,7 @@ const _: () = {
             < HANDSHAKE_SOURCES_MAX as u64,
         "unproved sources do not fill their table"
     );
+    assert!(HANDSHAKE_SENDERS_SEEN.is_power_of_two());
     assert!(PATH_CONFIRM_WITHIN.as_millis() > 2 * PATH_CONFIRM_RETRY.as_millis());
     assert!(PATH_PLAINTEXT_BASE.is_multiple_of(PADDING_LEN));
     assert!(PATH_PLAINTEXT_BASE + DATA_OVERHEAD_LEN + 48 <= TUN_MTU_MIN as usize);

@@ -17,6 +17,7 @@ mod admission;
 mod cookie;
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod identity;
 mod initiator;
 mod kdf;
@@ -94,6 +95,9 @@ pub enum HandshakeError {
     /// `mac1` is wrong: the message is meant for another key, or its sender does not know ours.
     #[error("message is not addressed to this key (mac1)")]
     MacInvalid,
+    /// More initiations come than are read, and its sender had no claim to be among those.
+    #[error("more handshakes come than are read")]
+    Overload,
     /// The source proved its address and sends more than one source may.
     #[error("source sends handshakes faster than it may")]
     RateLimited,

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use rand::CryptoRng;
 
-use crate::limits::{KEM_PUBLIC_KEY_LEN, WORKERS_MAX};
+use crate::limits::{KEM_PUBLIC_KEY_LEN, MAC_LEN, WORKERS_MAX};
 use crate::session::lanes::{LanePlan, PlanError, Role};
 use crate::wire::{Initiation, InitiationPayload, Response, ResponsePayload, SessionIndex};
 
 use super::admission::{Admission, SourceLimiter};
 use super::cookie::CookieJar;
+use super::gate::Gate;
 use super::identity::LocalIdentity;
 use super::kem;
 use super::keys::{PresharedKey, PublicKey};
@@ -25,6 +26,10 @@ use super::{Established, HandshakeError, InitiatorParams, ResponderParams};
 pub struct Responder {
     identity: Arc<LocalIdentity>,
     cookies: CookieJar,
+    /// For initiations that claim to prove their address.
+    claims: Gate,
+    /// For those that do not.
+    plain: Gate,
     limiter: SourceLimiter,
 }
 
@@ -49,14 +54,20 @@ pub enum InitiationOutcome {
 impl Responder {
     /// A responder with fresh cookie secrets and no sources known.
     pub fn new(identity: Arc<LocalIdentity>, now: Instant, rng: &mut dyn CryptoRng) -> Self {
-        Self { identity, cookies: CookieJar::new(now, rng), limiter: SourceLimiter::new(now) }
+        Self {
+            identity,
+            cookies: CookieJar::new(now, rng),
+            claims: Gate::new(now, rng),
+            plain: Gate::new(now, rng),
+            limiter: SourceLimiter::new(now),
+        }
     }
 
     /// Judges a datagram of type 1 that came from `from`.
     ///
-    /// The checks stand in order of cost: layout, `mac1`, the source's rate and, once that or what
-    /// all unproved sources share is used up, proof of its address. Only then come the two X25519
-    /// operations of Noise message 1.
+    /// The checks stand in order of cost: layout, the gate, `mac1`, the source's rate and, once
+    /// that or what all unproved sources share is used up, proof of its address. Only then come the
+    /// two X25519 operations of Noise message 1.
     pub fn consume_initiation(
         &mut self,
         now: Instant,
@@ -68,6 +79,11 @@ impl Responder {
             Ok(initiation) => initiation,
             Err(error) => return InitiationOutcome::Drop(error.into()),
         };
+        let claims = *initiation.mac2 != [0; MAC_LEN];
+        let gate = if claims { &mut self.claims } else { &mut self.plain };
+        if !gate.lets_in(now, from.ip()) {
+            return InitiationOutcome::Drop(HandshakeError::Overload);
+        }
         if !self.identity.mac_key().verify(initiation.covered_by_mac1(), initiation.mac1) {
             return InitiationOutcome::Drop(HandshakeError::MacInvalid);
         }

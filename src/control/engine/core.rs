@@ -86,6 +86,7 @@ impl Core {
             HandshakeError::Datagram(WireError::Truncated { .. }) => DropReason::DatagramTruncated,
             HandshakeError::Datagram(WireError::TooLong { .. }) => DropReason::DatagramTooLong,
             HandshakeError::Datagram(_) => DropReason::DatagramUnknownType,
+            HandshakeError::Overload => DropReason::HandshakeOverload,
             HandshakeError::MacInvalid => DropReason::HandshakeMacInvalid,
             HandshakeError::RateLimited => DropReason::HandshakeRateLimited,
             HandshakeError::Invalid(_) => DropReason::HandshakeInvalid,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::limits::{
     COOKIE_SECRET_LIFE, HANDSHAKES_PER_SOURCE_BURST as BURST, HANDSHAKES_PER_SOURCE_PPS as PPS,
-    HANDSHAKES_UNPROVED_BURST, HANDSHAKES_UNPROVED_PPS,
+    HANDSHAKES_READ_BURST, HANDSHAKES_READ_PPS, HANDSHAKES_UNPROVED_BURST, HANDSHAKES_UNPROVED_PPS,
 };
 use crate::wire::{COOKIE_REPLY_LEN, INITIATION_LEN};
 
@@ -58,6 +58,8 @@ fn changed_initiations_are_refused() {
         let mut changed = initiation.clone();
         changed[position] ^= 0x20;
         assert_eq!(pair.refuse(source(1), &changed), HandshakeError::MacInvalid);
+        // Not faster than initiations are read.
+        pair.now += Duration::from_secs(1) / HANDSHAKES_READ_PPS;
     }
     for position in (8..INITIATION_LEN - 2 * MAC_LEN).step_by(3) {
         let mut changed = initiation.clone();
@@ -141,34 +143,76 @@ fn a_flood_under_a_forged_address_does_not_lock_its_owner_out() {
     assert!(matches!(pair.deliver(source(2), &flood), InitiationOutcome::Accepted(_)));
 }
 
-/// Forged addresses have a bucket each; what they share bounds the public-key work they get.
+/// Forged addresses have a bucket each; what they share bounds the public-key work they get, and
+/// the gate bounds the rest.
 #[test]
 fn a_flood_from_forged_addresses_costs_bounded_work_and_keeps_nobody_out() {
     const SECONDS: u32 = 2;
-    const FLOOD: u32 = 100_000;
+    const FLOOD: u32 = 200_000;
     let mut pair = Pair::new();
     let (_, initiation) = pair.initiate(None);
-    let mut read = 0;
-    for number in 0..FLOOD {
-        pair.now += Duration::from_secs(u64::from(SECONDS)) / FLOOD;
-        let from = SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 51820));
-        match pair.deliver(from, &initiation) {
-            InitiationOutcome::Accepted(_) => read += 1,
-            InitiationOutcome::Reply(reply) => assert_eq!(reply.len(), COOKIE_REPLY_LEN),
-            InitiationOutcome::Drop(error) => panic!("dropped: {error}"),
+    let (mut worked, mut challenged) = (0, 0);
+    let mut flood = |pair: &mut Pair, numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            pair.now += Duration::from_secs(SECONDS.into()) / FLOOD;
+            let from = SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 51820));
+            match pair.deliver(from, &initiation) {
+                InitiationOutcome::Accepted(_) => worked += 1,
+                InitiationOutcome::Reply(reply) => {
+                    assert_eq!(reply.len(), COOKIE_REPLY_LEN);
+                    challenged += 1;
+                }
+                InitiationOutcome::Drop(error) => assert_eq!(error, HandshakeError::Overload),
+            }
         }
-    }
-    let share = HANDSHAKES_UNPROVED_BURST + SECONDS * HANDSHAKES_UNPROVED_PPS;
-    assert!((share - 1..=share).contains(&read), "{read}");
+    };
+    flood(&mut pair, 0..FLOOD / 2);
+
+    // A client in the midst of it: unread, challenged, let in.
+    let (_, initiation) = pair.initiate(None);
+    assert_eq!(pair.refuse(source(1), &initiation), HandshakeError::Overload);
+    flood(&mut pair, FLOOD / 2..FLOOD / 2 + 1000);
     let (pending, initiation) = pair.initiate(None);
     let InitiationOutcome::Reply(reply) = pair.deliver(source(1), &initiation) else {
-        panic!("the budget should be used up");
+        panic!("it should be challenged at the second try");
     };
     let cookie = pending.consume_cookie_reply(&reply).unwrap();
-    assert!(pair.gets_in(source(1), &cookie), "at the second try");
+    assert!(pair.gets_in(source(1), &cookie), "and get in at the third");
+
+    flood(&mut pair, FLOOD / 2 + 1000..FLOOD);
+    let share = HANDSHAKES_UNPROVED_BURST + SECONDS * HANDSHAKES_UNPROVED_PPS;
+    assert!((share - 2..=share).contains(&worked), "{worked}");
+    let share = HANDSHAKES_READ_BURST + SECONDS * HANDSHAKES_READ_PPS;
+    // A few share place and tag with one that has come before.
+    let read = worked + challenged;
+    assert!((share - 9..=share + 20).contains(&read), "{worked} and {challenged}");
+
     pair.now += Duration::from_secs(1);
     let (_, initiation) = pair.initiate(None);
     assert!(matches!(pair.deliver(source(2), &initiation), InitiationOutcome::Accepted(_)));
+}
+
+/// Who invents a `mac2` is read no sooner for it and takes nothing from those who have a true one.
+#[test]
+fn initiations_with_an_invented_cookie_have_a_gate_of_their_own() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    let (_, mut invented) = pair.initiate(None);
+    *invented.last_mut().unwrap() = 1;
+    let mut overloaded = 0;
+    for number in 0..2 * HANDSHAKES_READ_BURST {
+        let from = SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 51820));
+        let outcome = pair.deliver(from, &invented);
+        overloaded +=
+            u32::from(matches!(outcome, InitiationOutcome::Drop(HandshakeError::Overload)));
+    }
+    assert_eq!(overloaded, HANDSHAKES_READ_BURST);
+    let (_, plain) = pair.initiate(None);
+    assert!(matches!(pair.deliver(source(3), &plain), InitiationOutcome::Reply(_)));
+    let (_, claiming) = pair.initiate(Some(&cookie));
+    assert_eq!(pair.refuse(source(1), &claiming), HandshakeError::Overload);
+    assert!(pair.gets_in(source(1), &cookie), "a true cookie, at the second try");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn the_handshake_is_that_of_the_vectors() {
         )
         .unwrap()
     };
-    let secrets = &mut Scripted::new(&[&inputs.cookie_secret, &[0; 32]]);
+    let secrets = &mut Scripted::new(&[&inputs.cookie_secret, &[0; 32], &[0; 32]]);
     let mut responder = Responder::new(Arc::clone(&server), now, secrets);
     let (mut pending, initiation) = initiate(None);
 
