@@ -106,7 +106,7 @@ pub const REPLAY_WINDOW_PACKETS: u64 = 8192;
 pub const REPLAY_WINDOW_USABLE: u64 = REPLAY_WINDOW_PACKETS - 64;
 
 // ---- Handshake admission (docs/protocol.md, "Cookies and admission") ----
-// A source is an IPv4 address or an IPv6 /64.
+// A source is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48.
 
 /// Initiations per second that are read, first come, first served: of those that claim to prove
 /// their address, and as many of those that do not. Each costs a few microseconds.
@@ -131,12 +131,13 @@ pub const HANDSHAKES_PER_SOURCE_BURST: u32 = 5;
 pub const HANDSHAKES_UNPROVED_PPS: u32 = 256;
 /// The burst they may send on top.
 pub const HANDSHAKES_UNPROVED_BURST: u32 = 256;
-/// Sources the admission table remembers. Once full, a source it does not know must prove its
-/// address with a cookie first.
+/// Handshake initiations per second that the proved sources of one network may have answered.
+pub const HANDSHAKES_PER_NETWORK_PPS: u32 = 256;
+/// The burst they may send on top.
+pub const HANDSHAKES_PER_NETWORK_BURST: u32 = 128;
+/// Buckets that an admission table holds at once. Those of sources and networks that are not in it
+/// are full.
 pub const HANDSHAKE_SOURCES_MAX: usize = 4096;
-/// The least time between two searches of a full admission table for entries that have lapsed, and
-/// so the time in which at most [`HANDSHAKE_SOURCES_MAX`] new sources get in.
-pub const HANDSHAKE_SOURCES_SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 // ---- Packets and batches ----
 
@@ -341,11 +342,14 @@ const _: () = {
         "one source does not use up what all share"
     );
     assert!(
-        ((HANDSHAKES_UNPROVED_BURST + HANDSHAKES_UNPROVED_PPS) as u64
-            * HANDSHAKE_SOURCES_SWEEP_EVERY.as_secs())
-            < HANDSHAKE_SOURCES_MAX as u64,
-        "unproved sources do not fill their table"
+        (HANDSHAKES_READ_PPS + HANDSHAKES_READ_AGAIN_PPS) / HANDSHAKES_PER_SOURCE_PPS
+            + HANDSHAKES_READ_BURST
+            + HANDSHAKES_READ_AGAIN_BURST
+            < HANDSHAKE_SOURCES_MAX as u32,
+        "more buckets become full in a table than initiations get at it"
     );
+    assert!(HANDSHAKES_PER_NETWORK_PPS > HANDSHAKES_PER_SOURCE_PPS);
+    assert!(10 * HANDSHAKES_PER_SOURCE_BURST <= HANDSHAKES_PER_NETWORK_BURST);
     assert!(HANDSHAKE_SENDERS_SEEN.is_power_of_two());
     assert!(PATH_CONFIRM_WITHIN.as_millis() > 2 * PATH_CONFIRM_RETRY.as_millis());
     assert!(PATH_PLAINTEXT_BASE.is_multiple_of(PADDING_LEN));

@@ -27,6 +27,7 @@ pub mod keys;
 mod macs;
 mod noise;
 mod responder;
+mod source;
 mod timestamp;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use cookie::Cookie;
 pub use identity::LocalIdentity;
 pub use initiator::PendingInitiation;
 pub use responder::{AcceptedInitiation, InitiationOutcome, Responder};
+pub use source::Origin;
 pub use timestamp::{Timestamp, TimestampClock};
 
 use keys::PublicKey;

@@ -19,6 +19,7 @@ use super::kem;
 use super::keys::{PresharedKey, PublicKey};
 use super::macs::{self, MacKey};
 use super::noise::{NoiseHandshake, psk2};
+use super::source::Origin;
 use super::timestamp::Timestamp;
 use super::{Established, HandshakeError, InitiatorParams, ResponderParams};
 
@@ -90,7 +91,7 @@ impl Responder {
         self.cookies.refresh(now, rng);
         let proves_address =
             || self.cookies.verify(from, initiation.covered_by_mac2(), initiation.mac2);
-        match self.limiter.admit(now, from.ip().into(), proves_address) {
+        match self.limiter.admit(now, from, proves_address) {
             Admission::Admit => (),
             Admission::Refuse => return InitiationOutcome::Drop(HandshakeError::RateLimited),
             Admission::Challenge => {
@@ -105,6 +106,18 @@ impl Responder {
             Ok(accepted) => InitiationOutcome::Accepted(Box::new(accepted)),
             Err(error) => InitiationOutcome::Drop(error),
         }
+    }
+
+    /// A peer was granted the session that it asked for from `origin`: whoever else comes from
+    /// nearby, it may ask for the next one from there. The caller keeps one for each peer, and
+    /// [takes it back](Self::remove_regular) when it has another or the peer is gone.
+    pub fn add_regular(&mut self, now: Instant, origin: Origin) {
+        self.limiter.add_regular(now, origin);
+    }
+
+    /// Takes back what was added.
+    pub fn remove_regular(&mut self, origin: Origin) {
+        self.limiter.remove_regular(origin);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
 use crate::handshake::keys::PublicKey;
-use crate::handshake::{AcceptedInitiation, InitiationOutcome, Responder, ResponderParams};
+use crate::handshake::{AcceptedInitiation, InitiationOutcome, Origin, Responder, ResponderParams};
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::lanes::{LanePlan, grant_base};
 use crate::telemetry::drops::DropReason;
@@ -79,6 +79,9 @@ impl Server {
     fn remove_peer(&mut self, core: &mut Core, id: PeerId) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         self.by_key.remove(&peer.setup.public_key);
+        if let Some(origin) = peer.origin {
+            self.responder.remove_regular(origin);
+        }
         self.wakeups.set(id, None);
         let was_connected = peer.is_connected();
         peer.say_goodbye(core, CloseReason::Removed);
@@ -158,6 +161,13 @@ impl Server {
             Err(error) => return core.count_error(&error),
         };
         peer.last_timestamp = Some(timestamp);
+        let origin = Origin::from(from.remote);
+        if peer.origin != Some(origin) {
+            self.responder.add_regular(now.monotonic, origin);
+            if let Some(before) = peer.origin.replace(origin) {
+                self.responder.remove_regular(before);
+            }
+        }
         let session = Session::install(core, id, established, None, now.monotonic);
         self.by_session.insert(local, id);
         adjust_load(&mut self.load, &session.plan, 1);

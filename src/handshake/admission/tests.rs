@@ -1,9 +1,23 @@
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::*;
+use crate::limits::{
+    HANDSHAKES_READ_AGAIN_BURST, HANDSHAKES_READ_AGAIN_PPS, HANDSHAKES_READ_BURST,
+    HANDSHAKES_READ_PPS,
+};
 
-const ALICE: Source = Source::V4([192, 0, 2, 1]);
-const BOB: Source = Source::V4([192, 0, 2, 2]);
+const ALICE: SocketAddr = v4(0xc000_0201);
+const BOB: SocketAddr = v4(0xc000_0202);
+
+const fn v4(address: u32) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from_bits(address)), 4000)
+}
+
+/// A host of the subnet number `subnet` of a /48.
+fn v6(subnet: u16) -> SocketAddr {
+    SocketAddr::from(([0x2001, 0xdb8, 1, subnet, 0, 0, 0, 1], 4000))
+}
 
 fn start() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "the one origin of this test's virtual time")]
@@ -15,6 +29,7 @@ fn start() -> Instant {
 fn limits_are_those_the_tests_assume() {
     assert_eq!((HANDSHAKES_PER_SOURCE_PPS, HANDSHAKES_PER_SOURCE_BURST), (20, 5));
     assert_eq!((HANDSHAKES_UNPROVED_PPS, HANDSHAKES_UNPROVED_BURST), (256, 256));
+    assert_eq!((HANDSHAKES_PER_NETWORK_PPS, HANDSHAKES_PER_NETWORK_BURST), (256, 128));
 }
 
 #[test]
@@ -50,8 +65,8 @@ fn admission_truth_table() {
 }
 
 /// The source number `number` of many.
-fn forged(number: u32) -> Source {
-    Source::V4((0x0a00_0000 + number).to_be_bytes())
+fn forged(number: u32) -> SocketAddr {
+    v4(0x0a00_0000 + number)
 }
 
 #[test]
@@ -97,40 +112,148 @@ fn many_unproved_sources_share_a_budget_that_proved_ones_do_not_need() {
 fn a_full_table_demands_a_cookie_of_sources_it_does_not_know() {
     let origin = start();
     let mut limiter = SourceLimiter::with_room_for(3, origin);
-    let source = |number| Source::V4([10, 0, 0, number]);
     for number in 0..3 {
-        assert_eq!(limiter.admit(origin, source(number), || false), Admission::Admit);
+        assert_eq!(limiter.admit(origin, forged(number), || false), Admission::Admit);
     }
-    assert_eq!(limiter.admit(origin, source(3), || false), Admission::Challenge);
-    assert_eq!(limiter.admit(origin, source(3), || true), Admission::Admit);
-    assert_eq!(limiter.admit(origin, source(0), || false), Admission::Admit, "known");
+    assert_eq!(limiter.admit(origin, forged(3), || false), Admission::Challenge);
+    assert_eq!(limiter.admit(origin, forged(3), || true), Admission::Admit);
+    assert_eq!(limiter.admit(origin, forged(0), || false), Admission::Admit, "known");
 
-    // Entries lapse once their bucket is full; the table is searched for them once a second.
-    let soon = origin + HANDSHAKE_SOURCES_SWEEP_EVERY - Duration::from_millis(1);
-    assert_eq!(limiter.admit(soon, source(4), || false), Admission::Challenge);
-    let later = origin + HANDSHAKE_SOURCES_SWEEP_EVERY;
-    assert_eq!(limiter.admit(later, source(4), || false), Admission::Admit);
-    assert_eq!(limiter.unproved.full_at.len(), 1);
+    // Room comes back as fast as tokens do.
+    let soon = origin + PER_SOURCE.token - Duration::from_nanos(1);
+    assert_eq!(limiter.admit(soon, forged(4), || false), Admission::Challenge);
+    let later = origin + PER_SOURCE.token;
+    assert_eq!(limiter.admit(later, forged(4), || false), Admission::Admit);
+    assert_eq!(limiter.unproved.full_at.len(), 2, "the one that came twice, and the new one");
 }
 
 #[test]
 fn tables_never_outgrow_their_bound() {
     let origin = start();
     let mut limiter = SourceLimiter::with_room_for(8, origin);
-    for number in 0..10_000u16 {
-        let [high, low] = number.to_be_bytes();
-        let now = origin + Duration::from_millis(u64::from(number));
-        limiter.admit(now, Source::V4([10, 0, high, low]), || true);
-        assert!(limiter.unproved.full_at.len() <= 8 && limiter.proved.full_at.len() <= 8);
+    for number in 0..10_000 {
+        let now = origin + Duration::from_millis(number.into());
+        limiter.admit(now, forged(number * 256), || true);
+        let sizes = [limiter.unproved.sizes(), limiter.proved.sizes(), limiter.networks.sizes()];
+        for (keys, lapses) in sizes {
+            assert!(keys <= 8 && lapses == keys, "{keys} keys and {lapses} lapses");
+        }
+    }
+    let later = origin + Duration::from_secs(20);
+    limiter.admit(later, ALICE, || true);
+    assert_eq!(limiter.unproved.sizes(), (1, 1), "what has lapsed is forgotten");
+}
+
+impl<K> BucketTable<K> {
+    fn sizes(&self) -> (usize, usize) {
+        (self.full_at.len(), self.lapses.len())
     }
 }
 
+/// As many as the gate lets in, from sources that prove their address and are all different.
 #[test]
-fn a_source_is_an_ipv4_address_or_an_ipv6_slash_64() {
-    let source = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
-    assert_eq!(source("192.0.2.1"), ALICE);
-    assert_eq!(source("::ffff:192.0.2.1"), ALICE, "IPv4 in IPv6 clothing");
-    assert_ne!(source("192.0.2.2"), ALICE);
-    assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
-    assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+fn as_many_as_are_read_do_not_fill_the_tables() {
+    const PER_MS: u32 = (HANDSHAKES_READ_PPS + HANDSHAKES_READ_AGAIN_PPS) / 1000;
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    let mut number = 0;
+    let burst = HANDSHAKES_READ_BURST + HANDSHAKES_READ_AGAIN_BURST;
+    for ms in 0..1000 {
+        let now = origin + Duration::from_millis(ms);
+        for _ in 0..if ms == 500 { PER_MS + burst } else { PER_MS } {
+            number += 256;
+            assert_eq!(limiter.admit(now, forged(number), || true), Admission::Admit);
+        }
+        assert!(limiter.proved.sizes().0 < HANDSHAKE_SOURCES_MAX);
+    }
+}
+
+/// A /48 has 65,536 /64s, which all prove their addresses: what they have together is bounded, and
+/// others have what they had.
+#[test]
+fn a_network_of_many_proved_sources_has_a_rate() {
+    use Admission::{Admit, Refuse};
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    let mut admitted = 0;
+    for ms in 0..4000_u32 {
+        let now = origin + Duration::from_millis(ms.into());
+        for number in 0..4 {
+            let subnet = v6((ms * 4 + number) as u16);
+            admitted += u32::from(limiter.admit(now, subnet, || true) == Admit);
+        }
+        let other = forged(ms * 256);
+        assert_eq!(limiter.admit(now, other, || true), Admit, "{ms} ms");
+    }
+    // The unproved budget is shared by all, so some of it went to the network, too.
+    let share = 4 * HANDSHAKES_PER_NETWORK_PPS + HANDSHAKES_PER_NETWORK_BURST;
+    let unproved = 4 * HANDSHAKES_UNPROVED_PPS + HANDSHAKES_UNPROVED_BURST;
+    assert!((share..=share + unproved).contains(&admitted), "{admitted}");
+    let now = origin + Duration::from_millis(3999);
+    assert_eq!(limiter.admit(now, v6(60_000), || true), Refuse);
+    let mut v4_neighbours =
+        (0..=255).map(|host| limiter.admit(now, v4(0xc612_0000 + host), || true));
+    assert!(v4_neighbours.any(|judgement| judgement == Refuse), "a /24 is a network, too");
+}
+
+/// One source that outruns its own rate takes nothing from its network.
+#[test]
+fn a_source_does_not_use_up_what_its_network_has() {
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    for ms in 0..1000 {
+        let now = origin + Duration::from_millis(ms);
+        for _ in 0..10 {
+            limiter.admit(now, ALICE, || true);
+        }
+        if ms % 100 == 99 {
+            assert_eq!(limiter.admit(now, BOB, || true), Admission::Admit, "{ms} ms");
+        }
+    }
+}
+
+/// A peer that asks from where it got its session is served whatever its neighbours do, behind the
+/// same address even, as long as it proves that address; and not more often than others.
+#[test]
+fn neighbours_do_not_lock_a_peer_out() {
+    use Admission::{Admit, Challenge, Refuse};
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    let neighbour = SocketAddr::new(ALICE.ip(), 5000);
+    limiter.add_regular(origin, ALICE.into());
+    for ms in 0..2000_u32 {
+        let now = origin + Duration::from_millis(ms.into());
+        for host in 0..4 {
+            limiter.admit(now, v4(0xc000_0210 + (ms * 4 + host) % 200), || true);
+        }
+        for _ in 0..3 {
+            limiter.admit(now, neighbour, || true);
+        }
+        if ms % 100 == 99 {
+            assert_eq!(limiter.admit(now, ALICE, || true), Admit, "{ms} ms");
+        }
+    }
+    let now = origin + Duration::from_secs(3);
+    let refused = (0..100).filter(|_| limiter.admit(now, neighbour, || true) == Refuse).count();
+    assert!(refused > 80, "{refused}");
+    assert_eq!(limiter.admit(now, ALICE, || false), Challenge);
+    let admitted = (0..100).filter(|_| limiter.admit(now, ALICE, || true) == Admit).count();
+    assert_eq!(admitted as u32, HANDSHAKES_PER_SOURCE_BURST);
+
+    limiter.remove_regular(ALICE.into());
+    assert_eq!(limiter.admit(now, ALICE, || true), Refuse, "it is no peer's any more");
+}
+
+#[test]
+fn a_place_that_two_peers_have_asked_from_is_kept_for_the_second() {
+    let origin = start();
+    let mut limiter = SourceLimiter::new(origin);
+    limiter.add_regular(origin, ALICE.into());
+    limiter.add_regular(origin, ALICE.into());
+    limiter.remove_regular(ALICE.into());
+    assert!(limiter.regulars.take(origin, ALICE.into()));
+    limiter.remove_regular(ALICE.into());
+    assert!(!limiter.regulars.take(origin, ALICE.into()));
+    limiter.remove_regular(ALICE.into());
+    assert!(limiter.regulars.0.is_empty());
 }

@@ -215,6 +215,25 @@ fn initiations_with_an_invented_cookie_have_a_gate_of_their_own() {
     assert!(pair.gets_in(source(1), &cookie), "a true cookie, at the second try");
 }
 
+/// A peer that has a session is let in from where it asked for it, whatever its neighbours do.
+#[test]
+fn a_regular_is_not_refused_for_its_neighbours() {
+    let mut pair = Pair::new();
+    let (pending, reply) = pair.outrun(source(1));
+    let cookie = pending.consume_cookie_reply(&reply).unwrap();
+    for _ in 0..BURST {
+        assert!(pair.gets_in(source(1), &cookie));
+    }
+    let (_, initiation) = pair.initiate(Some(&cookie));
+    assert_eq!(pair.refuse(source(1), &initiation), HandshakeError::RateLimited);
+    let now = pair.now;
+    pair.responder.add_regular(now, source(1).into());
+    assert!(pair.gets_in(source(1), &cookie));
+    pair.responder.remove_regular(source(1).into());
+    let (_, initiation) = pair.initiate(Some(&cookie));
+    assert_eq!(pair.refuse(source(1), &initiation), HandshakeError::RateLimited);
+}
+
 #[test]
 fn a_cookie_is_good_for_its_address_and_port_only() {
     let mut pair = Pair::new();

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
-use crate::handshake::Timestamp;
 use crate::handshake::keys::PublicKey;
+use crate::handshake::{Origin, Timestamp};
 use crate::limits::{PEER_WARNING_EVERY, SESSION_HANDOVER};
 use crate::routing::PeerId;
 use crate::telemetry::status::PeerStatus;
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) setup: PeerSetup,
     /// Of the newest initiation that was granted.
     pub(super) last_timestamp: Option<Timestamp>,
+    /// Where that initiation came from.
+    pub(super) origin: Option<Origin>,
     pub(super) next: Option<Session>,
     pub(super) history: History,
     current: Option<Session>,
@@ -44,6 +46,7 @@ impl Peer {
             id,
             setup,
             last_timestamp: None,
+            origin: None,
             next: None,
             history: History::default(),
             current: None,

@@ -1,14 +1,21 @@
 //! Rekeying, expiry, replays, clocks.
 
+use std::net::IpAddr;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use super::connecting::{current_session, find, nearly_used};
 use super::*;
-use crate::dataplane::messages::WorkerEvent;
+use crate::dataplane::messages::{Endpoint, WorkerEvent};
+use crate::handshake::keys::PrivateKey;
+use crate::handshake::{Cookie, InitiatorParams, LocalIdentity, PendingInitiation, Timestamp};
 use crate::limits::{
-    PEER_WARNING_EVERY, REJECT_AFTER, REKEY_AFTER, REKEY_AFTER_MIN, REKEY_JITTER_MAX,
-    SESSION_HANDOVER,
+    HANDSHAKES_PER_SOURCE_BURST, PEER_WARNING_EVERY, REJECT_AFTER, REKEY_AFTER, REKEY_AFTER_MIN,
+    REKEY_JITTER_MAX, SESSION_HANDOVER,
 };
 use crate::telemetry::drops::DropReason;
-use crate::wire::{MessageType, PathMessage, SessionIndex};
+use crate::wire::{Features, MessageType, PathMessage, SessionIndex};
 
 #[test]
 fn rekeying_by_time_loses_no_packet() {
@@ -262,4 +269,79 @@ fn session_indices_are_uniform() {
     // 15 degrees of freedom: 37.7 is exceeded once in a thousand.
     let chi_square: f64 = buckets.iter().map(|n| (f64::from(*n) - 1000.0).powi(2) / 1000.0).sum();
     assert!(chi_square < 37.7, "{chi_square}");
+}
+
+/// Somebody without a session behind the same address as a peer, or in the same network.
+struct Neighbour {
+    identity: LocalIdentity,
+    from: Endpoint,
+    cookie: Option<Cookie>,
+    rng: StdRng,
+    asked: u32,
+}
+
+impl Neighbour {
+    fn at(address: IpAddr) -> Self {
+        let mut rng = StdRng::seed_from_u64(9);
+        let identity = LocalIdentity::new(PrivateKey::generate(&mut rng));
+        let from = Endpoint { remote: (address, 7).into(), local: None, listener: 0 };
+        Self { identity, from, cookie: None, rng, asked: 0 }
+    }
+
+    /// Asks for a session and, once it has been challenged, proves its address.
+    fn ask(&mut self, world: &mut World) {
+        self.asked += 1;
+        let params = InitiatorParams { workers: 1, features: Features::empty() };
+        let (pending, initiation) = PendingInitiation::start(
+            &self.identity,
+            world.server.engine.public_key(),
+            params,
+            SessionIndex(self.asked),
+            Timestamp::from_unix(SECOND * self.asked),
+            self.cookie.as_ref(),
+            &mut self.rng,
+        )
+        .unwrap();
+        let now = world.clocks(Who::Server);
+        world.server.engine.handle_datagram(now, self.from, &initiation);
+        while let Some((to, answer)) = world.server.engine.poll_transmit() {
+            assert_eq!(to, self.from);
+            self.cookie = Some(pending.consume_cookie_reply(&answer).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_peer_rekeys_whoever_uses_up_what_its_address_has() {
+    let mut world = World::connected(1, 1);
+    let mut neighbour = Neighbour::at(find(&world, MessageType::Initiation).from.ip());
+    for _ in 0..20 {
+        neighbour.ask(&mut world);
+    }
+    nearly_used(&mut world);
+    let refused = world.server.drops(DropReason::HandshakeRateLimited);
+    while world.client_status().rekeys == 0 {
+        neighbour.ask(&mut world);
+        world.run_for(ms(1));
+        assert!(neighbour.asked < 100, "two round trips take 40 ms");
+    }
+    let asked = u64::from(neighbour.asked - 20);
+    assert!(world.server.drops(DropReason::HandshakeRateLimited) - refused > asked / 2);
+}
+
+#[test]
+fn a_peer_that_is_removed_leaves_no_right_behind() {
+    let mut world = World::connected(1, 1);
+    let from = find(&world, MessageType::Initiation).from;
+    let reload = Reload::Server { peers: Vec::new() };
+    world.server.engine.reload(reload);
+    world.pump();
+    // From the address and port that the peer had.
+    let mut stranger = Neighbour::at(from.ip());
+    stranger.from.remote = from;
+    for _ in 0..30 {
+        stranger.ask(&mut world);
+    }
+    let admitted = world.server.drops(DropReason::HandshakePeerUnknown);
+    assert!(admitted <= 2 * u64::from(HANDSHAKES_PER_SOURCE_BURST), "{admitted}");
 }
