@@ -61,12 +61,17 @@ pub const REJECT_AFTER_PACKETS: u64 = 1 << 28;
 /// Failed openings under one lane key after which the session is given up: far under the 2^52
 /// forgeries that RFC 9001 section 6.6 allows, and still never reached by noise.
 pub const FORGERIES_MAX: u64 = 1 << 36;
-/// The first wait for a handshake response; doubled, with jitter, up to [`HANDSHAKE_RETRY_MAX`].
+/// The first wait for a handshake response.
 pub const HANDSHAKE_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// Waits of that length, after which each is twice the one before, up to [`HANDSHAKE_RETRY_MAX`]: a
+/// server that is flooded hears a client at its second try or third.
+pub const HANDSHAKE_RETRIES_EVEN: u32 = 4;
 /// The longest wait between two handshake initiations.
 pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Initiations sent before the waits between them may grow to [`RECONNECT_PAUSE_MAX`].
-pub const HANDSHAKE_TRIES_BEFORE_PAUSE: u32 = 10;
+pub const HANDSHAKE_TRIES_BEFORE_PAUSE: u32 = 12;
+/// Initiations of a handshake in progress whose late answers a client knows for what they are.
+pub const HANDSHAKE_REQUESTS_KEPT: usize = 8;
 /// The longest pause between attempts once a server has not answered for a while.
 pub const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(15);
 /// A client whose server said goodbye connects again after a random part of this.

@@ -228,7 +228,7 @@ fn the_timers_of_the_protocol_are_those_of_the_program() {
     // (what the row says, among other things, and the value)
     let timers = [
         ("first wait for an answer", two(HANDSHAKE_RETRY_FIRST, HANDSHAKE_RETRY_MAX)),
-        ("10 initiations without an answer", written(RECONNECT_PAUSE_MAX)),
+        ("12 initiations without an answer", written(RECONNECT_PAUSE_MAX)),
         ("replaces a session at the age of", written(REKEY_AFTER)),
         ("below a quarter of that age", written(REKEY_JITTER_MAX)),
         ("neither sends nor receives", written(REJECT_AFTER)),
@@ -244,7 +244,8 @@ fn the_timers_of_the_protocol_are_those_of_the_program() {
         ("probes of the session before", written(SESSION_HANDOVER)),
         ("sessions per peer", SESSIONS_PER_PEER_MAX.to_string()),
     ];
-    assert_eq!((HANDSHAKE_TRIES_BEFORE_PAUSE, REKEY_JITTER_DIVISOR), (10, 4));
+    assert_eq!((HANDSHAKE_TRIES_BEFORE_PAUSE, REKEY_JITTER_DIVISOR), (12, 4));
+    assert_eq!(HANDSHAKE_RETRIES_EVEN, 4, "the row of the first wait says so");
     assert_eq!((REKEY_AFTER_PACKETS, REJECT_AFTER_PACKETS), ((1 << 28) - (1 << 24), 1 << 28));
     let mut missing = Vec::new();
     for (what, value) in timers {

@@ -26,20 +26,44 @@ use super::{Established, HandshakeError, InitiatorParams};
 pub struct PendingInitiation {
     noise: NoiseHandshake,
     kem: KemPrivateKey,
-    server: PublicKey,
     params: InitiatorParams,
-    local: SessionIndex,
-    mac1: [u8; MAC_LEN],
+    request: Request,
     /// The key of `mac1` in messages to this side.
     mac_key: MacKey,
 }
 
+/// What of an initiation is worth keeping when another one has taken its place: it grants no
+/// session any more, but an answer to it is still known for one, and a cookie in it is still good.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    server: PublicKey,
+    local: SessionIndex,
+    mac1: [u8; MAC_LEN],
+}
+
+impl Request {
+    /// What this side called the session to be.
+    pub fn local(&self) -> SessionIndex {
+        self.local
+    }
+
+    /// Reads a cookie reply to the initiation. The next initiation from the same address to the
+    /// same server should carry the cookie.
+    ///
+    /// # Errors
+    /// If the datagram is no cookie reply, answers something else, or is not authentic.
+    pub fn consume_cookie_reply(&self, datagram: &[u8]) -> Result<Cookie, HandshakeError> {
+        let reply = CookieReply::parse(datagram)?;
+        if reply.receiver != self.local {
+            return Err(HandshakeError::Unexpected);
+        }
+        cookie::open(&self.server, &self.mac1, &reply)
+    }
+}
+
 impl fmt::Debug for PendingInitiation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingInitiation")
-            .field("server", &self.server)
-            .field("local", &self.local)
-            .finish_non_exhaustive()
+        f.debug_struct("PendingInitiation").field("request", &self.request).finish_non_exhaustive()
     }
 }
 
@@ -71,17 +95,23 @@ impl PendingInitiation {
         let mut datagram = Initiation::emit(local, &message);
         let mac1 = macs::append(&mut datagram, &MacKey::of_receiver(server), cookie);
         let mac_key = identity.mac_key().clone();
-        Ok((Self { noise, kem, server: *server, params, local, mac1, mac_key }, datagram))
+        let request = Request { server: *server, local, mac1 };
+        Ok((Self { noise, kem, params, request, mac_key }, datagram))
     }
 
     /// What this side calls the session to be.
     pub fn local(&self) -> SessionIndex {
-        self.local
+        self.request.local
+    }
+
+    /// What to know its answers by later.
+    pub fn request(&self) -> Request {
+        self.request
     }
 
     /// Whom the initiation went to.
     pub fn server(&self) -> &PublicKey {
-        &self.server
+        &self.request.server
     }
 
     /// Reads the server's response and completes the handshake.
@@ -95,7 +125,7 @@ impl PendingInitiation {
         preshared: &PresharedKey,
     ) -> Result<Established, HandshakeError> {
         let response = Response::parse(datagram)?;
-        if response.receiver != self.local || self.noise.is_finished() {
+        if response.receiver != self.request.local || self.noise.is_finished() {
             return Err(HandshakeError::Unexpected);
         }
         if !self.mac_key.verify(response.covered_by_mac1(), response.mac1) {
@@ -107,8 +137,8 @@ impl PendingInitiation {
         let payload = ResponsePayload::parse(&payload)?;
         let plan = LanePlan::new(Role::Client, payload.workers, self.params.workers, payload.base)?;
         Ok(Established {
-            remote_static: self.server,
-            local: self.local,
+            remote_static: self.request.server,
+            local: self.request.local,
             remote: response.sender,
             send_secret: secrets.initiator_to_responder,
             receive_secret: secrets.responder_to_initiator,
@@ -117,16 +147,11 @@ impl PendingInitiation {
         })
     }
 
-    /// Reads a cookie reply to this initiation. The next initiation from the same address to the
-    /// same server should carry the cookie.
+    /// Reads a cookie reply to it, see [`Request::consume_cookie_reply`].
     ///
     /// # Errors
-    /// If the datagram is no cookie reply, answers something else, or is not authentic.
+    /// As there.
     pub fn consume_cookie_reply(&self, datagram: &[u8]) -> Result<Cookie, HandshakeError> {
-        let reply = CookieReply::parse(datagram)?;
-        if reply.receiver != self.local {
-            return Err(HandshakeError::Unexpected);
-        }
-        cookie::open(&self.server, &self.mac1, &reply)
+        self.request.consume_cookie_reply(datagram)
     }
 }

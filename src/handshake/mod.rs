@@ -41,7 +41,7 @@ use crate::wire::{Features, SessionIndex, WireError};
 
 pub use cookie::Cookie;
 pub use identity::LocalIdentity;
-pub use initiator::PendingInitiation;
+pub use initiator::{PendingInitiation, Request};
 pub use responder::{AcceptedInitiation, InitiationOutcome, Responder};
 pub use source::Origin;
 pub use timestamp::{Timestamp, TimestampClock};

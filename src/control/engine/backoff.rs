@@ -5,11 +5,12 @@ use std::time::Duration;
 use rand::Rng;
 
 use crate::limits::{
-    HANDSHAKE_RETRY_FIRST, HANDSHAKE_RETRY_MAX, HANDSHAKE_TRIES_BEFORE_PAUSE, RECONNECT_PAUSE_MAX,
+    HANDSHAKE_RETRIES_EVEN, HANDSHAKE_RETRY_FIRST, HANDSHAKE_RETRY_MAX,
+    HANDSHAKE_TRIES_BEFORE_PAUSE, RECONNECT_PAUSE_MAX,
 };
 
-/// The wait after the initiation number `tries` (the first is 0): it doubles up to
-/// [`HANDSHAKE_RETRY_MAX`] and, once a server has not answered for a while, up to
+/// The wait after the initiation number `tries` (the first is 0): some are equal, then it doubles up
+/// to [`HANDSHAKE_RETRY_MAX`] and, once a server has not answered for a while, up to
 /// [`RECONNECT_PAUSE_MAX`]. A random quarter is taken off, so that clients do not march in step.
 pub(super) fn retry_wait(tries: u32, rng: &mut impl Rng) -> Duration {
     let ceiling = if tries < HANDSHAKE_TRIES_BEFORE_PAUSE {
@@ -17,7 +18,8 @@ pub(super) fn retry_wait(tries: u32, rng: &mut impl Rng) -> Duration {
     } else {
         RECONNECT_PAUSE_MAX
     };
-    let doubled = HANDSHAKE_RETRY_FIRST.saturating_mul(1 << tries.min(16));
+    let doublings = tries.saturating_sub(HANDSHAKE_RETRIES_EVEN - 1).min(16);
+    let doubled = HANDSHAKE_RETRY_FIRST.saturating_mul(1 << doublings);
     doubled.min(ceiling).mul_f64(rng.random_range(0.75..=1.0))
 }
 
@@ -27,9 +29,10 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn waits_double_then_pause_and_never_leave_their_bounds() {
+    fn waits_are_equal_then_double_then_pause_and_never_leave_their_bounds() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(7);
-        let full_ms = [250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 5000, 5000, 15000, 15000];
+        let full_ms =
+            [250, 250, 250, 250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 5000, 15000, 15000];
         for (tries, full_ms) in full_ms.into_iter().enumerate() {
             for _ in 0..100 {
                 let wait = retry_wait(tries as u32, &mut rng);

@@ -1,11 +1,12 @@
 //! A client's handshake: initiations until one is answered.
 
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use crate::handshake::{HandshakeError, InitiatorParams, PendingInitiation};
-use crate::limits::COOKIE_SECRET_LIFE;
+use crate::handshake::{Cookie, HandshakeError, InitiatorParams, PendingInitiation, Request};
+use crate::limits::{COOKIE_SECRET_LIFE, HANDSHAKE_REQUESTS_KEPT, HANDSHAKE_RETRY_MAX};
 use crate::telemetry::drops::DropReason;
-use crate::wire::{MessageType, SessionIndex};
+use crate::wire::{MessageType, Response, SessionIndex};
 
 use super::super::backoff::retry_wait;
 use super::super::core::Core;
@@ -15,9 +16,14 @@ use super::Client;
 /// After each so many initiations without an answer an event says so.
 const TRIES_BETWEEN_COMPLAINTS: u32 = 5;
 
-/// A handshake in progress. Only the newest initiation can be answered, so at most one is kept.
+/// A handshake in progress. Only the newest initiation can be granted, so at most one is kept; of
+/// those before it as much as tells what an answer to them is worth.
 pub(super) struct Attempt {
     pending: Option<PendingInitiation>,
+    /// The latest initiations, the newest last, and when they were sent.
+    requests: VecDeque<(Request, Instant)>,
+    /// How long an answer has taken that was too late: the next one is awaited for longer.
+    answers_take: Duration,
     began: Instant,
     sent: Instant,
     pub(super) retry_at: Instant,
@@ -35,6 +41,8 @@ impl Client {
         self.connect_at = None;
         self.attempt = Some(Attempt {
             pending: None,
+            requests: VecDeque::new(),
+            answers_take: Duration::ZERO,
             began: now.monotonic,
             sent: now.monotonic,
             retry_at: now.monotonic,
@@ -72,7 +80,7 @@ impl Client {
         );
         attempt.has_cookie = cookie.is_some();
         attempt.sent = at;
-        attempt.retry_at = at + retry_wait(attempt.tries, &mut core.rng);
+        attempt.retry_at = at + retry_wait(attempt.tries, &mut core.rng).max(attempt.patience());
         if attempt.tries > 0 && attempt.tries.is_multiple_of(TRIES_BETWEEN_COMPLAINTS) {
             let server = self.server.remote;
             core.event(EngineEvent::NoAnswer { server, tries: attempt.tries });
@@ -80,6 +88,7 @@ impl Client {
         attempt.tries = attempt.tries.saturating_add(1);
         match started {
             Ok((pending, datagram)) => {
+                attempt.keep(pending.request(), at);
                 attempt.pending = Some(pending);
                 core.transmit(self.server, datagram);
             }
@@ -122,9 +131,15 @@ impl Client {
             }
             Err(error) => {
                 core.count_error(&error);
-                if matches!(error, HandshakeError::Invalid(_)) {
-                    let what = format!("a response of the server was refused: {error}");
-                    attempt.complain(core, &what);
+                match error {
+                    HandshakeError::Unexpected => {
+                        attempt.note_late_answer(now.monotonic, datagram);
+                    }
+                    HandshakeError::Invalid(_) => {
+                        let what = format!("a response of the server was refused: {error}");
+                        attempt.complain(core, &what);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -133,14 +148,14 @@ impl Client {
     /// The server is under load and wants to see that the source address is ours: asks again at
     /// once, with the cookie. A second demand for one that was shown waits for the retry timer.
     fn handle_cookie_reply(&mut self, core: &mut Core, now: Now, datagram: &[u8]) {
-        let pending = self.attempt.as_ref().and_then(|attempt| attempt.pending.as_ref());
-        let Some(pending) = pending else {
+        let Some(attempt) = &self.attempt else {
             return core.count(DropReason::HandshakeUnexpected);
         };
-        match pending.consume_cookie_reply(datagram) {
+        match attempt.consume_cookie_reply(datagram) {
             Ok(cookie) => {
+                let has_cookie = attempt.has_cookie;
                 self.cookie = Some((cookie, now.monotonic + COOKIE_SECRET_LIFE));
-                if self.attempt.as_ref().is_some_and(|attempt| !attempt.has_cookie) {
+                if !has_cookie {
                     self.send_initiation(core, now);
                 }
             }
@@ -155,6 +170,36 @@ impl Client {
 }
 
 impl Attempt {
+    fn keep(&mut self, request: Request, sent: Instant) {
+        if self.requests.len() == HANDSHAKE_REQUESTS_KEPT {
+            self.requests.pop_front();
+        }
+        self.requests.push_back((request, sent));
+    }
+
+    /// A cookie is good whichever initiation it answers.
+    fn consume_cookie_reply(&self, datagram: &[u8]) -> Result<Cookie, HandshakeError> {
+        let replies = self.requests.iter().map(|(it, _)| it.consume_cookie_reply(datagram));
+        let mut meant = replies.filter(|it| !matches!(it, Err(HandshakeError::Unexpected)));
+        meant.next().unwrap_or(Err(HandshakeError::Unexpected))
+    }
+
+    /// Where answers take longer than the wait for them, each would be overtaken by the next
+    /// initiation. A session that such an answer grants is of no use, the server may have given it
+    /// up for that initiation; but how long the answer took is.
+    fn note_late_answer(&mut self, now: Instant, datagram: &[u8]) {
+        let Ok(response) = Response::parse(datagram) else { return };
+        let answered = |(request, _): &&(Request, _)| request.local() == response.receiver;
+        let Some((_, sent)) = self.requests.iter().find(answered) else { return };
+        self.answers_take = self.answers_take.max(now.saturating_duration_since(*sent));
+        self.retry_at = self.retry_at.max(self.sent + self.patience());
+    }
+
+    /// How long an answer is awaited at least.
+    fn patience(&self) -> Duration {
+        (self.answers_take * 5 / 4).min(HANDSHAKE_RETRY_MAX)
+    }
+
     /// Warns, once for each attempt.
     fn complain(&mut self, core: &mut Core, what: &str) {
         if !std::mem::replace(&mut self.complained, true) {
