@@ -235,10 +235,18 @@ pub const PATH_MTU_RAISE_EVERY: Duration = Duration::from_secs(600);
 // ---- Control thread ----
 
 /// Receive buffer of a server's sockets for what is not for workers, in bytes as asked for: some
-/// 450 initiations, which are answered well before their senders ask anew.
-pub const CONTROL_RECEIVE_BUFFER_LEN: usize = 512 * 1024;
+/// 900 initiations, as many as a flood brings while the thread waits for its CPU.
+pub const CONTROL_RECEIVE_BUFFER_LEN: usize = 1024 * 1024;
+/// The same for initiations that claim to prove their address, most of which cost a whole
+/// handshake: some 450, which are answered before their senders ask anew.
+pub const CLAIMS_RECEIVE_BUFFER_LEN: usize = 512 * 1024;
 /// Datagrams of one socket handled before signals, timers and worker events have their turn.
 pub const CONTROL_DATAGRAMS_PER_TURN: usize = 64;
+/// Datagrams in one turn after which those that follow are left to gather for [`CONTROL_REST`].
+pub const CONTROL_CROWD: usize = 16;
+/// How long the control thread rests then: it is woken a few thousand times a second at most, and
+/// worker events and signals notice nothing of it.
+pub const CONTROL_REST: Duration = Duration::from_micros(300);
 /// Worker events handled before sockets, signals and timers have their turn.
 pub const CONTROL_EVENTS_PER_TURN: usize = 256;
 /// How long after a change to the TUN device it is looked at, so that changes that belong together

@@ -14,7 +14,7 @@ use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
 use crate::host::netlink::NetlinkError;
 use crate::host::upkeep::{InterfaceState, Upkeep};
-use crate::limits::CONTROL_RECEIVE_BUFFER_LEN;
+use crate::limits::{CLAIMS_RECEIVE_BUFFER_LEN, CONTROL_RECEIVE_BUFFER_LEN};
 use crate::sys::clock;
 use crate::sys::steering::{CONTROL_MEMBERS, attach_lane_steering};
 use crate::sys::udp::UdpSocket;
@@ -97,7 +97,6 @@ impl Listeners {
     /// so the control thread's buffers are small.
     fn open(config: &ServeConfig, workers: usize) -> Result<Self, DaemonError> {
         let options = tunnel::udp_options(&config.tuning, None);
-        let buffer = config.tuning.socket_buffer_bytes.min(CONTROL_RECEIVE_BUFFER_LEN);
         let mut listeners =
             Self { workers: (0..workers).map(|_| Vec::new()).collect(), control: Vec::new() };
         for &address in &config.listen {
@@ -107,9 +106,11 @@ impl Listeners {
                 attach_lane_steering(member, workers as u16).map_err(DaemonError::Steering)?;
             }
             let control = group.split_off(workers);
-            for socket in &control {
+            for (rank, socket) in control.iter().enumerate() {
+                let buffer =
+                    if rank == 0 { CLAIMS_RECEIVE_BUFFER_LEN } else { CONTROL_RECEIVE_BUFFER_LEN };
                 socket.allow_fragments()?;
-                socket.set_receive_buffer(buffer)?;
+                socket.set_receive_buffer(buffer.min(config.tuning.socket_buffer_bytes))?;
             }
             listeners.control.push(control);
             for (sockets, socket) in listeners.workers.iter_mut().zip(group) {

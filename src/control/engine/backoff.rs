@@ -9,8 +9,8 @@ use crate::limits::{
     HANDSHAKE_TRIES_BEFORE_PAUSE, RECONNECT_PAUSE_MAX,
 };
 
-/// The wait after the initiation number `tries` (the first is 0): some are equal, then it doubles up
-/// to [`HANDSHAKE_RETRY_MAX`] and, once a server has not answered for a while, up to
+/// The wait after the initiation number `tries` (the first is 0): a few are equal, then it doubles
+/// up to [`HANDSHAKE_RETRY_MAX`] and, once a server has not answered for a while, up to
 /// [`RECONNECT_PAUSE_MAX`]. A random quarter is taken off, so that clients do not march in step.
 pub(super) fn retry_wait(tries: u32, rng: &mut impl Rng) -> Duration {
     let ceiling = if tries < HANDSHAKE_TRIES_BEFORE_PAUSE {

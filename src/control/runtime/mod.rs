@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -30,7 +31,7 @@ use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
 use crate::host::netlink::InterfaceMonitor;
 use crate::host::upkeep::InterfaceState;
-use crate::limits::{CONTROL_EVENTS_PER_TURN, STOP_WITHIN};
+use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_REST, STOP_WITHIN};
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
@@ -298,6 +299,9 @@ impl ControlThread {
         let timeout = if is_busy {
             Some(Duration::ZERO)
         } else {
+            if self.sockets.is_crowded() {
+                thread::sleep(CONTROL_REST);
+            }
             let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
             let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
             let due = [engine, interface, status, deadline].into_iter().flatten().min();

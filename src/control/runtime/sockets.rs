@@ -9,7 +9,7 @@ use mio::{Interest, Registry, Token};
 use crate::control::engine::Engine;
 use crate::dataplane::messages::Endpoint;
 use crate::limits::{
-    CONTROL_DATAGRAMS_PER_TURN, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
+    CONTROL_CROWD, CONTROL_DATAGRAMS_PER_TURN, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX,
 };
 use crate::sys::udp::{RecvBatch, SendBatch, SendTarget, UdpSocket};
 use crate::telemetry::counters::DropCounters;
@@ -23,6 +23,8 @@ pub(super) struct Sockets {
     outgoing: SendBatch,
     /// The datagrams of `outgoing`, one behind the other.
     outgoing_arena: Vec<u8>,
+    /// The last helping was a large one.
+    crowded: bool,
 }
 
 struct Member {
@@ -57,6 +59,7 @@ impl Sockets {
             received: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
             outgoing: SendBatch::new(SEND_MESSAGES_MAX),
             outgoing_arena: Vec::new(),
+            crowded: false,
         })
     }
 
@@ -79,9 +82,17 @@ impl Sockets {
 
     /// Hands waiting datagrams to the engine, a bounded number from each socket.
     pub(super) fn receive(&mut self, engine: &mut Engine) {
+        let mut taken = 0;
         for member in self.members.iter_mut().filter(|member| member.ready) {
-            member.ready = member.receive(&mut self.received, engine);
+            taken += member.receive(&mut self.received, engine);
         }
+        self.crowded = taken >= CONTROL_CROWD;
+    }
+
+    /// Whether so many datagrams have come at once that more are to be expected at any moment. Then
+    /// it is better to let them gather for a while than to be woken for each.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded
     }
 
     /// Sends what the engine wants sent. A socket that is full or refuses a datagram loses it:
@@ -134,17 +145,16 @@ impl Sockets {
 }
 
 impl Member {
-    /// Returns whether more datagrams may be waiting.
-    fn receive(&self, batch: &mut RecvBatch, engine: &mut Engine) -> bool {
+    /// Returns how many datagrams were taken, and remembers whether more may be waiting.
+    fn receive(&mut self, batch: &mut RecvBatch, engine: &mut Engine) -> usize {
         let mut taken = 0;
         while taken < CONTROL_DATAGRAMS_PER_TURN {
-            match batch.receive(&self.socket) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) => {
+            if let Err(error) = batch.receive(&self.socket) {
+                if error.kind() != io::ErrorKind::WouldBlock {
                     log::warn!("receiving handshakes failed: {error}");
-                    return false;
                 }
+                self.ready = false;
+                break;
             }
             let now = super::now();
             let (messages, arena) = batch.split();
@@ -159,6 +169,6 @@ impl Member {
                 }
             }
         }
-        true
+        taken
     }
 }

@@ -17,7 +17,9 @@ use crate::control::engine::{ClientOptions, ClientSetup, PeerSetup, ServerSetup}
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PrivateKey};
-use crate::limits::{CONTROL_DATAGRAMS_PER_TURN, HANDSHAKES_PER_SOURCE_BURST, REKEY_AFTER};
+use crate::limits::{
+    CONTROL_CROWD, CONTROL_DATAGRAMS_PER_TURN, HANDSHAKES_PER_SOURCE_BURST, REKEY_AFTER,
+};
 use crate::sys::udp::UdpOptions;
 use crate::telemetry::drops::DropReason;
 use crate::telemetry::status::{OffloadStatus, StatusReport};
@@ -452,6 +454,24 @@ fn a_flood_is_taken_in_bounded_helpings() {
         sockets.receive(&mut engine);
     }
     assert_eq!(engine.drops().get(junk), 2 * flood as u64);
+}
+
+/// The thread rests a little after a crowd and does not after a single datagram.
+#[test]
+fn what_comes_in_crowds_is_left_to_gather() {
+    let socket = roomy_socket();
+    let address = socket.local_addr();
+    let mut sockets = register(vec![vec![socket]]);
+    let mut engine = started_server_engine();
+    let sender = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for (count, crowd) in [(1, false), (CONTROL_CROWD, true), (CONTROL_CROWD - 1, false)] {
+        for _ in 0..count {
+            sender.send_to(&[9; 100], address).unwrap();
+        }
+        sockets.set_ready(0);
+        sockets.receive(&mut engine);
+        assert_eq!(sockets.is_crowded(), crowd, "{count} datagrams");
+    }
 }
 
 #[test]
