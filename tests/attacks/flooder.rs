@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     /// Initiations with a right `mac1` and nothing behind it: made by somebody who knows the
     /// server's public key.
     Initiations,
+    /// The same with a `mac2` that nobody gave the key for: as if they proved their address.
+    Claims,
     /// Data messages of sessions that there are not.
     Strangers,
 }
@@ -38,16 +40,18 @@ impl Kind {
     pub(crate) fn datagram(self, server: &PublicKey) -> Vec<u8> {
         let len = match self {
             Self::Junk => 256,
-            Self::Initiations => INITIATION_LEN,
+            Self::Initiations | Self::Claims => INITIATION_LEN,
             Self::Strangers => 128,
         };
         let mut datagram = vec![0; len];
         rand::rng().fill_bytes(&mut datagram);
         match self {
             Self::Junk => datagram[0] = 0xff,
-            Self::Initiations => {
+            Self::Initiations | Self::Claims => {
                 datagram[..4].copy_from_slice(&[1, 1, 0, 0]);
                 correct_mac1(&mut datagram, server);
+                let mac2 = INITIATION_LEN - MAC_LEN;
+                datagram[mac2..].fill(u8::from(self == Self::Claims));
             }
             Self::Strangers => {
                 let receiver = SessionIndex(rand::random());
