@@ -69,6 +69,9 @@ struct Args {
     /// How long each measurement takes, in seconds
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
+    /// How many clients connect during each measurement of the server, one after the other
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    newcomers: u32,
     /// Workers on either side
     #[arg(long, default_value_t = 1)]
     workers: u8,
@@ -264,8 +267,9 @@ struct Sample {
     server_cpu: f64,
     /// Resident memory of the server afterwards.
     server_resident_bytes: u64,
-    /// How long a client took that connected during the flood, from its start to its first echo.
-    newcomer_ms: Option<f64>,
+    /// How long each client took that connected during the flood, from its start to its first
+    /// echo.
+    newcomers_ms: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -342,14 +346,13 @@ fn measure(
         let took = began.elapsed().as_secs_f64();
         let flood_pps = (flood.as_ref().map_or(0, Flood::sent) - sent) as f64 / took;
         let server_cpu = (process::cpu_time(pid)? - cpu).as_secs_f64() / took;
-        let newcomer_ms = match target {
-            Target::Server => {
-                let began = clock::now();
-                drop(scene.connect("newcomer", INNER[2])?);
-                Some(began.elapsed().as_secs_f64() * 1e3)
-            }
-            Target::Nowhere | Target::Sink => None,
-        };
+        let mut newcomers_ms = Vec::new();
+        for _ in 0..if target == Target::Server { args.newcomers } else { 0 } {
+            let began = clock::now();
+            let newcomer = scene.connect("newcomer", INNER[2])?;
+            newcomers_ms.push(began.elapsed().as_secs_f64() * 1e3);
+            drop(newcomer);
+        }
         Ok(Sample {
             round,
             kind: format!("{kind:?}").to_lowercase(),
@@ -360,7 +363,7 @@ fn measure(
             flood_datagrams: flood.map_or(0, Flood::stop),
             server_cpu,
             server_resident_bytes: process::resident_bytes(pid)?,
-            newcomer_ms,
+            newcomers_ms,
         })
     })
 }
@@ -375,7 +378,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let load_bps = clean_bps * LOAD;
     let mut samples = Vec::new();
     for round in 1..=args.rounds {
-        for kind in [Kind::Junk, Kind::Initiations, Kind::Strangers] {
+        for kind in [Kind::Junk, Kind::Initiations, Kind::Claims, Kind::Strangers] {
             let mut targets = [Target::Nowhere, Target::Sink, Target::Server];
             // Nobody is always the first after a change of flood.
             targets.rotate_left(round as usize % 3);
@@ -387,7 +390,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     let drops = scene.status()?.drops.into_iter().filter(|(_, count)| *count > 0).collect();
     let (rate_pps, workers) = (args.rate, args.workers);
-    let results = Results { schema: 1, rate_pps, workers, clean_bps, load_bps, samples, drops };
+    let results = Results { schema: 2, rate_pps, workers, clean_bps, load_bps, samples, drops };
     if let Some(directory) = args.out.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -401,19 +404,27 @@ fn table(results: &Results) -> String {
     let mut text = format!(
         "A session at {:.2} Gbit/s, which is {LOAD} of the {:.2} that pass without a flood.\n\n\
          | flood | to | datagrams/s | Gbit/s kept | share | lost % | server CPU s/s | RSS MiB | \
-         newcomer ms |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         newcomer ms (worst) |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         results.load_bps / 1e9,
         results.clean_bps / 1e9,
     );
-    for kind in ["junk", "initiations", "strangers"] {
+    for kind in ["junk", "initiations", "claims", "strangers"] {
         let of = |target: Target, value: fn(&Sample) -> Option<f64>| {
             let wanted = results.samples.iter().filter(|it| it.kind == kind && it.target == target);
             median(&wanted.filter_map(value).collect::<Vec<_>>()).unwrap_or(f64::NAN)
         };
         let goodput = |target| of(target, |sample| Some(sample.goodput_bps));
+        let newcomers = results.samples.iter().filter(|it| it.kind == kind);
+        let newcomers: Vec<f64> = newcomers.flat_map(|it| it.newcomers_ms.clone()).collect();
         let sink = goodput(Target::Sink);
         for target in [Target::Nowhere, Target::Sink, Target::Server] {
-            let newcomer = of(target, |sample| sample.newcomer_ms);
+            let newcomer = match median(&newcomers) {
+                Some(median) if target == Target::Server => {
+                    let worst = newcomers.iter().copied().fold(0.0, f64::max);
+                    format!("{median:.0} ({worst:.0})")
+                }
+                _ => "-".to_owned(),
+            };
             text += &format!(
                 "| {kind} | {target:?} | {:.0} | {:.3} | {:.3} | {:.2} | {:.2} | {:.1} | {} |\n",
                 of(target, |sample| Some(sample.flood_pps)),
@@ -422,7 +433,7 @@ fn table(results: &Results) -> String {
                 of(target, |sample| Some(sample.loss_percent)),
                 of(target, |sample| Some(sample.server_cpu)),
                 of(target, |sample| Some(sample.server_resident_bytes as f64)) / f64::from(1 << 20),
-                if newcomer.is_nan() { "-".to_owned() } else { format!("{newcomer:.0}") },
+                newcomer,
             );
         }
     }
@@ -441,9 +452,13 @@ mod tests {
         assert_eq!(MessageType::of(&Kind::Junk.datagram(&server)), None);
         let strangers = Kind::Strangers.datagram(&server);
         assert_eq!(MessageType::of(&strangers), Some(MessageType::Data));
-        let mut initiation = Kind::Initiations.datagram(&server);
-        let mac1 = *Initiation::parse(&initiation).unwrap().mac1;
-        flooder::correct_mac1(&mut initiation, &server);
-        assert_eq!(*Initiation::parse(&initiation).unwrap().mac1, mac1);
+        for (kind, claims) in [(Kind::Initiations, false), (Kind::Claims, true)] {
+            let mut initiation = kind.datagram(&server);
+            let parsed = Initiation::parse(&initiation).unwrap();
+            assert_eq!(parsed.mac2.iter().any(|byte| *byte != 0), claims);
+            let mac1 = *parsed.mac1;
+            flooder::correct_mac1(&mut initiation, &server);
+            assert_eq!(*Initiation::parse(&initiation).unwrap().mac1, mac1);
+        }
     }
 }
