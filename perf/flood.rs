@@ -339,14 +339,14 @@ fn measure(
         let report = with_bench_server(scene, |server| {
             Ok(bench::run_test(server, &spec, &StopFlag::new(), &mut |_| {})?)
         })?;
-        let took = began.elapsed().as_secs_f64();
+        let took = (clock::now() - began).as_secs_f64();
         let flood_pps = (flood.as_ref().map_or(0, Flood::sent) - sent) as f64 / took;
         let server_cpu = (process::cpu_time(pid)? - cpu).as_secs_f64() / took;
         let newcomer_ms = match target {
             Target::Server => {
                 let began = clock::now();
                 drop(scene.connect("newcomer", INNER[2])?);
-                Some(began.elapsed().as_secs_f64() * 1e3)
+                Some((clock::now() - began).as_secs_f64() * 1e3)
             }
             Target::Nowhere | Target::Sink => None,
         };

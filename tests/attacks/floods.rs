@@ -67,7 +67,7 @@ fn flood_alone(stage: &Stage, kind: Kind) -> Ebbed {
     for (reason, count) in before {
         *drops.get_mut(&reason).unwrap() -= count;
     }
-    Ebbed { sent, drops, batches: batches(stage) - batches_before, took: began.elapsed() }
+    Ebbed { sent, drops, batches: batches(stage) - batches_before, took: clock::now() - began }
 }
 
 /// While the flood goes on, nothing of the session is lost and somebody new gets in.

@@ -1,11 +1,13 @@
 //! The thread that runs an [`Engine`]: a mio event loop over the control thread's own UDP
 //! sockets, the workers' event channel, signals and the status socket.
 //!
-//! mio reports edges, so readiness is remembered until a source says `WouldBlock`. The work of one
-//! turn is bounded for each source: a flood of handshakes delays signals, timers and worker events
-//! by one turn, not for ever.
+//! What is due comes by an [`Alarm`], which goes on while the machine is suspended. mio reports
+//! edges, so readiness is remembered until a source says `WouldBlock`. The work of one turn is
+//! bounded for each source: a flood of handshakes delays signals, timers and worker events by one
+//! turn, not for ever.
 
 mod interface;
+mod poll;
 mod report;
 mod sockets;
 mod status_socket;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use thiserror::Error;
@@ -31,6 +33,7 @@ use crate::handshake::keys::PublicKey;
 use crate::host::netlink::InterfaceMonitor;
 use crate::host::upkeep::InterfaceState;
 use crate::limits::{CONTROL_EVENTS_PER_TURN, STOP_WITHIN};
+use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
@@ -41,6 +44,7 @@ use sockets::Sockets;
 use status_socket::StatusSocket;
 use workers::Workers;
 
+pub use poll::ControlPoll;
 pub use report::DaemonInfo;
 pub use status_socket::StatusSocketError;
 pub use workers::WorkerHandle;
@@ -49,6 +53,7 @@ const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const STATUS_LISTENER: Token = Token(2);
 const INTERFACE: Token = Token(3);
+const ALARM: Token = Token(4);
 /// Token of the first UDP socket.
 const SOCKETS: usize = 16;
 /// Token of the first client of the status socket.
@@ -102,29 +107,6 @@ pub trait ControlHooks {
 
     /// The workers have stopped, or did not in time. Runs on every way out.
     fn stopped(&mut self) {}
-}
-
-/// The poll of the control thread, made early so that workers can be given its waker.
-pub struct ControlPoll {
-    poll: Poll,
-    waker: Arc<Waker>,
-}
-
-impl ControlPoll {
-    /// An empty poll.
-    ///
-    /// # Errors
-    /// If the kernel gives no epoll or eventfd descriptor (too many open files?).
-    pub fn new() -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        Ok(Self { poll, waker })
-    }
-
-    /// Wakes the control thread. To be called after an event was put into its channel.
-    pub fn waker(&self) -> Arc<Waker> {
-        Arc::clone(&self.waker)
-    }
 }
 
 /// What a control thread is made of.
@@ -198,6 +180,8 @@ pub enum ControlError {
 pub struct ControlThread {
     engine: Engine,
     poll: Poll,
+    /// Goes off when something is due.
+    alarm: Alarm,
     /// Held so that the last worker to return does not take its own wake-up along.
     _waker: Arc<Waker>,
     sockets: Sockets,
@@ -230,7 +214,7 @@ impl ControlThread {
     /// # Errors
     /// See [`ControlError`].
     pub fn new(parts: ControlParts) -> Result<Self, ControlError> {
-        let ControlPoll { poll, waker } = parts.poll;
+        let ControlPoll { poll, waker, alarm } = parts.poll;
         let sockets = Sockets::register(parts.sockets, poll.registry())
             .map_err(io_error("registering a UDP socket"))?;
         let signals = match parts.catch_signals {
@@ -247,6 +231,7 @@ impl ControlThread {
         Ok(Self {
             engine: parts.engine,
             poll,
+            alarm,
             _waker: waker,
             sockets,
             workers: Workers::new(parts.workers),
@@ -294,14 +279,13 @@ impl ControlThread {
             || self.sockets.any_ready()
             || self.interface.is_busy()
             || self.status.as_ref().is_some_and(StatusSocket::is_busy);
-        let timeout = if is_busy {
-            Some(Duration::ZERO)
-        } else {
+        if !is_busy {
             let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
             let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
             let due = [engine, interface, status, deadline].into_iter().flatten().min();
-            due.map(|due| due.saturating_duration_since(clock::now()))
-        };
+            self.alarm.set(due).map_err(io_error("setting an alarm"))?;
+        }
+        let timeout = is_busy.then_some(Duration::ZERO);
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             result => result.map_err(io_error("waiting for events"))?,
@@ -309,6 +293,8 @@ impl ControlThread {
         for event in events.iter() {
             match event.token() {
                 WAKER => self.events_ready = true,
+                // Its turn comes with that of all others.
+                ALARM => {}
                 SIGNALS => self.read_signals(),
                 INTERFACE => self.interface.set_readable(),
                 Token(token) if (SOCKETS..STATUS_CLIENTS).contains(&token) => {
@@ -572,7 +558,7 @@ fn describe(peer: &PublicKey, name: Option<String>) -> String {
 
 fn catch_signals(poll: &Poll) -> io::Result<Signals> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
+    poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
     Ok(signals)
 }
 
