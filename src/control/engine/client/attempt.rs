@@ -9,6 +9,7 @@ use crate::wire::{MessageType, SessionIndex};
 
 use super::super::backoff::retry_wait;
 use super::super::core::Core;
+use super::super::session::expiry;
 use super::super::{EngineEvent, Now};
 use super::Client;
 
@@ -101,9 +102,12 @@ impl Client {
         }
     }
 
-    /// A response that is late, forged or damaged changes nothing: the attempt goes on.
+    /// A response that is late, forged or damaged changes nothing: the attempt goes on. One that
+    /// has waited here while the process was stopped or the machine suspended may grant a session
+    /// that is too old to be used.
     fn handle_response(&mut self, core: &mut Core, now: Now, datagram: &[u8]) {
-        let Some(attempt) = &mut self.attempt else {
+        let in_time = |attempt: &&mut Attempt| now.monotonic < expiry(attempt.sent);
+        let Some(attempt) = self.attempt.as_mut().filter(in_time) else {
             return core.count(DropReason::HandshakeUnexpected);
         };
         let Some(pending) = &mut attempt.pending else {
