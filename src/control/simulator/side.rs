@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use super::network::Nat;
 use crate::control::engine::{
     ClientOptions, ClientSetup, Engine, EngineEvent, Now, PeerSetup, ServerSetup,
@@ -62,7 +65,7 @@ impl Keys {
             tun_mtu: TUN_MTU_DEFAULT,
             peers: vec![peer(self.client(), &["10.7.0.2/32"])],
         };
-        Engine::new_server(setup, seed, now)
+        Engine::new_server(setup, StdRng::from_seed(seed), now)
     }
 
     pub(crate) fn client_engine(
@@ -81,7 +84,7 @@ impl Keys {
             server: super::network::SERVER,
             options: options.clone(),
         };
-        Engine::new_client(setup, seed, now)
+        Engine::new_client(setup, StdRng::from_seed(seed), now)
     }
 }
 

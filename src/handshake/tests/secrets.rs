@@ -1,5 +1,7 @@
 //! What the secrets of a session come from, and what is not enough to compute them.
 
+use rand::{CryptoRng, RngCore};
+
 use super::super::kem::{self, KemPrivateKey};
 use super::super::noise::{NoiseHandshake, Psk2, Secrets, psk2};
 use super::vectors::Scripted;
@@ -218,4 +220,61 @@ fn both_static_keys_and_a_recording_are_not_enough() {
     let (mut pending, _) = inputs.start();
     let read = pending.consume_response(&recorded.response, &preshared);
     assert_eq!(*read.unwrap().send_secret.expose(), recorded.secrets()[0]);
+}
+
+/// Yields either bytes or numbers and cannot stand to be asked for the other.
+struct Only {
+    rng: ChaCha20Rng,
+    bytes: bool,
+}
+
+impl RngCore for Only {
+    fn next_u32(&mut self) -> u32 {
+        assert!(!self.bytes, "a secret is drawn as a number");
+        self.rng.next_u32()
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        assert!(!self.bytes, "a secret is drawn as a number");
+        self.rng.next_u64()
+    }
+
+    fn fill_bytes(&mut self, out: &mut [u8]) {
+        assert!(self.bytes, "what need not be a secret is drawn as bytes");
+        self.rng.fill_bytes(out);
+    }
+}
+
+impl CryptoRng for Only {}
+
+/// The caller takes bytes and numbers from different sources.
+#[test]
+fn secrets_are_drawn_as_bytes_and_nothing_else_is() {
+    let Pair { now, client, server, .. } = Pair::new();
+    let [mut secrets, mut numbers] =
+        [true, false].map(|bytes| Only { rng: ChaCha20Rng::seed_from_u64(2), bytes });
+    let mut responder = Responder::new(Arc::clone(&server), now, &mut secrets);
+    let timestamp = Timestamp::from_unix(Duration::from_secs(1));
+    let started = PendingInitiation::start(
+        &client,
+        server.public(),
+        CLIENT_PARAMS,
+        CLIENT_INDEX,
+        timestamp,
+        None,
+        &mut secrets,
+    );
+    let (mut pending, initiation) = started.unwrap();
+    let outcome = responder.consume_initiation(now, source(1), &initiation, &mut secrets);
+    let InitiationOutcome::Accepted(accepted) = outcome else { panic!("{outcome:?}") };
+    let psk = PresharedKey::generate(&mut secrets);
+    let (response, _) = accepted.respond(SERVER_INDEX, &psk, SERVER_PARAMS, &mut secrets).unwrap();
+    assert!(pending.consume_response(&response, &psk).is_ok());
+
+    let mut rng = ChaCha20Rng::seed_from_u64(3);
+    let mut deliver =
+        |rng: &mut dyn CryptoRng| responder.consume_initiation(now, source(1), &initiation, rng);
+    while !matches!(deliver(&mut rng), InitiationOutcome::Reply(_)) {}
+    let reply = deliver(&mut numbers);
+    assert!(matches!(reply, InitiationOutcome::Reply(_)), "{reply:?}");
 }
