@@ -234,6 +234,19 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How often one peer is warned about at most.
 pub const PEER_WARNING_EVERY: Duration = Duration::from_secs(60);
 
+// ---- Log lines that somebody on the network can cause ----
+
+/// Lines of one kind about one peer that are written at once.
+pub const LOG_LINES_PER_PEER_BURST: u32 = 10;
+/// How often another one is written after that.
+pub const LOG_LINES_PER_PEER_EVERY: Duration = Duration::from_secs(10);
+/// Lines of one kind per second, whomever they are about.
+pub const LOG_LINES_PPS: u32 = 100;
+/// The burst on top: the peers of a busy server come back together after a restart.
+pub const LOG_LINES_BURST: u32 = 1000;
+/// How long after a line was left out it is told how many were.
+pub const LOG_LEFT_OUT_AFTER: Duration = LOG_LINES_PER_PEER_EVERY;
+
 // ---- Routing ----
 
 /// Prefixes that all peers together may own.

@@ -7,6 +7,7 @@
 //! turn, not for ever.
 
 mod interface;
+mod news;
 mod poll;
 mod report;
 mod sockets;
@@ -27,7 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use thiserror::Error;
 
-use crate::control::engine::{DisconnectReason, Engine, EngineEvent, Now, Reload};
+use crate::control::engine::{DisconnectReason, Engine, Now, Reload};
 use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
 use crate::host::netlink::InterfaceMonitor;
@@ -39,6 +40,7 @@ use crate::sys::udp::UdpSocket;
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
 
 use interface::Interface;
+use news::Lines;
 use report::Reporter;
 use sockets::Sockets;
 use status_socket::StatusSocket;
@@ -194,6 +196,8 @@ pub struct ControlThread {
     interface: Interface,
     status: Option<StatusSocket>,
     reporter: Reporter,
+    /// How many lines of the log far sides may cause.
+    lines: Lines,
     hooks: Box<dyn ControlHooks>,
     stop: Stop,
 }
@@ -242,6 +246,7 @@ impl ControlThread {
             interface,
             status,
             reporter: Reporter::new(parts.info, clock::now()),
+            lines: Lines::default(),
             hooks: parts.hooks,
             stop: Stop::No,
         })
@@ -282,7 +287,8 @@ impl ControlThread {
         if !is_busy {
             let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
             let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
-            let due = [engine, interface, status, deadline].into_iter().flatten().min();
+            let news = self.lines.poll_timeout();
+            let due = [engine, interface, status, news, deadline].into_iter().flatten().min();
             self.alarm.set(due).map_err(io_error("setting an alarm"))?;
         }
         let timeout = is_busy.then_some(Duration::ZERO);
@@ -318,6 +324,7 @@ impl ControlThread {
             self.engine.handle_timeout(now());
         }
         self.flush()?;
+        self.tell_what_was_left_out();
         self.look_after_interface();
         self.serve_status()
     }
@@ -382,61 +389,6 @@ impl ControlThread {
             self.handle_engine_event(event)?;
         }
         Ok(())
-    }
-
-    fn handle_engine_event(&mut self, event: EngineEvent) -> Result<(), ControlError> {
-        match event {
-            EngineEvent::Connected { peer, handshake } => {
-                let who = self.describe(&peer);
-                match handshake {
-                    Some(took) => log::info!("connected to {who}, handshake took {took:.1?}"),
-                    None => log::info!("peer {who} connected"),
-                }
-                self.hooks.connected(&peer).map_err(ControlError::Hook)?;
-            }
-            EngineEvent::Disconnected { peer, reason } => {
-                log::info!("peer {} disconnected: {reason}", self.describe(&peer));
-                self.hooks.disconnected(&peer, reason);
-            }
-            EngineEvent::Rekeyed { peer } => {
-                log::debug!("session with {} renewed", self.describe(&peer));
-            }
-            EngineEvent::PeerMoved { peer, path, from, to } => {
-                let who = self.describe(&peer);
-                log::info!("path {path} of peer {who} moved from {from} to {to}");
-            }
-            EngineEvent::PathsReduced { peer, silent } => {
-                let error = format!(
-                    "paths {silent:?} to {peer} do not get through although others do (a firewall \
-                     that knows only one UDP flow per host?); going on with one path and one worker"
-                );
-                log::warn!("{error}");
-                self.reporter.set_last_error(error);
-            }
-            EngineEvent::PathsRestored { peer } => {
-                log::info!("all paths to {peer} get through again");
-            }
-            EngineEvent::NoAnswer { server, tries } => {
-                let error = format!(
-                    "server {server} has not answered {tries} initiations; is it running, is UDP \
-                     to it allowed, and are the keys right on both sides?"
-                );
-                log::warn!("{error}");
-                self.reporter.set_last_error(error);
-                if let Some(address) = self.hooks.server_address() {
-                    self.engine.set_server(address);
-                }
-            }
-            EngineEvent::Warning(warning) => {
-                log::warn!("{warning}");
-                self.reporter.set_last_error(warning);
-            }
-        }
-        Ok(())
-    }
-
-    fn describe(&self, peer: &PublicKey) -> String {
-        describe(peer, self.hooks.name_of(peer))
     }
 
     fn read_signals(&mut self) {

@@ -35,8 +35,8 @@ fn check(result: libc::c_int) -> io::Result<()> {
 
 /// Between fork and exec a child has a single thread, so there it can enter a time namespace
 /// (time_namespaces(7)).
-#[test]
 #[allow(clippy::disallowed_methods, reason = "the clock that is not to be used is asked as well")]
+#[test]
 fn the_clock_counts_the_time_that_the_machine_is_suspended() {
     let (before, awake_before) = (now(), Instant::now());
     let wake_up = move || {
