@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::handshake::{HandshakeError, InitiatorParams, PendingInitiation};
-use crate::limits::COOKIE_SECRET_LIFE;
+use crate::limits::{COOKIE_SECRET_LIFE, PATHS_RETRY_MAX};
 use crate::telemetry::drops::DropReason;
 use crate::wire::{MessageType, SessionIndex};
 
@@ -152,8 +152,12 @@ impl Client {
         }
     }
 
+    /// The one path to ask for, if it is to be one. Once its time is over all are asked for, and
+    /// if that fails, not again for twice as long.
     fn one_path_at(&mut self, now: Instant) -> Option<usize> {
-        self.one_path.take_if(|one| now >= one.until);
+        if self.one_path.take_if(|one| now >= one.until).is_some() {
+            self.one_path_wait = (self.one_path_wait * 2).min(PATHS_RETRY_MAX);
+        }
         self.one_path.map(|one| one.worker)
     }
 }
