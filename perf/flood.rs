@@ -343,14 +343,14 @@ fn measure(
         let report = with_bench_server(scene, |server| {
             Ok(bench::run_test(server, &spec, &StopFlag::new(), &mut |_| {})?)
         })?;
-        let took = began.elapsed().as_secs_f64();
+        let took = (clock::now() - began).as_secs_f64();
         let flood_pps = (flood.as_ref().map_or(0, Flood::sent) - sent) as f64 / took;
         let server_cpu = (process::cpu_time(pid)? - cpu).as_secs_f64() / took;
         let mut newcomers_ms = Vec::new();
         for _ in 0..if target == Target::Server { args.newcomers } else { 0 } {
             let began = clock::now();
             let newcomer = scene.connect("newcomer", INNER[2])?;
-            newcomers_ms.push(began.elapsed().as_secs_f64() * 1e3);
+            newcomers_ms.push((clock::now() - began).as_secs_f64() * 1e3);
             drop(newcomer);
         }
         Ok(Sample {

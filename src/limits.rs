@@ -86,8 +86,11 @@ pub const DEAD_PEER_PROBE_EVERY: Duration = Duration::from_millis(500);
 pub const PATH_CONFIRM_WITHIN: Duration = Duration::from_secs(3);
 /// How often an unconfirmed path is probed again in that time.
 pub const PATH_CONFIRM_RETRY: Duration = Duration::from_millis(200);
-/// How long a client that fell back to one path keeps to it while its session lives.
-pub const PATHS_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// How long a client that fell back to one path keeps to it before it asks for all again: the
+/// others may have been out for a moment only. Doubled each time that it fails.
+pub const PATHS_RETRY_FIRST: Duration = Duration::from_secs(30);
+/// The longest such wait.
+pub const PATHS_RETRY_MAX: Duration = Duration::from_secs(600);
 /// Probes of one path whose answers are still awaited; the oldest is forgotten first.
 pub const PROBES_OUTSTANDING_MAX: usize = 32;
 /// How often the round-trip time of a live path is measured.
@@ -228,9 +231,11 @@ pub const PATH_MTU_PROBES_MAX: u32 = 3;
 /// How often the size in use is confirmed while a path carries traffic (`CONFIRMATION_TIMER`,
 /// RFC 8899 section 5.1.1).
 pub const PATH_MTU_CONFIRM_EVERY: Duration = RTT_PROBE_EVERY;
-/// How often a size below the wanted one is tried again (`PMTU_RAISE_TIMER`, RFC 8899 section
-/// 5.1.1).
-pub const PATH_MTU_RAISE_EVERY: Duration = Duration::from_secs(600);
+/// How long after a size was refuted the wanted one is tried again: probes that were lost beside a
+/// load look as if they had been too large. Doubled each time that it fails.
+pub const PATH_MTU_RAISE_FIRST: Duration = Duration::from_secs(20);
+/// The longest such wait (`PMTU_RAISE_TIMER`, RFC 8899 section 5.1.1).
+pub const PATH_MTU_RAISE_MAX: Duration = Duration::from_secs(600);
 
 // ---- Control thread ----
 
@@ -263,6 +268,19 @@ pub const INTERFACE_NEWS_PER_TURN: usize = 64;
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How often one peer is warned about at most.
 pub const PEER_WARNING_EVERY: Duration = Duration::from_secs(60);
+
+// ---- Log lines that somebody on the network can cause ----
+
+/// Lines of one kind about one peer that are written at once.
+pub const LOG_LINES_PER_PEER_BURST: u32 = 10;
+/// How often another one is written after that.
+pub const LOG_LINES_PER_PEER_EVERY: Duration = Duration::from_secs(10);
+/// Lines of one kind per second, whomever they are about.
+pub const LOG_LINES_PPS: u32 = 100;
+/// The burst on top: the peers of a busy server come back together after a restart.
+pub const LOG_LINES_BURST: u32 = 1000;
+/// How long after a line was left out it is told how many were.
+pub const LOG_LEFT_OUT_AFTER: Duration = LOG_LINES_PER_PEER_EVERY;
 
 // ---- Routing ----
 

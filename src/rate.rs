@@ -15,11 +15,12 @@ pub(crate) struct Rate {
 impl Rate {
     /// Buckets of `burst` tokens, of which `per_second` come back in a second; neither is 0.
     pub(crate) const fn new(per_second: u32, burst: u32) -> Self {
-        let token_ns = 1_000_000_000 / per_second as u64;
-        Self {
-            token: Duration::from_nanos(token_ns),
-            fill: Duration::from_nanos(token_ns * burst as u64),
-        }
+        Self::every(Duration::from_nanos(1_000_000_000 / per_second as u64), burst)
+    }
+
+    /// Buckets of `burst` tokens, of which one comes back every `token`; neither is 0.
+    pub(crate) const fn every(token: Duration, burst: u32) -> Self {
+        Self { token, fill: token.saturating_mul(burst) }
     }
 
     /// Takes a token from the bucket that would be full at `full_at`, and returns when it will be

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use corelane::dataplane::ForwarderOptions;
 use corelane::dataplane::messages::{SessionInstall, WorkerCommand};
 use corelane::dataplane::offline::OfflineWorker;
-use corelane::limits::TUN_MTU_DEFAULT;
+use corelane::limits::{REJECT_AFTER, TUN_MTU_DEFAULT};
 use corelane::packet::CoalesceOptions;
 use corelane::routing::{PeerId, PrefixTable};
 use corelane::session::keys::LaneSecret;
 use corelane::session::lanes::{LanePlan, Role};
 use corelane::session::replay::ReplayWindow;
+use corelane::sys::clock;
 use corelane::telemetry::counters::SessionUsage;
 use corelane::wire::{Features, SessionIndex};
 use criterion::{BenchmarkId, Criterion};
@@ -119,6 +120,7 @@ fn lanes(criterion: &mut Criterion) {
                 plan: LanePlan::new(Role::Server, 2, 2, 0).unwrap(),
                 send_secret: secret(1),
                 receive_secret: secret(2),
+                expires: clock::now() + REJECT_AFTER,
                 features: Features::empty(),
                 endpoint: None,
                 usage: Arc::new(SessionUsage::new(2)),

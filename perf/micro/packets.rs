@@ -9,7 +9,8 @@ use corelane::dataplane::ForwarderOptions;
 use corelane::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand};
 use corelane::dataplane::offline::{OfflineWorker, Sent};
 use corelane::limits::{
-    DATA_HEADER_LEN, PACKET_LEN_MAX, RUN_PACKETS_MAX, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN,
+    DATA_HEADER_LEN, PACKET_LEN_MAX, REJECT_AFTER, RUN_PACKETS_MAX, TUN_MTU_DEFAULT,
+    VIRTIO_HEADER_LEN,
 };
 use corelane::packet::virtio::{GSO_TCPV4, GSO_UDP_L4, NEEDS_CSUM};
 use corelane::packet::{
@@ -175,6 +176,7 @@ fn side(role: Role) -> OfflineWorker {
         plan: LanePlan::new(role, 1, 1, 0).unwrap(),
         send_secret,
         receive_secret,
+        expires: clock::now() + REJECT_AFTER,
         features: Features::CHECKSUM_OFFLOAD,
         endpoint: Some(Endpoint { remote, local: None, listener: 0 }),
         usage: Arc::new(SessionUsage::new(1)),

@@ -92,7 +92,7 @@ impl Population {
             spin: corelane::limits::SPIN_DEFAULT,
         };
         let workers = (0..usize::from(workers)).map(|worker| OfflineWorker::new(worker, options));
-        let mut engine = Engine::new_server(setup, [7; 32], now.monotonic);
+        let mut engine = Engine::new_server(setup, StdRng::seed_from_u64(7), now.monotonic);
         engine.start(now);
         let workers = workers.collect::<Result<_, _>>()?;
         let mut population = Self { engine, workers, server, now, rng };

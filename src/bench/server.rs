@@ -6,12 +6,14 @@
 //! client that vanishes leaves anything behind.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Sender, bounded};
+use log::Level;
 use socket2::{Domain, Socket, Type};
 
 use super::conduct::{self, Job};
@@ -30,6 +32,7 @@ use crate::limits::{
     BENCH_TESTS_MAX, BENCH_TICK,
 };
 use crate::sys::clock;
+use crate::telemetry::line_budget::{LeftOut, LineBudget};
 
 /// A bench server that listens and has not begun to serve.
 #[derive(Debug)]
@@ -49,12 +52,34 @@ struct Shared {
     tests_done: AtomicUsize,
     /// Connections that have not said what they are for.
     greetings: Arc<AtomicUsize>,
+    /// How many lines of the log those who connect may cause.
+    lines: Mutex<LineBudget<IpAddr>>,
 }
 
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, HashMap<Token, Sender<(u16, TcpStream)>>> {
         // The map is whole between any two statements, so a panicking thread cannot spoil it.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lines(&self) -> MutexGuard<'_, LineBudget<IpAddr>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs a line that `from` has caused, unless it has caused many.
+    fn log(&self, level: Level, from: SocketAddr, what: fmt::Arguments<'_>) {
+        if self.lines().admits(clock::now(), from.ip()) {
+            log::log!(level, "{from}: {what}");
+        }
+    }
+
+    /// Tells of lines that were left out, when it is time.
+    fn tell_what_was_left_out(&self) {
+        let left_out = self.lines().take_left_out(clock::now());
+        if let Some(LeftOut { lines, most_about }) = left_out {
+            let most_about = most_about.map_or_else(String::new, |it| format!(", mostly {it}"));
+            log::info!("left out {lines} more lines about who connected{most_about}");
+        }
     }
 }
 
@@ -123,6 +148,7 @@ impl BenchServer {
                 }
                 _ => self.accept_all(),
             }
+            self.shared.tell_what_was_left_out();
         }
         self.shared.stop.raise();
         let deadline = clock::now() + BENCH_SETUP_TIMEOUT;
@@ -156,13 +182,13 @@ impl BenchServer {
 
     fn admit(&self, stream: TcpStream, from: SocketAddr) {
         let Some(place) = Place::take(&self.shared.greetings, BENCH_GREETINGS_MAX) else {
-            log::warn!("{from} turned away: too many connections");
+            self.shared.log(Level::Warn, from, format_args!("turned away, too many connections"));
             return;
         };
         let shared = Arc::clone(&self.shared);
         let greet = move || {
             if let Err(error) = handle(&shared, stream, from, place) {
-                log::info!("{from}: {error}");
+                shared.log(Level::Info, from, format_args!("{error}"));
             }
         };
         if let Err(error) = thread::Builder::new().name("bench-greeting".to_owned()).spawn(greet) {
@@ -223,7 +249,7 @@ fn serve_test(
     test: &TestSpec,
     from: SocketAddr,
 ) -> Result<(), BenchError> {
-    log::info!("{from} runs a test: {test:?}");
+    shared.log(Level::Info, from, format_args!("runs a test: {test:?}"));
     let token = Token::random()?;
     let sends = test.direction == Direction::Reverse;
     let jobs = match test.protocol {

@@ -8,7 +8,8 @@ use crate::config::{PeerConfig, ServeConfig, Source};
 use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, ServerSetup};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
-use crate::daemon::{DaemonError, notify, seed, tunnel};
+use crate::daemon::randomness::Randomness;
+use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
@@ -66,7 +67,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let names = peer_names(&config.peers);
     let hooks = ServerHooks { source, summary, own_key, names, upkeep };
     let control = ControlThread::new(ControlParts {
-        engine: Engine::new_server(setup, seed()?, clock::now()),
+        engine: Engine::new_server(setup, Randomness::open()?, clock::now()),
         poll,
         sockets: listeners.control,
         workers: handles,

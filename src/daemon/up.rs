@@ -11,8 +11,9 @@ use crate::config::{Source, UpConfig};
 use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engine, Reload};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
+use crate::daemon::randomness::Randomness;
 use crate::daemon::resolve::{Resolver, resolve};
-use crate::daemon::{DaemonError, notify, seed, tunnel};
+use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
@@ -76,7 +77,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         resolver: Resolver::new(config.server.clone()),
     };
     let control = ControlThread::new(ControlParts {
-        engine: Engine::new_client(setup, seed()?, clock::now()),
+        engine: Engine::new_client(setup, Randomness::open()?, clock::now()),
         poll,
         sockets: vec![vec![sockets.control]],
         workers: handles,

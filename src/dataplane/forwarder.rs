@@ -133,7 +133,7 @@ impl Forwarder {
         let now = clock::now();
         Self {
             worker,
-            tables: Tables::new(worker, options.plaintext_max),
+            tables: Tables::new(now, worker, options.plaintext_max),
             outbound: (0..listeners).map(|_| TrainBuilder::new(options.udp_gso)).collect(),
             coalescer: Coalescer::new(options.coalesce, RUN_PACKETS_MAX),
             run_tracker: RunTracker::new(),
@@ -160,6 +160,19 @@ impl Forwarder {
         std::mem::take(&mut self.requests)
     }
 
+    /// A turn begins at `now`. Sessions that have reached their last age are forgotten, whether or
+    /// not the control thread has had the time to say so: after the process was stopped or the
+    /// machine suspended, whichever thread wakes up first has its turn first.
+    ///
+    /// The turn itself is not interrupted to look again. A thread that is stopped in the midst of
+    /// one finishes it when it goes on, so a session may outlive its last age by one batch in each
+    /// direction; no look at a clock would help against being stopped right behind it.
+    #[inline]
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
+        self.tables.retire(now);
+    }
+
     /// Carries out every command that is waiting. Returns whether there was one.
     pub(super) fn apply_commands(&mut self, datagrams: &mut impl DatagramOutput) -> bool {
         let mut any = false;
@@ -178,7 +191,7 @@ impl Forwarder {
 
     fn apply(&mut self, command: WorkerCommand, datagrams: &mut impl DatagramOutput) {
         match command {
-            WorkerCommand::InstallSession(install) => self.tables.install(*install),
+            WorkerCommand::InstallSession(install) => self.tables.install(self.now, *install),
             WorkerCommand::SetPathEndpoint { session, path, endpoint } => {
                 self.tables.set_path_endpoint(session, path, endpoint);
             }

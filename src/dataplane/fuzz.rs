@@ -9,8 +9,8 @@ use crate::dataplane::ForwarderOptions;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand};
 use crate::dataplane::offline::{OfflineWorker, Sent};
 use crate::limits::{
-    DATA_HEADER_LEN, DATA_OVERHEAD_LEN, SPIN_DEFAULT, TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN,
-    padded_len,
+    DATA_HEADER_LEN, DATA_OVERHEAD_LEN, REJECT_AFTER, SPIN_DEFAULT, TUN_MTU_DEFAULT,
+    VIRTIO_HEADER_LEN, padded_len,
 };
 use crate::packet::{CoalesceOptions, Parsed, Split, VirtioHeader};
 use crate::routing::{PeerId, PrefixTable};
@@ -27,8 +27,8 @@ const PEER: PeerId = PeerId(1);
 /// The secrets of the lanes from client to server and back.
 const SECRETS: [[u8; 32]; 2] = [[1; 32], [2; 32]];
 
-/// A worker whose one peer owns every address and takes `features`.
-fn worker(role: Role, features: Features) -> Option<OfflineWorker> {
+/// A worker whose one peer owns every address and takes `features`, with a session made `now`.
+fn worker(now: Instant, role: Role, features: Features) -> Option<OfflineWorker> {
     let options = ForwarderOptions {
         udp_gso: true,
         coalesce: CoalesceOptions::ALL,
@@ -51,6 +51,7 @@ fn worker(role: Role, features: Features) -> Option<OfflineWorker> {
         plan: LanePlan::new(role, 1, 1, 0).ok()?,
         send_secret,
         receive_secret,
+        expires: now + REJECT_AFTER,
         features,
         endpoint: Some(Endpoint { remote, local: None, listener: 0 }),
         usage: Arc::new(SessionUsage::new(1)),
@@ -90,7 +91,7 @@ fn check_written(worker: &mut OfflineWorker) {
 /// find nothing wrong with that.
 pub fn worker_to_wire(now: Instant, data: &[u8]) {
     for features in [Features::CHECKSUM_OFFLOAD, Features::empty()] {
-        let sides = worker(Role::Client, features).zip(worker(Role::Server, features));
+        let sides = worker(now, Role::Client, features).zip(worker(now, Role::Server, features));
         let Some((mut client, mut server)) = sides else { return };
         for frame in pieces(data) {
             client.encapsulate(&mut frame.to_vec());
@@ -108,7 +109,7 @@ pub fn worker_to_wire(now: Instant, data: &[u8]) {
 
 /// A worker receives `data`, one plaintext after the other, sealed by its peer.
 pub fn worker_from_wire(now: Instant, data: &[u8]) {
-    let Some(mut server) = worker(Role::Server, Features::CHECKSUM_OFFLOAD) else { return };
+    let Some(mut server) = worker(now, Role::Server, Features::CHECKSUM_OFFLOAD) else { return };
     let [up, _] = SECRETS.map(LaneSecret::new);
     let mut peer = SendLane::new(&up, 0, SESSION);
     let (mut arena, mut messages) = (Vec::new(), Vec::new());

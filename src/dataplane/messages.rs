@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
@@ -40,6 +41,9 @@ pub struct SessionInstall {
     pub send_secret: Arc<LaneSecret>,
     /// Secret that our receiving lane keys are derived from.
     pub receive_secret: Arc<LaneSecret>,
+    /// When the session has reached its last age: from then on it neither seals nor opens. Workers
+    /// see to that themselves, since the control thread may be late to tell.
+    pub expires: Instant,
     /// What the far end takes, and so may be sent.
     pub features: Features,
     /// The client knows its server's address; a server learns each path's from the first

@@ -128,6 +128,7 @@ impl OfflineWorker {
 
     /// Takes datagrams that lie in `arena`, opens them in place and writes what they carry.
     pub fn decapsulate(&mut self, now: Instant, messages: &[ReceivedMeta], arena: &mut [u8]) {
+        self.forwarder.begin_turn(now);
         let received = Received { listener: 0, messages, arena, now };
         self.forwarder.decapsulate(received, &mut self.sent, &mut self.written);
         self.forwarder.flush(&mut self.sent);

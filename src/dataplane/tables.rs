@@ -3,9 +3,10 @@
 //! The tables belong to one worker alone and change only by its commands, between batches. Lane
 //! keys are derived the first time a lane is used, so an idle session costs no key schedule.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::dataplane::index_map::IndexMap;
 use crate::dataplane::messages::{Endpoint, SessionInstall};
@@ -22,6 +23,10 @@ use crate::wire::{DataHeader, Features, SessionIndex};
 /// How often one lane may have something for the control thread.
 const LANE_EVENTS: Rate = Rate::new(LANE_EVENTS_PPS, LANE_EVENTS_BURST);
 
+/// A time in half the bytes of an [`Instant`], of which every session has some: nanoseconds since
+/// the tables were made.
+type Moment = u64;
+
 /// A session as one worker holds it.
 pub(super) struct Session {
     pub(super) peer: PeerId,
@@ -33,6 +38,8 @@ pub(super) struct Session {
     pub(super) send_endpoint: Option<Endpoint>,
     /// The largest plaintext that fits the path this worker sends on.
     pub(super) plaintext_max: usize,
+    /// When it has reached its last age.
+    expires: Moment,
     /// Whether the control thread has been told that a key is nearly used up.
     pub(super) rekey_reported: bool,
     send: Option<Box<SendLane>>,
@@ -63,7 +70,7 @@ impl ReceiveSlot {
 }
 
 impl Session {
-    fn new(install: SessionInstall, worker: usize, plaintext_max: usize) -> Self {
+    fn new(install: SessionInstall, worker: usize, plaintext_max: usize, expires: Moment) -> Self {
         let slots = install.plan.receive_lanes(worker).count();
         Self {
             peer: install.peer,
@@ -73,6 +80,7 @@ impl Session {
             usage: install.usage,
             send_endpoint: install.endpoint,
             plaintext_max,
+            expires,
             rekey_reported: false,
             send: None,
             receive: (0..slots).map(|_| ReceiveSlot::default()).collect(),
@@ -212,6 +220,11 @@ pub(super) struct Tables {
     peers: IndexMap<PeerId, PeerSessions>,
     /// The session packets to a peer are sealed for: its newest whose path has an address.
     sending: IndexMap<PeerId, SessionIndex>,
+    began: Instant,
+    /// When each session reaches its last age.
+    expiries: BTreeSet<(Moment, SessionIndex)>,
+    /// The first of these.
+    next_expiry: Option<Instant>,
     prefixes: Arc<PrefixTable>,
     /// The owner of the address looked up last: packets come in runs to one address.
     last_lookup: Option<(IpAddr, PeerId)>,
@@ -219,13 +232,16 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Empty tables for `worker`; a path carries `plaintext_max` bytes until told otherwise.
-    pub(super) fn new(worker: usize, plaintext_max: usize) -> Self {
+    pub(super) fn new(now: Instant, worker: usize, plaintext_max: usize) -> Self {
         Self {
             worker,
             plaintext_max,
             sessions: IndexMap::default(),
             peers: IndexMap::default(),
             sending: IndexMap::default(),
+            began: now,
+            expiries: BTreeSet::new(),
+            next_expiry: None,
             prefixes: Arc::default(),
             last_lookup: None,
         }
@@ -268,20 +284,30 @@ impl Tables {
         self.sessions.len()
     }
 
+    /// How many sessions there are whose last age is remembered.
+    #[cfg(test)]
+    pub(super) fn expiries(&self) -> usize {
+        self.expiries.len()
+    }
+
     /// Adds a session. It sends at once if its address is known.
     ///
-    /// A session whose plan has no place for this worker is passed over. So is one that is known,
-    /// or was: a second lane under the same secret would seal with nonces that were used before.
-    pub(super) fn install(&mut self, install: SessionInstall) {
-        let (peer, local) = (install.peer, install.local);
+    /// A session whose plan has no place for this worker is passed over, and so is one that has
+    /// reached its last age on the way here. So is one that is known, or was: a second lane under
+    /// the same secret would seal with nonces that were used before.
+    pub(super) fn install(&mut self, now: Instant, install: SessionInstall) {
+        let (peer, local, expires) = (install.peer, install.local, self.moment(install.expires));
         let has_place = install.plan.participants().contains(&self.worker);
-        if !has_place || self.sessions.contains_key(&local) {
+        if !has_place || now >= install.expires || self.sessions.contains_key(&local) {
             return;
         }
         if !install.send_secret.claim(install.plan.send_lane(self.worker)) {
             return;
         }
-        self.sessions.insert(local, Session::new(install, self.worker, self.plaintext_max));
+        self.sessions
+            .insert(local, Session::new(install, self.worker, self.plaintext_max, expires));
+        self.expiries.insert((expires, local));
+        self.note_next_expiry();
         let known = &mut self.peers.entry(peer).or_default().0;
         known.push(local);
         debug_assert!(known.len() <= SESSIONS_PER_PEER_MAX + 1, "the control thread bounds them");
@@ -291,6 +317,8 @@ impl Tables {
     /// Forgets a session.
     pub(super) fn remove(&mut self, index: SessionIndex) {
         let Some(session) = self.sessions.remove(&index) else { return };
+        self.expiries.remove(&(session.expires, index));
+        self.note_next_expiry();
         if let Some(known) = self.peers.get_mut(&session.peer) {
             known.0.retain(|other| *other != index);
             if known.0.is_empty() {
@@ -298,6 +326,34 @@ impl Tables {
             }
         }
         self.choose_sending(session.peer);
+    }
+
+    /// Forgets the sessions that have reached their last age by `now`. Cheap when there is none:
+    /// this is asked for every batch.
+    #[inline]
+    pub(super) fn retire(&mut self, now: Instant) {
+        if self.next_expiry.is_some_and(|at| now >= at) {
+            self.retire_expired(now);
+        }
+    }
+
+    #[cold]
+    fn retire_expired(&mut self, now: Instant) {
+        let now = self.moment(now);
+        while let Some((at, index)) = self.expiries.first().copied()
+            && now >= at
+        {
+            self.remove(index);
+        }
+    }
+
+    fn note_next_expiry(&mut self) {
+        let first = self.expiries.first();
+        self.next_expiry = first.map(|(at, _)| self.began + Duration::from_nanos(*at));
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        at.saturating_duration_since(self.began).as_nanos() as Moment
     }
 
     /// Sets where a path of a session leads.

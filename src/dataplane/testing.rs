@@ -87,7 +87,7 @@ pub(crate) struct MemoryWorker {
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) wire: MemoryWire,
     pub(crate) tun: MemoryTun,
-    /// What the worker takes for the time.
+    /// What the worker takes for the time; each call from outside is a turn of its own.
     pub(crate) now: Instant,
 }
 
@@ -119,6 +119,7 @@ impl MemoryWorker {
 
     /// Carries out the commands that are queued.
     pub(crate) fn apply_commands(&mut self) {
+        self.forwarder.begin_turn(self.now);
         self.forwarder.apply_commands(&mut self.wire);
     }
 
@@ -134,7 +135,7 @@ impl MemoryWorker {
 
     /// Hands a frame from TUN to the forwarder and returns the datagrams it makes.
     pub(crate) fn encapsulate(&mut self, mut frame: Vec<u8>) -> Vec<Vec<u8>> {
-        self.forwarder.now = self.now;
+        self.forwarder.begin_turn(self.now);
         self.forwarder.encapsulate(&mut frame, &mut self.wire, &mut self.tun);
         self.forwarder.flush(&mut self.wire);
         std::mem::take(&mut self.wire.datagrams)
@@ -146,6 +147,7 @@ impl MemoryWorker {
         messages: &[ReceivedMeta],
         arena: &mut [u8],
     ) -> Vec<Vec<u8>> {
+        self.forwarder.begin_turn(self.now);
         let received = Received { listener: 0, messages, arena, now: self.now };
         self.forwarder.decapsulate(received, &mut self.wire, &mut self.tun);
         std::mem::take(&mut self.tun.frames)

@@ -159,7 +159,8 @@ impl Worker {
             self.counters.busy_ns.add((asleep_at - woken_at).as_nanos() as u64);
             let has_slept = self.await_work(&mut events)?;
             woken_at = if has_slept { clock::now() } else { asleep_at };
-            (self.links.now, self.forwarder.now) = (woken_at, woken_at);
+            self.links.now = woken_at;
+            self.forwarder.begin_turn(woken_at);
             self.forwarder.apply_commands(&mut self.links);
             if self.carry_out_requests() {
                 return Ok(());

@@ -92,7 +92,9 @@ impl CookieJar {
         rng: &mut dyn CryptoRng,
     ) -> Vec<u8> {
         let mut nonce = [0; COOKIE_NONCE_LEN];
-        rng.fill_bytes(&mut nonce);
+        for word in nonce.as_chunks_mut().0 {
+            *word = rng.next_u64().to_le_bytes();
+        }
         let sealed = seal(own, &nonce, mac1, &self.cookie(from));
         CookieReply { receiver, nonce: &nonce, sealed: &sealed }.emit()
     }

@@ -9,7 +9,7 @@ use curve25519_dalek::montgomery::MontgomeryPoint;
 use rand::CryptoRng;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::limits::KEY_LEN;
 
@@ -44,7 +44,7 @@ impl FromStr for PublicKey {
     type Err = KeyParseError;
 
     fn from_str(text: &str) -> Result<Self, KeyParseError> {
-        parse(text).map(|key| Self(*key))
+        parse(text).map(|key| Self(**key))
     }
 }
 
@@ -56,31 +56,34 @@ impl PublicKey {
     }
 }
 
+/// 32 bytes that are wiped when dropped. They lie on the heap, and stay where they are when their
+/// owner moves: a move would leave what was moved behind on the stack.
+type Wiped = Box<Zeroizing<[u8; KEY_LEN]>>;
+
 /// A static X25519 private key. Wiped from memory when dropped, never printed by `Debug`.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+pub struct PrivateKey(Wiped);
 
 impl PrivateKey {
     /// Takes 32 random bytes as a key. X25519 clamps them itself (RFC 7748 section 5).
     pub fn new(key: [u8; KEY_LEN]) -> Self {
-        Self(key)
+        Self(Wiped::new(key.into()))
     }
 
     /// A new random key.
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
-        let mut key = Self([0; KEY_LEN]);
-        rng.fill_bytes(&mut key.0);
-        key
+        let mut key = Wiped::default();
+        rng.fill_bytes(&mut **key);
+        Self(key)
     }
 
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
-        PublicKey(MontgomeryPoint::mul_base_clamped(self.0).to_bytes())
+        PublicKey(MontgomeryPoint::mul_base_clamped(**self.0).to_bytes())
     }
 
     /// The key in base64, to be written to a file that only its owner can read.
     pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(BASE64.encode(self.0))
+        Zeroizing::new(BASE64.encode(self.expose()))
     }
 
     pub(super) fn expose(&self) -> &[u8; KEY_LEN] {
@@ -90,25 +93,25 @@ impl PrivateKey {
 
 /// A secret that two sides share beforehand, mixed into the handshake. All zeros means none.
 /// Wiped from memory when dropped, never printed by `Debug`.
-#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey([u8; KEY_LEN]);
+#[derive(Default)]
+pub struct PresharedKey(Wiped);
 
 impl PresharedKey {
     /// Takes over 32 secret bytes.
     pub fn new(key: [u8; KEY_LEN]) -> Self {
-        Self(key)
+        Self(Wiped::new(key.into()))
     }
 
     /// A new random key.
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
-        let mut key = Self::default();
-        rng.fill_bytes(&mut key.0);
-        key
+        let mut key = Wiped::default();
+        rng.fill_bytes(&mut **key);
+        Self(key)
     }
 
     /// The key in base64, to be written to a file that only its owner can read.
     pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(BASE64.encode(self.0))
+        Zeroizing::new(BASE64.encode(self.expose()))
     }
 
     pub(super) fn expose(&self) -> &[u8; KEY_LEN] {
@@ -118,10 +121,18 @@ impl PresharedKey {
 
 macro_rules! secret_key_traits {
     ($($name:ident),*) => {$(
+        impl Clone for $name {
+            fn clone(&self) -> Self {
+                let mut key = Wiped::default();
+                key.copy_from_slice(self.expose());
+                Self(key)
+            }
+        }
+
         impl PartialEq for $name {
             /// Compares in constant time.
             fn eq(&self, other: &Self) -> bool {
-                self.0.ct_eq(&other.0).into()
+                self.0.ct_eq(&**other.0).into()
             }
         }
 
@@ -137,7 +148,7 @@ macro_rules! secret_key_traits {
             type Err = KeyParseError;
 
             fn from_str(text: &str) -> Result<Self, KeyParseError> {
-                parse(text).map(|key| Self(*key))
+                parse(text).map(Self)
             }
         }
     )*};
@@ -146,11 +157,15 @@ macro_rules! secret_key_traits {
 secret_key_traits!(PrivateKey, PresharedKey);
 
 /// The key that `text` spells, surrounding white space ignored.
-fn parse(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyParseError> {
+fn parse(text: &str) -> Result<Wiped, KeyParseError> {
     let bytes = BASE64.decode(text.trim()).map_err(|_| KeyParseError::NotBase64)?;
     let bytes = Zeroizing::new(bytes);
-    let key = <[u8; KEY_LEN]>::try_from(bytes.as_slice());
-    key.map(Zeroizing::new).map_err(|_| KeyParseError::Length(bytes.len()))
+    if bytes.len() != KEY_LEN {
+        return Err(KeyParseError::Length(bytes.len()));
+    }
+    let mut key = Wiped::default();
+    key.copy_from_slice(&bytes);
+    Ok(key)
 }
 
 #[cfg(test)]

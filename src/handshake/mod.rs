@@ -11,7 +11,9 @@
 //! [`consume_response`](PendingInitiation::consume_response) and
 //! [`consume_cookie_reply`](PendingInitiation::consume_cookie_reply). The responder calls
 //! [`Responder::consume_initiation`] and, once it has looked the peer up,
-//! [`AcceptedInitiation::respond`]. Time and randomness are arguments throughout.
+//! [`AcceptedInitiation::respond`]. Time and randomness are arguments throughout. What is to be a
+//! secret is drawn as bytes (`fill_bytes`), what need not be one as numbers, so that the caller may
+//! take them from different sources.
 
 mod admission;
 mod cookie;

@@ -12,7 +12,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::limits::{KEM_CIPHERTEXT_LEN, KEY_LEN};
 use crate::session::keys::LaneSecret;
@@ -154,13 +154,10 @@ impl NoiseHandshake {
 
     fn split(&mut self) -> Secrets {
         let (mut first, mut second) = self.0.dangerously_get_raw_split();
-        let secrets = Secrets {
-            initiator_to_responder: LaneSecret::new(first),
-            responder_to_initiator: LaneSecret::new(second),
-        };
-        first.zeroize();
-        second.zeroize();
-        secrets
+        Secrets {
+            initiator_to_responder: LaneSecret::take(&mut first),
+            responder_to_initiator: LaneSecret::take(&mut second),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ring::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Prk};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::limits::{KEY_LEN, WORKERS_MAX};
 
@@ -14,12 +14,11 @@ const LANE_KEY_LABEL: &[u8] = b"lane";
 
 /// The secret from which every lane key of one direction of a session is derived.
 ///
-/// It cannot be copied, so that a lane that was claimed for sending stays claimed.
-#[derive(Zeroize, ZeroizeOnDrop)]
+/// It cannot be copied, so that a lane that was claimed for sending stays claimed. It is wiped when
+/// dropped, and does not move meanwhile: a move would leave it behind on the stack.
 pub struct LaneSecret {
-    secret: [u8; KEY_LEN],
+    secret: Box<Zeroizing<[u8; KEY_LEN]>>,
     /// One bit per lane that has been given to a sender.
-    #[zeroize(skip)]
     senders: [AtomicU64; LANE_WORDS],
 }
 
@@ -28,8 +27,16 @@ const LANE_WORDS: usize = WORKERS_MAX.div_ceil(u64::BITS as usize);
 
 impl LaneSecret {
     /// Takes over a secret that a handshake has made.
-    pub fn new(secret: [u8; KEY_LEN]) -> Self {
-        Self { secret, senders: Default::default() }
+    pub fn new(mut secret: [u8; KEY_LEN]) -> Self {
+        Self::take(&mut secret)
+    }
+
+    /// The same, and wipes the secret where it was.
+    pub fn take(secret: &mut [u8; KEY_LEN]) -> Self {
+        let mut taken = Self { secret: Box::default(), senders: Default::default() };
+        taken.secret.copy_from_slice(&*secret);
+        secret.zeroize();
+        taken
     }
 
     /// Claims `lane` for sending. `false` if it has been claimed before, or is no lane: a second
@@ -45,7 +52,7 @@ impl LaneSecret {
 
     /// The AES-256-GCM key of `lane`: HKDF-Expand with SHA-256 (RFC 5869 section 2.3).
     pub fn derive(&self, lane: u8) -> LessSafeKey {
-        let secret = Prk::new_less_safe(HKDF_SHA256, &self.secret);
+        let secret = Prk::new_less_safe(HKDF_SHA256, &**self.secret);
         let info = [LANE_KEY_LABEL, &[lane]];
         #[expect(clippy::expect_used, reason = "HKDF-SHA256 yields up to 8160 bytes")]
         let key = secret.expand(&info, &AES_256_GCM).expect("one key of 32 bytes");

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod affinity;
+pub mod alarm;
 #[doc(hidden)]
 pub mod allocations;
 pub mod arena;

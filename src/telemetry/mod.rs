@@ -2,5 +2,6 @@
 
 pub mod counters;
 pub mod drops;
+pub mod line_budget;
 pub mod logging;
 pub mod status;

@@ -143,7 +143,7 @@ fn flood(
     let started = clock::now();
     let (mut count, mut source) = (0, 0_u32);
     while !stop.load(Relaxed) {
-        let due = (started.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+        let due = ((clock::now() - started).as_secs_f64() * f64::from(rate)) as u64;
         if count >= due {
             thread::sleep(REST);
             continue;

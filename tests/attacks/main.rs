@@ -30,6 +30,7 @@ mod gone;
 mod handshakes;
 mod inner;
 mod lives;
+mod log;
 mod reloads;
 mod soak;
 mod starved;

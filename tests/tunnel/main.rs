@@ -22,6 +22,7 @@ mod nat;
 mod privileges;
 mod roaming;
 mod routing;
+mod secrecy;
 mod sources;
 mod spoofing;
 mod traffic;

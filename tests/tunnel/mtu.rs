@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use corelane::lab::wait_until;
+use corelane::limits::{PATH_MTU_CONFIRM_EVERY, PATH_MTU_RAISE_FIRST};
 use corelane::sys::clock;
 
 use crate::harness::{CLIENT_V4, Options, PATIENCE, PORT, SERVER_V4, SERVER_V6, Tunnel};
@@ -38,25 +39,15 @@ fn silence(tunnel: &Tunnel) {
 }
 
 /// Waits until both ends have found that each path carries `carries` bytes. Probes that are lost
-/// beside the transfers refute a size for ten minutes, so the search may need a new session.
-fn await_size(tunnel: &mut Tunnel, carries: usize) {
-    for is_last in [false, false, true] {
-        let found = wait_until(PATIENCE / 2, "both ends to find what the path carries", || {
-            let paths = [tunnel.client_session().paths, tunnel.server_session().paths];
-            paths.iter().flatten().all(|path| path.plaintext_max == carries).then_some(())
-        });
-        match found {
-            Ok(()) => return,
-            Err(timeout) if is_last => {
-                panic!("{timeout}: {carries}, {:?}", tunnel.client_session())
-            }
-            Err(_) => {
-                tunnel.client.terminate();
-                tunnel.start_client();
-                tunnel.await_echoes();
-            }
-        }
-    }
+/// beside the transfers refute a size, which is asked about again soon, while there is traffic.
+fn await_size(tunnel: &Tunnel, carries: usize) {
+    let patience = PATIENCE + PATH_MTU_RAISE_FIRST + PATH_MTU_CONFIRM_EVERY;
+    wait_until(patience, "both ends to find what the path carries", || {
+        echo(tunnel.lab.client(), SERVER_V4);
+        let paths = [tunnel.client_session().paths, tunnel.server_session().paths];
+        paths.iter().flatten().all(|path| path.plaintext_max == carries).then_some(())
+    })
+    .unwrap_or_else(|timeout| panic!("{timeout}: {carries}, {:?}", tunnel.client_session()));
 }
 
 /// A tunnel to `server`, over an IP header of `ip_header` bytes and a path that is narrow. If the
@@ -92,7 +83,7 @@ fn passes(server: &str, ip_header: usize, mtu: usize, is_silent: bool) {
     }
     // Both ends find what the path carries, in whole blocks, and never more than was asked for.
     let carries = ((mtu - ip_header - OVERHEAD) / 16 * 16).min(1408);
-    await_size(&mut tunnel, carries);
+    await_size(&tunnel, carries);
     // While they searched, senders were told of less, which their kernels believe for minutes.
     for host in [tunnel.lab.client(), tunnel.lab.server()] {
         run(host, "ip route flush cache");

@@ -5,6 +5,7 @@
 //! - *Confirmation*: after a handshake every path is probed until it answers; paths that do not are
 //!   given up ([`PATH_CONFIRM_WITHIN`]).
 //! - *Scan*: the activity counters are looked at, silent paths probed, idle paths kept alive.
+//! - *Trial*: a client that fell back to one path asks for all again ([`PATHS_RETRY_FIRST`]).
 //! - *Rekey*: a session is replaced at the configured age, by default
 //!   [`REKEY_AFTER`](crate::limits::REKEY_AFTER), and not used past
 //!   [`REJECT_AFTER`](crate::limits::REJECT_AFTER).
@@ -22,7 +23,7 @@ use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
 use crate::handshake::keys::PublicKey;
 use crate::handshake::{Cookie, Established, TimestampClock};
 use crate::limits::{
-    ACTIVITY_SCAN_EVERY, PATH_CONFIRM_RETRY, PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER,
+    ACTIVITY_SCAN_EVERY, PATH_CONFIRM_RETRY, PATH_CONFIRM_WITHIN, PATHS_RETRY_FIRST,
     RECONNECT_AFTER_CLOSE_MAX, REKEY_JITTER_DIVISOR, REKEY_JITTER_MAX, SESSIONS_PER_PEER_MAX,
 };
 use crate::routing::{PeerId, PrefixTable};
@@ -59,6 +60,8 @@ pub(super) struct Client {
     paths: Vec<ClientPath>,
     /// The one path that handshakes ask for, and until when, because not all of them got through.
     one_path: Option<OnePath>,
+    /// How long a client that falls back to one path now keeps to it.
+    one_path_wait: Duration,
     /// The path to try alone next, once nothing has come back on all together.
     one_path_next: usize,
     /// The worker whose TUN queue alone is attached, if not all are.
@@ -114,6 +117,7 @@ impl Client {
             previous: VecDeque::new(),
             paths: Vec::new(),
             one_path: None,
+            one_path_wait: PATHS_RETRY_FIRST,
             one_path_next: 0,
             only_queue: None,
             connected: false,
@@ -206,7 +210,7 @@ impl Client {
         if !had_one {
             let worker = self.one_path_next % usize::from(core.workers);
             self.one_path_next = worker + 1;
-            self.one_path = Some(OnePath { worker, until: now + PATHS_RETRY_AFTER });
+            self.one_path = Some(OnePath { worker, until: now + self.one_path_wait });
         }
         let pause = retry_wait(self.fruitless, &mut core.rng);
         self.fruitless = self.fruitless.saturating_add(1);
@@ -276,10 +280,11 @@ impl Client {
         self.drive_mtu(core, at);
         let rekey_due = self.current.as_ref().is_some_and(|current| at >= current.rekey_at);
         let connect_due = self.connect_at.is_some_and(|due| at >= due);
+        let trial_due = self.trial_at().is_some_and(|due| at >= due);
         match &self.attempt {
             Some(attempt) if at >= attempt.retry_at => self.send_initiation(core, now),
             Some(_) => {}
-            None if rekey_due || connect_due => self.begin_attempt(core, now),
+            None if rekey_due || connect_due || trial_due => self.begin_attempt(core, now),
             None => {}
         }
     }
@@ -287,7 +292,10 @@ impl Client {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let attempt = match &self.attempt {
             Some(attempt) => Some(attempt.retry_at),
-            None => self.current.as_ref().map(|current| current.rekey_at).or(self.connect_at),
+            None => {
+                let rekey = self.current.as_ref().map(|current| current.rekey_at);
+                [rekey.or(self.connect_at), self.trial_at()].into_iter().flatten().min()
+            }
         };
         let current = self.current.as_ref().map(|current| {
             let confirmation = current.confirmation.as_ref();

@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{CryptoRng, Rng};
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::{HandshakeError, LocalIdentity};
@@ -23,7 +22,8 @@ pub(super) struct Core {
     pub(super) features: Features,
     /// The plaintext that every path should carry: the padded MTU of the TUN device.
     pub(super) plaintext_wanted: usize,
-    pub(super) rng: StdRng,
+    /// All keys come from it.
+    pub(super) rng: Box<dyn CryptoRng + Send>,
     pub(super) drops: Arc<DropCounters>,
     /// A clean stop has begun.
     pub(super) closing: bool,
@@ -38,14 +38,14 @@ impl Core {
         workers: u8,
         features: Features,
         tun_mtu: u16,
-        seed: [u8; 32],
+        rng: Box<dyn CryptoRng + Send>,
     ) -> Self {
         Self {
             identity,
             workers,
             features,
             plaintext_wanted: padded_len(usize::from(tun_mtu)),
-            rng: StdRng::from_seed(seed),
+            rng,
             drops: Arc::default(),
             closing: false,
             transmits: VecDeque::new(),

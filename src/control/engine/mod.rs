@@ -1,7 +1,8 @@
 //! The control engine: everything the control thread decides, without any I/O.
 //!
 //! An [`Engine`] is a deterministic state machine. Time is an argument, randomness comes from a
-//! seed, and what it wants done comes out of queues. Its methods are of three kinds.
+//! source that it is given, and what it wants done comes out of queues. Its methods are of three
+//! kinds.
 //!
 //! 1. Inputs: [`start`](Engine::start) once, then [`handle_datagram`](Engine::handle_datagram),
 //!    [`handle_worker_event`](Engine::handle_worker_event),
@@ -36,6 +37,8 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+use rand::CryptoRng;
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
 use crate::handshake::keys::PublicKey;
@@ -89,19 +92,28 @@ impl EngineState {
 }
 
 impl Engine {
-    /// A server. `seed` must be unpredictable: all keys come from it.
-    pub fn new_server(setup: ServerSetup, seed: [u8; 32], now: Instant) -> Self {
+    /// A server. `rng` is asked for bytes where they are to be a secret (`fill_bytes`), and for
+    /// numbers otherwise: a daemon gives secrets that nothing it keeps can yield again.
+    pub fn new_server(
+        setup: ServerSetup,
+        rng: impl CryptoRng + Send + 'static,
+        now: Instant,
+    ) -> Self {
         let ServerSetup { identity, workers, features, tun_mtu, peers } = setup;
-        let mut core = Core::new(identity, workers, features, tun_mtu, seed);
+        let mut core = Core::new(identity, workers, features, tun_mtu, Box::new(rng));
         let mut server = Server::new(&mut core, now);
         server.set_peers(&mut core, peers);
         Self { core, role: Role::Server(server), started: false }
     }
 
-    /// A client. `seed` must be unpredictable: all keys come from it.
-    pub fn new_client(setup: ClientSetup, seed: [u8; 32], now: Instant) -> Self {
-        let identity = Arc::clone(&setup.identity);
-        let mut core = Core::new(identity, setup.workers, setup.features, setup.tun_mtu, seed);
+    /// A client. `rng` is as for a server.
+    pub fn new_client(
+        setup: ClientSetup,
+        rng: impl CryptoRng + Send + 'static,
+        now: Instant,
+    ) -> Self {
+        let (identity, rng) = (Arc::clone(&setup.identity), Box::new(rng));
+        let mut core = Core::new(identity, setup.workers, setup.features, setup.tun_mtu, rng);
         let client = Client::new(setup, now);
         client.announce_prefixes(&mut core);
         Self { core, role: Role::Client(client), started: false }

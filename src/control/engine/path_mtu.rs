@@ -10,13 +10,15 @@
 //!    was answered meanwhile: an outage says nothing about the MTU.
 //! 2. *Confirmation timer*: while the path carries traffic, the size in use is probed every
 //!    [`PATH_MTU_CONFIRM_EVERY`], so a route that shrank is found (a black hole, section 4.3).
-//! 3. *Raise timer*: every [`PATH_MTU_RAISE_EVERY`] the wanted size is tried again.
+//! 3. *Raise timer*: a size that was refuted is asked about again, since a load beside the probes
+//!    may have been to blame: after [`PATH_MTU_RAISE_FIRST`] and, while that fails, ever more
+//!    rarely.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits::{
     PADDING_LEN, PATH_MTU_CONFIRM_EVERY, PATH_MTU_PROBE_WAIT, PATH_MTU_PROBES_MAX,
-    PATH_MTU_RAISE_EVERY, PATH_PLAINTEXT_BASE, padded_len,
+    PATH_MTU_RAISE_FIRST, PATH_MTU_RAISE_MAX, PATH_PLAINTEXT_BASE, padded_len,
 };
 
 /// The search on one path.
@@ -39,6 +41,8 @@ pub(super) struct PathMtu {
     attempt: Option<Attempt>,
     confirm_at: Instant,
     raise_at: Option<Instant>,
+    /// How often that has failed in a row.
+    raises_failed: u8,
 }
 
 /// One size being probed.
@@ -74,6 +78,7 @@ impl PathMtu {
             attempt: Some(Attempt::new(ceiling)),
             confirm_at: now,
             raise_at: None,
+            raises_failed: 0,
         }
     }
 
@@ -172,10 +177,18 @@ impl PathMtu {
         self.high = len.saturating_sub(PADDING_LEN).max(PADDING_LEN);
         if self.low > self.high {
             self.low = self.high.min(PATH_PLAINTEXT_BASE);
+            // It was carried before, so this is news, and may pass as it has come.
+            self.raises_failed = 0;
         }
         self.in_use = self.in_use.min(self.low);
-        self.raise_at = Some(now + PATH_MTU_RAISE_EVERY);
+        self.raise_at = Some(now + self.raise_wait());
         self.search_on(now);
+    }
+
+    /// How long a size that is refuted now rests before the wanted one is tried again.
+    fn raise_wait(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.raises_failed.into()).unwrap_or(u32::MAX);
+        PATH_MTU_RAISE_FIRST.saturating_mul(doubled).min(PATH_MTU_RAISE_MAX)
     }
 
     /// Halves the interval that is still open, or rests.
@@ -189,13 +202,15 @@ impl PathMtu {
             self.confirm_at = now + PATH_MTU_CONFIRM_EVERY;
             if self.low >= self.ceiling {
                 self.raise_at = None;
+                self.raises_failed = 0;
             }
         }
     }
 
     fn begin_confirmation(&mut self, now: Instant) {
         if self.raise_at.is_some_and(|at| now >= at) {
-            self.raise_at = Some(now + PATH_MTU_RAISE_EVERY);
+            self.raises_failed = self.raises_failed.saturating_add(1);
+            self.raise_at = Some(now + self.raise_wait());
             self.high = self.ceiling;
         }
         // An interrupted search goes on where it was; a finished one confirms its result.

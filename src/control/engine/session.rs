@@ -25,6 +25,11 @@ pub(super) enum CloseReason {
     Removed = 1,
 }
 
+/// When a session that began `since` must not be used any more.
+pub(super) fn expiry(since: Instant) -> Instant {
+    since + REJECT_AFTER
+}
+
 /// A session that the workers have installed.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -54,6 +59,7 @@ impl Session {
             plan: established.plan,
             send_secret: Arc::new(established.send_secret),
             receive_secret: Arc::new(established.receive_secret),
+            expires: expiry(since),
             features: established.features,
             endpoint,
             usage: Arc::clone(&usage),
@@ -77,7 +83,7 @@ impl Session {
 
     /// When the session must not be used any more.
     pub(super) fn expires(&self) -> Instant {
-        self.since + REJECT_AFTER
+        expiry(self.since)
     }
 
     /// Says goodbye through `worker`.

@@ -1,11 +1,14 @@
 //! The thread that runs an [`Engine`]: a mio event loop over the control thread's own UDP
 //! sockets, the workers' event channel, signals and the status socket.
 //!
-//! mio reports edges, so readiness is remembered until a source says `WouldBlock`. The work of one
-//! turn is bounded for each source: a flood of handshakes delays signals, timers and worker events
-//! by one turn, not for ever.
+//! What is due comes by an [`Alarm`], which goes on while the machine is suspended. mio reports
+//! edges, so readiness is remembered until a source says `WouldBlock`. The work of one turn is
+//! bounded for each source: a flood of handshakes delays signals, timers and worker events by one
+//! turn, not for ever.
 
 mod interface;
+mod news;
+mod poll;
 mod report;
 mod sockets;
 mod status_socket;
@@ -21,27 +24,30 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use thiserror::Error;
 
-use crate::control::engine::{DisconnectReason, Engine, EngineEvent, Now, Reload};
+use crate::control::engine::{DisconnectReason, Engine, Now, Reload};
 use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
 use crate::host::netlink::InterfaceMonitor;
 use crate::host::upkeep::InterfaceState;
 use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_REST, STOP_WITHIN};
+use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
 
 use interface::Interface;
+use news::Lines;
 use report::Reporter;
 use sockets::Sockets;
 use status_socket::StatusSocket;
 use workers::Workers;
 
+pub use poll::ControlPoll;
 pub use report::DaemonInfo;
 pub use status_socket::StatusSocketError;
 pub use workers::WorkerHandle;
@@ -50,6 +56,7 @@ const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const STATUS_LISTENER: Token = Token(2);
 const INTERFACE: Token = Token(3);
+const ALARM: Token = Token(4);
 /// Token of the first UDP socket.
 const SOCKETS: usize = 16;
 /// Token of the first client of the status socket.
@@ -103,29 +110,6 @@ pub trait ControlHooks {
 
     /// The workers have stopped, or did not in time. Runs on every way out.
     fn stopped(&mut self) {}
-}
-
-/// The poll of the control thread, made early so that workers can be given its waker.
-pub struct ControlPoll {
-    poll: Poll,
-    waker: Arc<Waker>,
-}
-
-impl ControlPoll {
-    /// An empty poll.
-    ///
-    /// # Errors
-    /// If the kernel gives no epoll or eventfd descriptor (too many open files?).
-    pub fn new() -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        Ok(Self { poll, waker })
-    }
-
-    /// Wakes the control thread. To be called after an event was put into its channel.
-    pub fn waker(&self) -> Arc<Waker> {
-        Arc::clone(&self.waker)
-    }
 }
 
 /// What a control thread is made of.
@@ -200,6 +184,8 @@ pub enum ControlError {
 pub struct ControlThread {
     engine: Engine,
     poll: Poll,
+    /// Goes off when something is due.
+    alarm: Alarm,
     /// Held so that the last worker to return does not take its own wake-up along.
     _waker: Arc<Waker>,
     sockets: Sockets,
@@ -212,6 +198,8 @@ pub struct ControlThread {
     interface: Interface,
     status: Option<StatusSocket>,
     reporter: Reporter,
+    /// How many lines of the log far sides may cause.
+    lines: Lines,
     hooks: Box<dyn ControlHooks>,
     stop: Stop,
 }
@@ -232,7 +220,7 @@ impl ControlThread {
     /// # Errors
     /// See [`ControlError`].
     pub fn new(parts: ControlParts) -> Result<Self, ControlError> {
-        let ControlPoll { poll, waker } = parts.poll;
+        let ControlPoll { poll, waker, alarm } = parts.poll;
         let sockets = Sockets::register(parts.sockets, poll.registry())
             .map_err(io_error("registering a UDP socket"))?;
         let signals = match parts.catch_signals {
@@ -249,6 +237,7 @@ impl ControlThread {
         Ok(Self {
             engine: parts.engine,
             poll,
+            alarm,
             _waker: waker,
             sockets,
             workers: Workers::new(parts.workers),
@@ -259,6 +248,7 @@ impl ControlThread {
             interface,
             status,
             reporter: Reporter::new(parts.info, clock::now()),
+            lines: Lines::default(),
             hooks: parts.hooks,
             stop: Stop::No,
         })
@@ -296,17 +286,17 @@ impl ControlThread {
             || self.sockets.any_ready()
             || self.interface.is_busy()
             || self.status.as_ref().is_some_and(StatusSocket::is_busy);
-        let timeout = if is_busy {
-            Some(Duration::ZERO)
-        } else {
+        if !is_busy {
             if self.sockets.is_crowded() {
                 thread::sleep(CONTROL_REST);
             }
             let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
             let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
-            let due = [engine, interface, status, deadline].into_iter().flatten().min();
-            due.map(|due| due.saturating_duration_since(clock::now()))
-        };
+            let news = self.lines.poll_timeout();
+            let due = [engine, interface, status, news, deadline].into_iter().flatten().min();
+            self.alarm.set(due).map_err(io_error("setting an alarm"))?;
+        }
+        let timeout = is_busy.then_some(Duration::ZERO);
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             result => result.map_err(io_error("waiting for events"))?,
@@ -314,6 +304,8 @@ impl ControlThread {
         for event in events.iter() {
             match event.token() {
                 WAKER => self.events_ready = true,
+                // Its turn comes with that of all others.
+                ALARM => {}
                 SIGNALS => self.read_signals(),
                 INTERFACE => self.interface.set_readable(),
                 Token(token) if (SOCKETS..STATUS_CLIENTS).contains(&token) => {
@@ -337,6 +329,7 @@ impl ControlThread {
             self.engine.handle_timeout(now());
         }
         self.flush()?;
+        self.tell_what_was_left_out();
         self.look_after_interface();
         self.serve_status()
     }
@@ -399,61 +392,6 @@ impl ControlThread {
             self.handle_engine_event(event)?;
         }
         Ok(())
-    }
-
-    fn handle_engine_event(&mut self, event: EngineEvent) -> Result<(), ControlError> {
-        match event {
-            EngineEvent::Connected { peer, handshake } => {
-                let who = self.describe(&peer);
-                match handshake {
-                    Some(took) => log::info!("connected to {who}, handshake took {took:.1?}"),
-                    None => log::info!("peer {who} connected"),
-                }
-                self.hooks.connected(&peer).map_err(ControlError::Hook)?;
-            }
-            EngineEvent::Disconnected { peer, reason } => {
-                log::info!("peer {} disconnected: {reason}", self.describe(&peer));
-                self.hooks.disconnected(&peer, reason);
-            }
-            EngineEvent::Rekeyed { peer } => {
-                log::debug!("session with {} renewed", self.describe(&peer));
-            }
-            EngineEvent::PeerMoved { peer, path, from, to } => {
-                let who = self.describe(&peer);
-                log::info!("path {path} of peer {who} moved from {from} to {to}");
-            }
-            EngineEvent::PathsReduced { peer, silent } => {
-                let error = format!(
-                    "paths {silent:?} to {peer} do not get through although others do (a firewall \
-                     that knows only one UDP flow per host?); going on with one path and one worker"
-                );
-                log::warn!("{error}");
-                self.reporter.set_last_error(error);
-            }
-            EngineEvent::PathsRestored { peer } => {
-                log::info!("all paths to {peer} get through again");
-            }
-            EngineEvent::NoAnswer { server, tries } => {
-                let error = format!(
-                    "server {server} has not answered {tries} initiations; is it running, is UDP \
-                     to it allowed, and are the keys right on both sides?"
-                );
-                log::warn!("{error}");
-                self.reporter.set_last_error(error);
-                if let Some(address) = self.hooks.server_address() {
-                    self.engine.set_server(address);
-                }
-            }
-            EngineEvent::Warning(warning) => {
-                log::warn!("{warning}");
-                self.reporter.set_last_error(warning);
-            }
-        }
-        Ok(())
-    }
-
-    fn describe(&self, peer: &PublicKey) -> String {
-        describe(peer, self.hooks.name_of(peer))
     }
 
     fn read_signals(&mut self) {
@@ -576,7 +514,7 @@ fn describe(peer: &PublicKey, name: Option<String>) -> String {
 
 fn catch_signals(poll: &Poll) -> io::Result<Signals> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    poll.registry().register(&mut signals, SIGNALS, mio::Interest::READABLE)?;
+    poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
     Ok(signals)
 }
 

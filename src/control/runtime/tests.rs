@@ -114,7 +114,7 @@ fn server_engine() -> Engine {
         tun_mtu: 1408,
         peers: vec![peer],
     };
-    Engine::new_server(setup, [1; 32], clock::now())
+    Engine::new_server(setup, StdRng::seed_from_u64(1), clock::now())
 }
 
 fn client_engine(server: SocketAddr) -> Engine {
@@ -132,7 +132,7 @@ fn client_engine(server: SocketAddr) -> Engine {
             rekey_after: REKEY_AFTER,
         },
     };
-    Engine::new_client(setup, [2; 32], clock::now())
+    Engine::new_client(setup, StdRng::seed_from_u64(2), clock::now())
 }
 
 fn info() -> DaemonInfo {

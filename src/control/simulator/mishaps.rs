@@ -46,8 +46,8 @@ impl World {
         }
         side.sleeps_until = Some(until);
         let process = side.process;
-        let slept = if clock_stops { lasts } else { Duration::ZERO };
-        self.schedule(until, Due::Awake(who, process, slept));
+        let stood = if clock_stops { lasts } else { Duration::ZERO };
+        self.schedule(until, Due::Awake(who, process, stood));
     }
 
     fn restart(&mut self, who: Who, goodbye: bool, mishap: Mishap) {
@@ -69,7 +69,7 @@ impl World {
         self.side(who).engine.request_close();
         self.pump();
         for worker in 0..self.side(who).workers.len() {
-            self.side(who).workers[worker].real.apply_commands();
+            self.turn(who, worker).apply_commands();
             self.after_worker(who, worker, None);
         }
     }
@@ -105,7 +105,7 @@ impl World {
             side.events = old.events;
         }
         side.clock_ahead = old.clock_ahead;
-        side.clock_slept = old.clock_slept;
+        side.clock_stood = old.clock_stood;
         let now = self.clocks(who);
         self.side(who).engine.start(now);
         self.pump();
@@ -121,7 +121,7 @@ impl World {
         let nat = Nat::new(first_address(Who::Twin), self.counts.1);
         let mut twin = Side::new(engine, self.counts.1, process, nat, now);
         twin.clock_ahead = self.client.clock_ahead;
-        twin.clock_slept = self.client.clock_slept;
+        twin.clock_stood = self.client.clock_stood;
         self.twin = Some(twin);
         let now = self.clocks(Who::Twin);
         self.side(Who::Twin).engine.start(now);

@@ -4,7 +4,10 @@
 //!   written once.
 //! - No key seals two packets with one counter, whatever process holds it, and none beyond
 //!   [`REJECT_AFTER_PACKETS`].
-//! - No session seals or opens past [`REJECT_AFTER`].
+//! - No session seals or opens past [`REJECT_AFTER`], not by a moment: not beside a control thread
+//!   that takes its time, nor on a machine that has just woken up. A machine's clock goes on while
+//!   it is suspended, so that holds by the time of the world. Only where a virtual machine is held
+//!   by its host nothing on it can tell that time has passed, and its age is less by that.
 //! - A worker has a handful of sessions, an engine's timers and initiations have a pace, and a
 //!   timer that was served is not due.
 //! - A datagram or packet either gets where it belongs or is counted as dropped, once.
@@ -79,8 +82,6 @@ pub(crate) struct Oracle {
     /// By key: the secret and the lane.
     counters: BTreeMap<([u8; 32], u8), u64>,
     paces: BTreeMap<Who, Pace>,
-    /// How long a thread may take to do what it is told.
-    pub(crate) slack: Duration,
     /// Panics at the first objection.
     pub(crate) strict: bool,
     objection: Option<String>,
@@ -93,7 +94,6 @@ impl Oracle {
             sessions: BTreeMap::new(),
             counters: BTreeMap::new(),
             paces: BTreeMap::new(),
-            slack: Duration::ZERO,
             strict: true,
             objection: None,
         }
@@ -157,13 +157,12 @@ impl Oracle {
         self.sessions.insert((process, install.local), facts);
     }
 
-    /// A worker has sealed `datagram`. `now` is its process's clock, or `None` if the process has
-    /// just been woken, so that its control thread has not had its turn.
+    /// A worker has sealed `datagram` when its machine's clock was at `now`.
     pub(crate) fn was_sealed(
         &mut self,
         process: u64,
         session: SessionIndex,
-        now: Option<Instant>,
+        now: Instant,
         datagram: &[u8],
     ) {
         let Ok(header) = DataHeader::parse(datagram) else {
@@ -184,22 +183,16 @@ impl Oracle {
     }
 
     /// A worker has opened a datagram of `session`; `now` as above.
-    pub(crate) fn was_opened(&mut self, process: u64, session: SessionIndex, now: Option<Instant>) {
+    pub(crate) fn was_opened(&mut self, process: u64, session: SessionIndex, now: Instant) {
         match self.sessions.get(&(process, session)).map(|facts| facts.born) {
             Some(born) => self.check_age(session, "opened", born, now),
             None => self.object(format!("session {session} opened but was never installed")),
         }
     }
 
-    fn check_age(
-        &mut self,
-        session: SessionIndex,
-        what: &str,
-        born: Instant,
-        now: Option<Instant>,
-    ) {
-        let age = now.map(|now| now.saturating_duration_since(born));
-        if let Some(age) = age.filter(|age| *age > REJECT_AFTER + self.slack) {
+    fn check_age(&mut self, session: SessionIndex, what: &str, born: Instant, now: Instant) {
+        let age = now.saturating_duration_since(born);
+        if age > REJECT_AFTER {
             self.object(format!("session {session} {what} at the age of {age:?}"));
         }
     }

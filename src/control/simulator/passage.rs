@@ -1,7 +1,5 @@
 //! What goes through a world: inner packets into workers, datagrams out of them, and back.
 
-use std::time::Instant;
-
 use super::inner;
 use super::network::{Fate, Packet, SERVER, Socket, client_socket, steer};
 use super::oracle::Purpose;
@@ -38,9 +36,7 @@ impl World {
         let to_server = who != Who::Server;
         let number = self.oracle.issue(purpose, to_server, worker, len);
         self.sabotage_lane(who, worker);
-        let now = self.clocks(who).monotonic;
-        let real = &mut self.side(who).workers[worker].real;
-        real.now = now;
+        let real = self.turn(who, worker);
         let dropped = real.dropped_in_all();
         let datagrams = real.encapsulate(inner::frame(number, to_server, worker, len));
         let drops = real.dropped_in_all() - dropped;
@@ -79,19 +75,11 @@ impl World {
         wire.ecn.clear();
         let routes = std::mem::take(&mut wire.routes);
         let from = self.address(who, worker as u16);
-        let (process, now) = (self.side(who).process, self.judged_clock(who));
+        let (process, now) = (self.side(who).process, self.clocks(who).monotonic);
         for (datagram, (session, endpoint)) in datagrams.into_iter().zip(routes) {
             self.oracle.was_sealed(process, session, now, &datagram);
             self.send(Packet { from, to: endpoint.remote, datagram, message });
         }
-    }
-
-    /// The clock by which a process is judged; none while its threads are waking up.
-    fn judged_clock(&self, who: Who) -> Option<Instant> {
-        let side = self.look(who)?;
-        let settled =
-            side.awake_since == self.start || self.now > side.awake_since + self.thread_delay;
-        settled.then(|| self.clocks(who).monotonic)
     }
 
     pub(crate) fn send(&mut self, mut packet: Packet) {
@@ -175,8 +163,7 @@ impl World {
         let session = DataHeader::parse(&packet.datagram).map(|header| header.receiver);
         let is_empty = packet.datagram.len() == DATA_OVERHEAD_LEN;
         self.sabotage_window(who, worker, &packet);
-        let real = &mut self.side(who).workers[worker].real;
-        real.now = now;
+        let real = self.turn(who, worker);
         let has_commands = !real.commands.is_empty();
         let dropped = real.dropped_in_all();
         let mut frames = real.decapsulate_one(packet.from, None, &mut packet.datagram);
@@ -195,8 +182,7 @@ impl World {
         if let Ok(session) = session
             && drops == 0
         {
-            let judged = self.judged_clock(who);
-            self.oracle.was_opened(process, session, judged);
+            self.oracle.was_opened(process, session, now);
         }
         self.oracle.has_sessions(who, worker, sessions);
         if drops > 0 {

@@ -28,7 +28,8 @@ pub(crate) enum Mishap {
     Rebind { socket: Option<u16> },
     /// The wall clock is set.
     ClockSet { who: Who, ahead_s: i64 },
-    /// The machine is suspended; its monotonic clock may stand still meanwhile.
+    /// Nothing happens on the machine: it is suspended, and its clock goes on all the same; or it
+    /// is a virtual one that its host holds, and its clock stops.
     Suspend { who: Who, lasts: Duration, clock_stops: bool },
     /// The process ends, with a goodbye or without, and another one begins.
     Restart { who: Who, goodbye: bool },
@@ -56,6 +57,8 @@ pub(crate) enum Sabotage {
     KeepSessions,
     /// Timers that are due are not served.
     DeadTimers,
+    /// Workers do not look at the clock.
+    StuckClocks,
     /// The network does not recover.
     EndlessCut,
 }

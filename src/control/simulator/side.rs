@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
 use super::network::Nat;
 use crate::control::engine::{
     ClientOptions, ClientSetup, Engine, EngineEvent, Now, PeerSetup, ServerSetup,
@@ -62,7 +65,7 @@ impl Keys {
             tun_mtu: TUN_MTU_DEFAULT,
             peers: vec![peer(self.client(), &["10.7.0.2/32"])],
         };
-        Engine::new_server(setup, seed, now)
+        Engine::new_server(setup, StdRng::from_seed(seed), now)
     }
 
     pub(crate) fn client_engine(
@@ -81,7 +84,7 @@ impl Keys {
             server: super::network::SERVER,
             options: options.clone(),
         };
-        Engine::new_client(setup, seed, now)
+        Engine::new_client(setup, StdRng::from_seed(seed), now)
     }
 }
 
@@ -158,12 +161,10 @@ pub(crate) struct Side {
     pub(crate) received: u64,
     /// Where it stands: the wall clock, in seconds relative to true time.
     pub(crate) clock_ahead: i64,
-    /// What the monotonic clock has slept through.
-    pub(crate) clock_slept: Duration,
+    /// How long the machine's clock has stood still, all in all.
+    pub(crate) clock_stood: Duration,
     /// Suspended until then.
     pub(crate) sleeps_until: Option<Instant>,
-    /// Awake since then.
-    pub(crate) awake_since: Instant,
     /// Tells the processes of a world apart.
     pub(crate) process: u64,
     /// When the control thread looks at what workers have reported.
@@ -185,9 +186,8 @@ impl Side {
             sent: 0,
             received: 0,
             clock_ahead: 0,
-            clock_slept: Duration::ZERO,
+            clock_stood: Duration::ZERO,
             sleeps_until: None,
-            awake_since: now,
             process,
             wakes_at: None,
             nat,
@@ -200,12 +200,12 @@ impl Side {
     pub(crate) fn clocks(&self, now: Instant, elapsed: Duration) -> Now {
         let unix = (UNIX_START + elapsed).as_nanos() as i128
             + i128::from(self.clock_ahead) * 1_000_000_000;
-        Now { monotonic: now - self.clock_slept, unix: Duration::from_nanos(unix as u64) }
+        Now { monotonic: now - self.clock_stood, unix: Duration::from_nanos(unix as u64) }
     }
 
     /// When, by the world's clock, the engine wants to be called.
     pub(crate) fn timeout(&self) -> Option<Instant> {
-        let due = self.engine.poll_timeout()? + self.clock_slept;
+        let due = self.engine.poll_timeout()? + self.clock_stood;
         Some(self.sleeps_until.map_or(due, |until| due.max(until)))
     }
 

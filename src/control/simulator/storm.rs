@@ -103,7 +103,6 @@ fn world_of(plan: &Plan) -> World {
     world.captures = false;
     world.oracle.strict = false;
     world.thread_delay = plan.thread_delay;
-    world.oracle.slack = plan.thread_delay;
     world.weather = plan.weather.clone();
     world.traffic = Some(plan.traffic_every);
     world.traffic_len = plan.traffic_len;

@@ -14,6 +14,7 @@ use super::side::{Keys, Side, Who};
 use super::trace::{Step, Trace};
 use crate::control::engine::{ClientOptions, EngineState, Now, Target};
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
+use crate::dataplane::testing::MemoryWorker;
 use crate::handshake::keys::PresharedKey;
 use crate::limits::REKEY_AFTER;
 use crate::sys::clock;
@@ -259,7 +260,7 @@ impl World {
             Due::Worker(who, process, worker) => {
                 if self.is_awake(who, process) {
                     self.side(who).workers[worker].wakes_at = None;
-                    self.side(who).workers[worker].real.apply_commands();
+                    self.turn(who, worker).apply_commands();
                     self.after_worker(who, worker, None);
                 } else if self.look(who).is_some_and(|side| side.process == process) {
                     self.side(who).workers[worker].wakes_at = None;
@@ -275,13 +276,11 @@ impl World {
                     self.wake_control(who);
                 }
             }
-            Due::Awake(who, process, slept) => {
+            Due::Awake(who, process, stood) => {
                 if self.look(who).is_some_and(|side| side.process == process) {
-                    let now = self.now;
                     let side = self.side(who);
                     side.sleeps_until = None;
-                    side.awake_since = now;
-                    side.clock_slept += slept;
+                    side.clock_stood += stood;
                 }
             }
             Due::Mishap(mishap) => self.befall(mishap),
@@ -377,9 +376,20 @@ impl World {
         if delayed {
             self.wake_worker(who, worker);
         } else {
-            self.side(who).workers[worker].real.apply_commands();
+            self.turn(who, worker).apply_commands();
             self.after_worker(who, worker, message);
         }
+    }
+
+    /// A worker whose turn begins now.
+    pub(super) fn turn(&mut self, who: Who, worker: usize) -> &mut MemoryWorker {
+        let now = self.clocks(who).monotonic;
+        let is_stuck = self.sabotage == Some(Sabotage::StuckClocks);
+        let real = &mut self.side(who).workers[worker].real;
+        if !is_stuck {
+            real.now = now;
+        }
+        real
     }
 
     fn wake_worker(&mut self, who: Who, worker: usize) {

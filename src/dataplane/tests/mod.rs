@@ -1,5 +1,6 @@
 //! Two forwarders joined back to back, without a device or a socket.
 
+mod ages;
 mod allocations;
 mod drops;
 mod nonces;
@@ -14,13 +15,14 @@ use crate::dataplane::forwarder::SendOutcome;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
 use crate::dataplane::testing::MemoryWorker as Side;
 use crate::limits::{
-    DATA_HEADER_LEN, LANE_EVENTS_BURST, LANE_EVENTS_PPS, REKEY_AFTER_PACKETS, TUN_MTU_DEFAULT,
-    VIRTIO_HEADER_LEN,
+    DATA_HEADER_LEN, LANE_EVENTS_BURST, LANE_EVENTS_PPS, REJECT_AFTER, REKEY_AFTER_PACKETS,
+    TUN_MTU_DEFAULT, VIRTIO_HEADER_LEN,
 };
 use crate::packet::CoalesceOptions;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
 use crate::session::lanes::{LanePlan, Role};
+use crate::sys::clock;
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::counters::SessionUsage;
 use crate::telemetry::drops::DropReason;
@@ -29,7 +31,7 @@ use crate::wire::{Features, PathMessage, SessionIndex};
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
 pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 pub(super) const PEER: PeerId = PeerId(7);
-const CLIENT_INDEX: SessionIndex = SessionIndex(0xc11e_0001);
+pub(super) const CLIENT_INDEX: SessionIndex = SessionIndex(0xc11e_0001);
 const SERVER_INDEX: SessionIndex = SessionIndex(0x5e4f_0001);
 
 impl Side {
@@ -97,6 +99,7 @@ pub(super) fn install(role: Role, server_workers: u8, client_workers: u8) -> Ses
         plan,
         send_secret,
         receive_secret,
+        expires: clock::now() + REJECT_AFTER,
         features: Features::CHECKSUM_OFFLOAD,
         endpoint,
         usage,

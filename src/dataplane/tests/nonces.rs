@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{CLIENT, CLIENT_INDEX, PEER, SERVER, SERVER_INDEX, Side, frame, install, udp_packet};
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand};
+use crate::limits::REJECT_AFTER;
 use crate::routing::PrefixTable;
 use crate::session::keys::LaneSecret;
 use crate::session::lanes::Role;
@@ -23,6 +24,8 @@ enum Step {
     Packet,
     Prefixes,
     Attach(bool),
+    /// A quarter of a session's life passes.
+    Age,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -36,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Packet),
         1 => Just(Step::Prefixes),
         1 => any::<bool>().prop_map(Step::Attach),
+        1 => Just(Step::Age),
     ]
 }
 
@@ -75,6 +79,10 @@ fn take(side: &mut Side, step: Step, sessions: &[SessionInstall; 3]) {
             WorkerCommand::SetPrefixes(Arc::new(table))
         }
         Step::Attach(attached) => WorkerCommand::SetQueueAttached(attached),
+        Step::Age => {
+            side.now += REJECT_AFTER / 4;
+            return side.forwarder.begin_turn(side.now);
+        }
     });
 }
 

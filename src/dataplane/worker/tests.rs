@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,17 +13,18 @@ use mio::{Events, Poll, Token, Waker};
 use super::{FIRST_SOCKET, ReadFault, Worker, WorkerParts};
 use crate::dataplane::ForwarderOptions;
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand, WorkerEvent};
-use crate::dataplane::tests::{CLIENT, PEER, SERVER, install};
+use crate::dataplane::tests::{CLIENT, CLIENT_INDEX, PEER, SERVER, install};
 use crate::limits::{DATA_OVERHEAD_LEN, TUN_MTU_DEFAULT, WORKER_EVENTS_MAX, padded_len};
 use crate::packet::CoalesceOptions;
 use crate::routing::PrefixTable;
 use crate::session::lanes::Role;
+use crate::sys::clock;
 use crate::sys::testing::{self, PATIENCE, in_namespace, wait_readable};
 use crate::sys::tun::{TunDevice, TunOffloadWish};
 use crate::sys::udp::{SendBatch, SendTarget, UdpOptions, UdpSocket};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
-use crate::wire::DataHeader;
+use crate::wire::{DataHeader, SessionIndex};
 
 /// A client's only worker, its device up, with a session to a server.
 struct Bench {
@@ -31,7 +33,7 @@ struct Bench {
     events: Events,
     /// A program of this host that sends into the tunnel.
     program: UdpSocket,
-    _commands: Sender<WorkerCommand>,
+    commands: Sender<WorkerCommand>,
     _reports: Receiver<WorkerEvent>,
     _control: Poll,
 }
@@ -75,27 +77,12 @@ impl Bench {
         let program = SocketAddr::from((CLIENT, 0));
         let program = UdpSocket::bind(program, &UdpOptions::default()).unwrap();
         let events = Events::with_capacity(8);
-        Self {
-            worker,
-            counters,
-            events,
-            program,
-            _commands: commands,
-            _reports: reports,
-            _control: control,
-        }
+        Self { worker, counters, events, program, commands, _reports: reports, _control: control }
     }
 
     /// The program sends `trains` super-packets of `datagrams` datagrams with `len` bytes each.
     fn send(&self, trains: usize, datagrams: usize, len: usize) {
-        let arena = vec![7; datagrams * len];
-        let target = SendTarget { remote: SocketAddr::from((SERVER, 9)), local: None };
-        for _ in 0..trains {
-            let mut batch = SendBatch::new(1);
-            batch.push(0..arena.len(), &target, Some(len as u16), 0).unwrap();
-            let report = batch.send(&self.program, &arena, |fault| panic!("{fault:?}"));
-            assert_eq!(report.datagrams, datagrams);
-        }
+        send(&self.program, trains, datagrams, len);
     }
 
     fn turn(&mut self) {
@@ -114,6 +101,17 @@ impl Bench {
 
     fn sealed(&self) -> u64 {
         self.counters.to_wire.packets.get()
+    }
+}
+
+fn send(program: &UdpSocket, trains: usize, datagrams: usize, len: usize) {
+    let arena = vec![7; datagrams * len];
+    let target = SendTarget { remote: SocketAddr::from((SERVER, 9)), local: None };
+    for _ in 0..trains {
+        let mut batch = SendBatch::new(1);
+        batch.push(0..arena.len(), &target, Some(len as u16), 0).unwrap();
+        let report = batch.send(program, &arena, |fault| panic!("{fault:?}"));
+        assert_eq!(report.datagrams, datagrams);
     }
 }
 
@@ -203,6 +201,41 @@ fn a_link_that_goes_down_and_up_again_costs_only_the_packets_of_that_time() {
             bench.await_work();
             bench.turn();
         }
+    });
+}
+
+/// The worker looks at the clock itself: nobody tells it that the session is over.
+#[test]
+fn a_running_worker_lets_go_of_a_session_at_its_last_age() {
+    in_namespace(|| {
+        let server = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &UdpOptions::default());
+        let bench = Bench::new(server.unwrap().local_addr(), None);
+        let install = SessionInstall {
+            local: SessionIndex(1),
+            expires: clock::now() + Duration::from_millis(200),
+            ..install(Role::Client, 1, 1)
+        };
+        let (former, next) = (CLIENT_INDEX, Box::new(install));
+        for command in
+            [WorkerCommand::RemoveSession { session: former }, WorkerCommand::InstallSession(next)]
+        {
+            bench.commands.send(command).unwrap();
+        }
+        let Bench { worker, counters, commands, program, .. } = bench;
+        let waker = Arc::clone(&worker._waker);
+        let running = thread::spawn(|| worker.run());
+        let began = clock::now();
+        while counters.drops.get(DropReason::NoSession) == 0 {
+            assert!(clock::now() < began + PATIENCE, "the session is used for too long");
+            send(&program, 1, 1, 100);
+            thread::sleep(Duration::from_millis(10));
+        }
+        let sealed = counters.to_wire.packets.get();
+        send(&program, 1, 1, 100);
+        commands.send(WorkerCommand::Stop).unwrap();
+        waker.wake().unwrap();
+        running.join().unwrap().unwrap();
+        assert_eq!(counters.to_wire.packets.get(), sealed);
     });
 }
 

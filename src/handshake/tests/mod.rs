@@ -1,4 +1,5 @@
 mod responder;
+mod secrets;
 mod session;
 mod vectors;
 

@@ -13,10 +13,10 @@ use crate::wire::vectors::{check, counting, hex, hex_object};
 
 /// Hands out the bytes it was given and panics when they run out, so a vector states every random
 /// input by name.
-struct Scripted(VecDeque<u8>);
+pub(super) struct Scripted(VecDeque<u8>);
 
 impl Scripted {
-    fn new(pieces: &[&[u8]]) -> Self {
+    pub(super) fn new(pieces: &[&[u8]]) -> Self {
         Self(pieces.concat().into())
     }
 }

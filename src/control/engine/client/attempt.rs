@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::handshake::{Cookie, HandshakeError, InitiatorParams, PendingInitiation, Request};
-use crate::limits::{COOKIE_SECRET_LIFE, HANDSHAKE_REQUESTS_KEPT, HANDSHAKE_RETRY_MAX};
+use crate::limits::{
+    COOKIE_SECRET_LIFE, HANDSHAKE_REQUESTS_KEPT, HANDSHAKE_RETRY_MAX, PATHS_RETRY_MAX,
+};
 use crate::telemetry::drops::DropReason;
 use crate::wire::{MessageType, Response, SessionIndex};
 
 use super::super::backoff::retry_wait;
 use super::super::core::Core;
+use super::super::session::expiry;
 use super::super::{EngineEvent, Now};
 use super::Client;
 
@@ -110,9 +113,12 @@ impl Client {
         }
     }
 
-    /// A response that is late, forged or damaged changes nothing: the attempt goes on.
+    /// A response that is late, forged or damaged changes nothing: the attempt goes on. One that
+    /// has waited here while the process was stopped or the machine suspended may grant a session
+    /// that is too old to be used.
     fn handle_response(&mut self, core: &mut Core, now: Now, datagram: &[u8]) {
-        let Some(attempt) = &mut self.attempt else {
+        let in_time = |attempt: &&mut Attempt| now.monotonic < expiry(attempt.sent);
+        let Some(attempt) = self.attempt.as_mut().filter(in_time) else {
             return core.count(DropReason::HandshakeUnexpected);
         };
         let Some(pending) = &mut attempt.pending else {
@@ -163,8 +169,12 @@ impl Client {
         }
     }
 
+    /// The one path to ask for, if it is to be one. Once its time is over all are asked for, and
+    /// if that fails, not again for twice as long.
     fn one_path_at(&mut self, now: Instant) -> Option<usize> {
-        self.one_path.take_if(|one| now >= one.until);
+        if self.one_path.take_if(|one| now >= one.until).is_some() {
+            self.one_path_wait = (self.one_path_wait * 2).min(PATHS_RETRY_MAX);
+        }
         self.one_path.map(|one| one.worker)
     }
 }

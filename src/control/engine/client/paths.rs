@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
-use crate::limits::{PATH_CONFIRM_RETRY, PATHS_RETRY_AFTER};
+use crate::limits::{PATH_CONFIRM_RETRY, PATHS_RETRY_FIRST};
 use crate::wire::{PathMessage, SessionIndex};
 
 use super::super::core::Core;
@@ -116,6 +116,9 @@ impl Client {
         let all_confirmed = self.paths.iter().all(|path| path.path.confirmed);
         if current.confirmation.take_if(|_| all_confirmed).is_some() {
             let has_all_paths = current.session.plan.own_workers() == core.workers;
+            if has_all_paths {
+                self.one_path_wait = PATHS_RETRY_FIRST;
+            }
             if has_all_paths && self.only_queue.is_some() {
                 self.attach_all(core);
             }
@@ -166,10 +169,12 @@ impl Client {
         if at >= confirmation.deadline {
             current.confirmation = None;
             let silent = self.numbers(|path| !path.path.confirmed);
-            if silent.len() == self.paths.len() {
-                self.lose_unconfirmed(core, at);
-            } else {
-                self.reduce_paths(core, now, silent);
+            let is_trial = self.connected && silent.len() > 1;
+            match self.only_queue.filter(|_| is_trial) {
+                _ if silent.len() < self.paths.len() => self.reduce_paths(core, now, silent),
+                // Not even the path that is in use gets through among others: it is gone back to.
+                Some(worker) => self.go_on_with(core, now, worker),
+                None => self.lose_unconfirmed(core, at),
             }
         } else if at >= confirmation.retry_at {
             confirmation.retry_at = at + PATH_CONFIRM_RETRY;
@@ -247,20 +252,30 @@ impl Client {
     }
 
     /// Some paths do not get through, others do: goes on with one that does, by a new handshake,
-    /// because a session's lanes are fixed when it begins. All paths are tried again by a later
-    /// rekey; the queues stay detached until they answer, so the trial disturbs nothing.
+    /// because a session's lanes are fixed when it begins. All paths are tried again later; the
+    /// queues stay detached until they answer, so the trial disturbs nothing.
     fn reduce_paths(&mut self, core: &mut Core, now: Now, silent: Vec<u8>) {
         let gets_through = |path: &&ClientPath| !silent.contains(&path.path.number);
         let mut workers = self.paths.iter().filter(gets_through).map(|path| path.worker);
         // The one in use, if it still gets through: its flows stay where they are.
         let in_use = self.only_queue.filter(|worker| workers.clone().any(|it| it == *worker));
         let Some(worker) = in_use.or_else(|| workers.next()) else { return };
-        self.one_path = Some(OnePath { worker, until: now.monotonic + PATHS_RETRY_AFTER });
         if self.only_queue.is_none() {
             core.event(EngineEvent::PathsReduced { peer: self.server_key, silent });
         }
+        self.go_on_with(core, now, worker);
+    }
+
+    fn go_on_with(&mut self, core: &mut Core, now: Now, worker: usize) {
+        self.one_path = Some(OnePath { worker, until: now.monotonic + self.one_path_wait });
         self.attach_only(core, worker);
         self.begin_attempt(core, now);
+    }
+
+    /// When to try all paths again, while one is in use.
+    pub(super) fn trial_at(&self) -> Option<Instant> {
+        self.current.as_ref().filter(|current| current.confirmation.is_none())?;
+        self.one_path.map(|one| one.until)
     }
 
     /// Takes the TUN queues of all workers but one out of use.

@@ -27,6 +27,8 @@ struct Simulation {
     device_mtu: usize,
     in_flight: Vec<(Instant, usize)>,
     probes: u32,
+    /// When the size that is wanted was probed.
+    wanted_probes: Vec<Instant>,
 }
 
 impl Simulation {
@@ -42,11 +44,15 @@ impl Simulation {
             device_mtu: usize::MAX,
             in_flight: Vec::new(),
             probes: 0,
+            wanted_probes: Vec::new(),
         }
     }
 
     fn send(&mut self, len: usize) {
         self.probes += 1;
+        if len == self.path.ceiling {
+            self.wanted_probes.push(self.now);
+        }
         let datagram_len = len + DATA_OVERHEAD_LEN + OUTER_LEN;
         if datagram_len > self.device_mtu {
             self.path.handle_refusal(self.now, len);
@@ -153,10 +159,60 @@ fn a_route_that_shrinks_is_noticed_and_one_that_grows_is_used_again() {
     simulation.link.mtu = 1300;
     simulation.seconds(20);
     assert_eq!(simulation.in_use, simulation.best());
+    simulation.seconds(3600);
     simulation.link.mtu = 1500;
-    simulation.seconds(300);
-    assert_eq!(simulation.in_use, 1232, "not before the raise timer");
-    simulation.seconds(330);
+    simulation.run_for(PATH_MTU_RAISE_MAX + PATH_MTU_CONFIRM_EVERY);
+    assert_eq!(simulation.in_use, 1408);
+}
+
+/// Three probes in a row that a load has pushed out of some queue look as if they were too large.
+#[test]
+fn a_size_that_was_refuted_beside_a_load_is_in_use_again_soon() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.seconds(15);
+    for _ in 0..5 {
+        simulation.link.mtu = 1300;
+        simulation.run_for(PATH_MTU_CONFIRM_EVERY + PATH_MTU_PROBE_WAIT * PATH_MTU_PROBES_MAX);
+        assert!(simulation.in_use < 1300, "{}", simulation.in_use);
+        simulation.link.mtu = 1500;
+        simulation.run_for(PATH_MTU_RAISE_FIRST + PATH_MTU_CONFIRM_EVERY);
+        assert_eq!(simulation.in_use, 1408, "however often that happens");
+    }
+}
+
+#[test]
+fn a_size_that_never_fits_is_asked_about_ever_more_rarely() {
+    let mut simulation = Simulation::new(1408, 1400);
+    let (began, mut asked) = (simulation.now, Vec::new());
+    simulation.seconds(3600);
+    for at in simulation.wanted_probes.drain(..) {
+        let at = (at - began).as_secs();
+        // A size is asked about three times before it is refuted.
+        if asked.last().is_none_or(|last| at > last + 5) {
+            asked.push(at);
+        }
+    }
+    assert_eq!(simulation.in_use, 1328);
+    // By the confirmation timer, which runs every ten seconds, after a search that takes as long.
+    let waits: Vec<_> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let expected = [20, 40, 80, 160, 320, 600, 600, 600, 600];
+    assert_eq!(waits.len(), expected.len(), "{waits:?}");
+    for (wait, expected) in waits.iter().zip(expected) {
+        assert!((expected..=expected + 25).contains(wait), "{waits:?}");
+    }
+    // Two for each confirmation, and thirty for each search.
+    let probes = simulation.probes;
+    assert!(probes < 2 * 3600 / 10 + 30 * 10, "{probes}");
+}
+
+#[test]
+fn a_size_that_the_kernel_refused_is_asked_about_again_soon() {
+    let mut simulation = Simulation::new(1408, 1500);
+    simulation.seconds(5);
+    simulation.path.handle_refusal(simulation.now, 1408);
+    simulation.in_use = simulation.path.take_change().unwrap();
+    assert_eq!(simulation.in_use, PATH_PLAINTEXT_BASE);
+    simulation.run_for(PATH_MTU_RAISE_FIRST + PATH_MTU_CONFIRM_EVERY + Duration::from_secs(1));
     assert_eq!(simulation.in_use, 1408);
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use super::connecting::{current_session, find, nearly_used};
+use super::connecting::{current_session, find};
 use super::*;
 use crate::dataplane::messages::WorkerEvent;
-use crate::limits::{PATH_CONFIRM_WITHIN, PATHS_RETRY_AFTER};
+use crate::limits::{PATH_CONFIRM_WITHIN, PATHS_RETRY_FIRST, PATHS_RETRY_MAX};
 use crate::wire::{MessageType, PathMessage};
 
 fn states(world: &World) -> Vec<String> {
@@ -57,11 +57,11 @@ fn all_paths_are_tried_again_later_without_disturbing_the_one_in_use() {
     assert_eq!(detached(&world), [false, true]);
     world.traffic = None;
     world.run_for(SECOND);
-    // The first new trial, after the retry time, fails; a later one succeeds.
+    // The first trials fail; a later one succeeds.
     let (sent, received) = (world.client.sent, world.server.received);
     let (sent_back, received_back) = (world.server.sent, world.client.received);
     world.traffic = Some(ms(50));
-    world.run_for(PATHS_RETRY_AFTER * 3);
+    world.run_for(PATHS_RETRY_MAX * 3);
     world.traffic = None;
     world.run_for(SECOND);
     assert_eq!(detached(&world), [false, false]);
@@ -81,12 +81,13 @@ fn a_trial_of_all_paths_that_fails_loses_nothing() {
     let mut world = World::new(2, 2);
     world.filter = Box::new(|_, packet| packet.path() == Some(1));
     world.begin();
-    world.run_for(PATHS_RETRY_AFTER + SECOND * 4);
+    world.run_for(PATHS_RETRY_FIRST);
     assert_eq!(states(&world), ["up"]);
     world.traffic = Some(ms(3));
     world.run_for(ms(100));
     let first = world.oracle.next_number();
-    nearly_used(&mut world);
+    let trial = world.run_until(SECOND * 5, |world| states(world).len() == 2);
+    assert!(trial.is_some(), "it begins by itself");
     world.run_for(SECOND);
     assert_eq!(states(&world), ["up", "unconfirmed"], "the trial is on");
     world.run_for(PATH_CONFIRM_WITHIN);
@@ -94,6 +95,51 @@ fn a_trial_of_all_paths_that_fails_loses_nothing() {
     world.traffic = None;
     world.run_for(SECOND);
     assert_eq!(world.oracle.undelivered_since(first), [0; 0]);
+}
+
+#[test]
+fn a_direction_that_failed_for_a_moment_is_asked_about_again_soon() {
+    for to_server in [true, false] {
+        let mut world = World::new(2, 2);
+        world.traffic = Some(ms(50));
+        world.filter = Box::new(move |at, packet| {
+            at < SECOND * 5 && packet.path() == Some(1) && packet.to_server() == to_server
+        });
+        world.begin();
+        world.run_for(SECOND * 6);
+        assert_eq!(detached(&world), [false, true], "to the server: {to_server}");
+        world.run_for(PATHS_RETRY_FIRST);
+        assert_eq!(detached(&world), [false, false], "to the server: {to_server}");
+        assert_eq!(states(&world), ["up", "up"]);
+        assert_eq!((world.client.connects(), world.server.connects()), (1, 1));
+    }
+}
+
+#[test]
+fn a_path_that_stays_silent_is_asked_about_ever_more_rarely() {
+    let mut world = World::connected(2, 2);
+    world.traffic = Some(SECOND);
+    world.filter = Box::new(|at, packet| packet.path() == Some(1) && at > SECOND * 5);
+    world.captures = false;
+    world.run_for(SECOND * 10);
+    // When there was a session with both paths.
+    let (mut trials, mut paths) = (Vec::new(), 1);
+    for second in 0..3600 {
+        world.run_for(SECOND);
+        let before = std::mem::replace(&mut paths, states(&world).len());
+        if (before, paths) == (1, 2) {
+            trials.push(second);
+        }
+    }
+    let waits: Vec<u64> = trials.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let expected = [60, 120, 240, 480, 600, 600, 600, 600];
+    assert_eq!(waits.len(), expected.len(), "{trials:?}");
+    for (wait, expected) in waits.iter().zip(expected) {
+        // A trial takes three seconds.
+        assert!((expected..expected + 6).contains(wait), "{trials:?}");
+    }
+    assert_eq!(detached(&world), [false, true]);
+    assert_eq!(world.client.connects(), 1);
 }
 
 #[test]
@@ -175,6 +221,11 @@ fn where_no_path_gets_through_among_others_each_is_tried_alone() {
     world.begin();
     world.run_for(SECOND * 60);
     assert_eq!(world.client.engine.state(), EngineState::Up);
+    assert_eq!(detached(&world), [true, true, false]);
+    assert_nothing_is_lost(&mut world);
+    // Trials of all paths go on failing, and the one in use is gone back to each time.
+    world.run_for(PATHS_RETRY_MAX);
+    assert_eq!(world.client.connects(), 1);
     assert_eq!(detached(&world), [true, true, false]);
     assert_nothing_is_lost(&mut world);
 }

@@ -123,6 +123,7 @@ fn canaries_fail() {
         // A worker objects by itself before the oracle does.
         (Sabotage::KeepSessions, 5, "the control thread bounds them"),
         (Sabotage::DeadTimers, 1, "spins"),
+        (Sabotage::StuckClocks, 1632, "at the age of"),
         (Sabotage::EndlessCut, 1, "no ping was answered"),
     ] {
         let sound = run(seed, None);
