@@ -30,7 +30,6 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    tunnel::remove_leftovers()?;
     let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;

@@ -11,8 +11,8 @@ use crate::daemon::DaemonError;
 use crate::dataplane::ForwarderOptions;
 use crate::host::link::{self, LinkError};
 use crate::host::netlink::Netlink;
+use crate::host::privileges;
 use crate::host::upkeep::Upkeep;
-use crate::host::{privileges, routes};
 use crate::packet::CoalesceOptions;
 use crate::sys::process;
 use crate::sys::tun::{TunDevice, TunOffloadWish, TunOffloads};
@@ -28,17 +28,6 @@ pub(super) fn allow_many_files() {
     if let Err(error) = process::raise_open_files_limit() {
         log::debug!("the limit on open files stays as it is: {error}");
     }
-}
-
-/// Removes what an earlier run that was killed has left behind: it may even keep names from being
-/// resolved.
-pub(super) fn remove_leftovers() -> Result<(), DaemonError> {
-    let mut netlink = Netlink::open().map_err(DaemonError::Repair)?;
-    match routes::repair(&mut netlink).map_err(DaemonError::Repair)? {
-        0 => {}
-        removed => log::info!("removed {removed} routes and rules that an earlier run left behind"),
-    }
-    Ok(())
 }
 
 /// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.

@@ -11,7 +11,7 @@ use crate::config::{Source, UpConfig};
 use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engine, Reload};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
-use crate::daemon::resolve::{Resolver, resolve};
+use crate::daemon::resolve::{Resolver, find_server};
 use crate::daemon::{DaemonError, notify, seed, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
@@ -30,9 +30,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     ensure_foreign(identity.public(), std::iter::once(&config.server_key))?;
     let client_options = client_options(&config)?;
-    tunnel::remove_leftovers()?;
-    let server = resolve(&config.server)
-        .map_err(|source| DaemonError::Resolve { server: config.server.to_string(), source })?;
+    let server = find_server(&config.server, &config.tun.name)?;
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
@@ -212,7 +210,7 @@ impl ControlHooks for ClientHooks {
         if let Some(routes) = self.routes.take()
             && let Err(error) = routes.remove()
         {
-            log::error!("routes are left behind, the next start removes them: {error}");
+            log::error!("routes are left behind, the next start mends that: {error}");
         }
     }
 }
