@@ -4,6 +4,7 @@
 mod error;
 mod notify;
 mod pool;
+mod reload;
 mod resolve;
 mod serve;
 mod tunnel;

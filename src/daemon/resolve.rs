@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use crate::config::HostPort;
 use crate::daemon::DaemonError;
 use crate::host::netlink::Netlink;
+use crate::host::privileges;
 use crate::host::routes::Leftovers;
 
 /// Finds the server at the start. A full tunnel that was killed keeps its host shut until it runs
@@ -70,6 +71,9 @@ impl Resolver {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let server = self.server.clone();
         let question = move || {
+            if let Err(error) = privileges::drop_all_on_this_thread() {
+                log::debug!("the resolver keeps its capabilities: {error}");
+            }
             if let Ok(address) = resolve(&server) {
                 // Nobody waits any more if the daemon is stopping.
                 let _ = sender.send(address);

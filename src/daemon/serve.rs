@@ -8,6 +8,7 @@ use crate::config::{PeerConfig, ServeConfig, Source};
 use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, ServerSetup};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
+use crate::daemon::reload::Configuration;
 use crate::daemon::{DaemonError, notify, seed, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
@@ -35,7 +36,8 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let listeners = Listeners::open(&config, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
-    tunnel::drop_privileges()?;
+    let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
+    let reserve = tunnel::drop_privileges(source.file.iter().chain(keys))?;
 
     let control_socket = listeners.control.first();
     let offloads = tunnel::offloads_in_force(tun.offloads, control_socket, &config.tuning, true);
@@ -61,7 +63,8 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
 
     let summary = format!("{workers} workers on {}", info.tun);
     let names = peer_names(&config.peers);
-    let hooks = ServerHooks { source, summary, own_key, names, upkeep };
+    let configuration = Configuration::new(source, reserve);
+    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_server(setup, seed()?, clock::now()),
         poll,
@@ -130,7 +133,7 @@ fn peer_names(peers: &[PeerConfig]) -> BTreeMap<PublicKey, String> {
 }
 
 struct ServerHooks {
-    source: Source,
+    configuration: Configuration,
     summary: String,
     own_key: PublicKey,
     names: BTreeMap<PublicKey, String>,
@@ -155,13 +158,10 @@ impl ControlHooks for ServerHooks {
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
-        let loaded = self.source.load_serve().map_err(|error| error.to_string())?;
-        for warning in loaded.warnings.lines() {
-            log::warn!("{warning}");
-        }
-        let peers = peer_setups(&loaded.config.peers, &self.own_key);
-        let peers = peers.map_err(|error| error.to_string())?;
-        self.names = peer_names(&loaded.config.peers);
+        let load_peers = |config: &ServeConfig| peer_setups(&config.peers, &self.own_key);
+        let (config, peers) =
+            self.configuration.read_again(|source| Ok(source.load_serve()?), load_peers)?;
+        self.names = peer_names(&config.peers);
         Ok(Reload::Server { peers })
     }
 

@@ -11,6 +11,7 @@ use crate::config::{Source, UpConfig};
 use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engine, Reload};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
+use crate::daemon::reload::Configuration;
 use crate::daemon::resolve::{Resolver, find_server};
 use crate::daemon::{DaemonError, notify, seed, tunnel};
 use crate::handshake::LocalIdentity;
@@ -39,7 +40,8 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
-    tunnel::drop_privileges()?;
+    let files = source.file.iter().chain(&config.preshared_key_file);
+    let reserve = tunnel::drop_privileges(files)?;
 
     let offloads =
         tunnel::offloads_in_force(tun.offloads, Some(&sockets.control), &config.tuning, false);
@@ -65,7 +67,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
     let hooks = ClientHooks {
-        source,
+        configuration: Configuration::new(source, reserve),
         tun: info.tun.clone(),
         request: route_request(&config, server),
         server,
@@ -139,7 +141,7 @@ fn route_request(config: &UpConfig, server: SocketAddr) -> RouteRequest {
 }
 
 struct ClientHooks {
-    source: Source,
+    configuration: Configuration,
     tun: String,
     request: RouteRequest,
     server: SocketAddr,
@@ -169,12 +171,9 @@ impl ControlHooks for ClientHooks {
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
-        let loaded = self.source.load_up().map_err(|error| error.to_string())?;
-        for warning in loaded.warnings.lines() {
-            log::warn!("{warning}");
-        }
-        let options = client_options(&loaded.config).map_err(|error| error.to_string())?;
-        let request = route_request(&loaded.config, self.server);
+        let (config, options) =
+            self.configuration.read_again(|source| Ok(source.load_up()?), client_options)?;
+        let request = route_request(&config, self.server);
         if let Some(routes) = &mut self.routes {
             routes.update(&request).map_err(|error| error.to_string())?;
         }
