@@ -120,7 +120,8 @@ impl Worker {
             events,
             parts.commands,
         );
-        let link = |socket| Link::new(socket, Arc::clone(&counters));
+        let gso = parts.options.udp_gso;
+        let link = |socket| Link::new(socket, gso, Arc::clone(&counters));
         let worker = Self {
             poll,
             cpu: parts.cpu,
