@@ -236,8 +236,10 @@ pub const INTERFACE_MEND_PAUSE_FIRST: Duration = Duration::from_secs(1);
 pub const INTERFACE_MEND_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Messages about interfaces read before other sources have their turn.
 pub const INTERFACE_NEWS_PER_TURN: usize = 64;
-/// How long a clean stop waits for the workers.
+/// How long a clean stop waits for the workers to leave off.
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How long it then waits for the kernel to close their TUN queues and sockets.
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// How often one peer is warned about at most.
 pub const PEER_WARNING_EVERY: Duration = Duration::from_secs(60);
 

@@ -128,7 +128,7 @@ struct Obituary {
 }
 
 impl Obituary {
-    fn write_after(self, tunnel: Worker) {
+    fn write_after(self, mut tunnel: Worker) {
         let worker = self.worker;
         if let Err(error) = privileges::drop_all_on_this_thread() {
             log::warn!("worker {worker} keeps its capabilities: {error}");
@@ -141,6 +141,13 @@ impl Obituary {
             Ok(Err(error)) => WorkerEvent::Failed { worker, error: error.to_string() },
             Err(panic) => WorkerEvent::Failed { worker, error: panic_message(&*panic) },
         };
+        self.tell(event);
+        // Closes the descriptors.
+        drop(tunnel);
+        self.tell(WorkerEvent::Closed { worker });
+    }
+
+    fn tell(&self, event: WorkerEvent) {
         // Both fail only if the control thread is gone, and then nobody is left to be told.
         let _ = self.events.send(event);
         let _ = self.control_waker.wake();
@@ -155,6 +162,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::control::runtime::ControlPoll;
     use crate::dataplane::messages::WorkerCommand;
@@ -200,11 +209,17 @@ mod tests {
                 handle.commands.send(WorkerCommand::Stop).unwrap();
                 handle.waker.wake().unwrap();
             }
-            (0..workers).map(|_| events.recv_timeout(PATIENCE)).collect::<Vec<_>>()
+            (0..2 * workers).map(|_| events.recv_timeout(PATIENCE)).collect::<Vec<_>>()
         });
+        let mut stopped = BTreeSet::new();
         for event in outcome {
-            assert!(matches!(event, Ok(WorkerEvent::Stopped { .. })), "{event:?}");
+            match event {
+                Ok(WorkerEvent::Stopped { worker }) => assert!(stopped.insert(worker)),
+                Ok(WorkerEvent::Closed { worker }) => assert!(stopped.contains(&worker)),
+                event => panic!("{event:?}"),
+            }
         }
+        assert_eq!(stopped.len(), 8);
     }
 
     fn configured(count: Option<usize>, cpus: Option<&[usize]>, pin: Switch) -> WorkersConfig {

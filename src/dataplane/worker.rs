@@ -142,11 +142,12 @@ impl Worker {
         Ok((worker, waker))
     }
 
-    /// Moves packets until told to stop. Pins the calling thread.
+    /// Moves packets until told to stop. Pins the calling thread. Descriptors stay open until the
+    /// worker is dropped, which the kernel may take its time for.
     ///
     /// # Errors
     /// If the TUN device is gone or the kernel cannot wait for events.
-    pub fn run(mut self) -> Result<(), WorkerError> {
+    pub fn run(&mut self) -> Result<(), WorkerError> {
         if let Some(cpu) = self.cpu
             && let Err(error) = affinity::pin_current_thread(cpu)
         {

@@ -254,7 +254,8 @@ impl Client {
             }
             WorkerEvent::DeviceGone { .. }
             | WorkerEvent::Failed { .. }
-            | WorkerEvent::Stopped { .. } => {}
+            | WorkerEvent::Stopped { .. }
+            | WorkerEvent::Closed { .. } => {}
         }
     }
 
