@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Parser};
 use corelane::host::netlink::{Netlink, NetlinkError};
 use corelane::limits::{
-    PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_MESSAGES_MAX, TUN_MTU_DEFAULT,
+    PACKET_LEN_MAX, RECEIVE_SLOT_LEN, RECEIVE_SLOTS, SEND_TRAINS_MAX, TUN_MTU_DEFAULT,
     TUN_READS_PER_TURN, VIRTIO_HEADER_LEN,
 };
 use corelane::sys::clock;
@@ -177,7 +177,7 @@ impl Ceiling {
             asleep_after: None,
             frame: vec![0; VIRTIO_HEADER_LEN + PACKET_LEN_MAX].into_boxed_slice(),
             cutter: Cutter::new(),
-            send: SendBatch::new(SEND_MESSAGES_MAX),
+            send: SendBatch::new(SEND_TRAINS_MAX),
             receive: RecvBatch::new(RECEIVE_SLOTS, RECEIVE_SLOT_LEN),
             joiner: Joiner::new(),
             counters: Counters::default(),

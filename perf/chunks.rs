@@ -18,7 +18,8 @@ use std::ops::Range;
 
 use corelane::limits::{
     DATA_OVERHEAD_LEN, GSO_SEGMENTS_MAX, PACKET_LEN_MAX, SEND_ARENA_LEN, SEND_DATAGRAMS_DUE,
-    SEND_DUE_LEN, SEND_MESSAGES_MAX, TUN_MTU_DEFAULT, UDP_PAYLOAD_MAX, VIRTIO_HEADER_LEN,
+    SEND_DUE_LEN, SEND_TRAINS_DUE, SEND_TRAINS_MAX, TUN_MTU_DEFAULT, UDP_PAYLOAD_MAX,
+    VIRTIO_HEADER_LEN,
 };
 
 /// Bytes in front of every chunk.
@@ -108,7 +109,7 @@ impl Cutter {
             arena: vec![0; SEND_ARENA_LEN].into_boxed_slice(),
             used: 0,
             datagrams: 0,
-            trains: Vec::with_capacity(SEND_MESSAGES_MAX),
+            trains: Vec::with_capacity(SEND_TRAINS_MAX),
             next_packet: 0,
         }
     }
@@ -150,7 +151,7 @@ impl Cutter {
     pub(crate) fn is_due(&self) -> bool {
         self.used >= SEND_DUE_LEN
             || self.datagrams >= SEND_DATAGRAMS_DUE
-            || self.trains.len() >= SEND_MESSAGES_MAX / 2
+            || self.trains.len() >= SEND_TRAINS_DUE
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -167,14 +167,21 @@ pub const RECEIVE_SLOT_LEN: usize = 65536;
 pub const RECEIVE_SLOTS: usize = 8;
 /// Messages (each possibly a GSO train) of one `sendmmsg` call.
 pub const SEND_MESSAGES_MAX: usize = 64;
+/// Trains (neighbours of equal size for one destination) that a send batch has room for.
+pub const SEND_TRAINS_MAX: usize = 128;
+/// Trains in a send batch at which it leaves before more is read from TUN.
+pub const SEND_TRAINS_DUE: usize = 32;
 /// Datagrams in a send batch at which it leaves before more is read from TUN.
 pub const SEND_DATAGRAMS_DUE: usize = 256;
 /// Bytes in a send batch at which it leaves before more is read from TUN: about one super-packet,
 /// so that it leaves while it is still in the cache.
 pub const SEND_DUE_LEN: usize = 48 * 1024;
-/// Bytes of the send arena: a worst-case super-packet (64 KiB at the smallest MTU's segment size
-/// grows by its repeated headers) always fits, as does a batch of small packets.
+/// Bytes of the send arena: behind a batch that is not due yet there is room for a super-packet,
+/// which grows by its repeated headers, of segments with [`SEGMENT_PAYLOAD_SMALL`] bytes or more.
 pub const SEND_ARENA_LEN: usize = 256 * 1024;
+/// Bytes of payload of the shortest segments that a super-packet is expected to stand for. Where
+/// they are shorter still, a full socket may cost the rest of it.
+pub const SEGMENT_PAYLOAD_SMALL: usize = 96;
 /// Packets a worker reads from TUN before it looks at its sockets and commands again.
 pub const TUN_READS_PER_TURN: usize = 128;
 /// Packets of one super-packet written to TUN. Linux before 6.9 refuses UDP super-packets of more,
@@ -264,8 +271,10 @@ pub const INTERFACE_MEND_PAUSE_FIRST: Duration = Duration::from_secs(1);
 pub const INTERFACE_MEND_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Messages about interfaces read before other sources have their turn.
 pub const INTERFACE_NEWS_PER_TURN: usize = 64;
-/// How long a clean stop waits for the workers.
+/// How long a clean stop waits for the workers to leave off.
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// How long it then waits for the kernel to close their TUN queues and sockets.
+pub const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// How often one peer is warned about at most.
 pub const PEER_WARNING_EVERY: Duration = Duration::from_secs(60);
 
@@ -388,7 +397,16 @@ const _: () = {
     assert!(PATH_PLAINTEXT_BASE <= TUN_MTU_MIN as usize);
     assert!(REPLAY_WINDOW_PACKETS.is_power_of_two());
     assert!(RECEIVE_SLOT_LEN > UDP_PAYLOAD_MAX, "a shorter slot would truncate a GRO aggregate");
-    assert!(SEND_ARENA_LEN >= SEND_DUE_LEN + 2 * PACKET_LEN_MAX, "a split super-packet fits");
+    // IP and TCP headers with all options.
+    let headers_len = 60 + 60;
+    let segments = PACKET_LEN_MAX / SEGMENT_PAYLOAD_SMALL;
+    let split_len = PACKET_LEN_MAX + segments * (headers_len + PADDING_LEN + DATA_OVERHEAD_LEN);
+    assert!(SEND_ARENA_LEN >= SEND_DUE_LEN + split_len, "a split super-packet fits");
+    assert!(SEND_TRAINS_MAX - SEND_TRAINS_DUE > segments.div_ceil(GSO_SEGMENTS_MAX));
+    assert!(
+        SEND_TRAINS_MAX - SEND_TRAINS_DUE > PACKET_LEN_MAX / (PATH_PLAINTEXT_BASE - headers_len),
+        "so do the fragments, a train of each segment, of one that does not fit its path"
+    );
     assert!(padded_len(TUN_MTU_DEFAULT as usize) == TUN_MTU_DEFAULT as usize);
     assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
     assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");

@@ -203,10 +203,48 @@ fn every_key_of_the_status_is_explained() {
 fn every_exit_code_is_listed() {
     let operations = document("docs/operations.md");
     let rows = rows(&operations);
-    let last = ExitCode::DeviceGone as u8;
-    let codes = (0..=last).map(|code| code.to_string());
-    let missing = codes.filter(|code| !rows.iter().any(|row| row[0] == code && row.len() == 2));
-    assert_none(&missing.collect::<Vec<_>>());
+    let help = Command::new(env!("CARGO_BIN_EXE_corelane")).arg("--help").output().unwrap();
+    let help =
+        String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut missing = Vec::new();
+    for (code, word) in ExitCode::ALL {
+        let code = (*code as u8).to_string();
+        if !rows.iter().any(|row| row[0] == code && row.len() == 2) {
+            missing.push(format!("{code} in the table"));
+        }
+        if !help.contains(&format!("{code} {word}")) {
+            missing.push(format!("{code} {word} in the help: {help}"));
+        }
+    }
+    assert_none(&missing);
+}
+
+/// Asks systemd, with the program that was built in the place of the one that is installed.
+#[test]
+fn the_systemd_units_are_sound_and_never_give_up() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["corelane-client.service", "corelane-server.service"] {
+        let unit = document(&format!("scripts/{name}"));
+        // A name server that is not there yet, or an address, must not stop it for good; a
+        // configuration that is wrong must.
+        for line in ["StartLimitIntervalSec=0", "Restart=on-failure"] {
+            assert!(unit.lines().any(|it| it == line), "{name}: {line}");
+        }
+        let hopeless = [ExitCode::Usage, ExitCode::ConfigInvalid].map(|it| (it as u8).to_string());
+        let hopeless = format!("RestartPreventExitStatus={}", hopeless.join(" "));
+        assert!(unit.lines().any(|it| it == hopeless), "{name}: {hopeless}");
+
+        let unit = unit.replace("/usr/local/bin/corelane", env!("CARGO_BIN_EXE_corelane"));
+        let file = directory.path().join(name);
+        fs::write(&file, unit).unwrap();
+        let verified = Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(file)
+            .output()
+            .expect("systemd-analyze, of Debian's package systemd, checks the units");
+        let complaints = String::from_utf8_lossy(&verified.stderr);
+        assert!(verified.status.success() && !complaints.contains(name), "{complaints}");
+    }
 }
 
 /// A duration as the table of timers has it.

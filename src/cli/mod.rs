@@ -25,8 +25,7 @@ use crate::exit::ExitCode;
 /// A thread-per-core VPN for Linux.
 #[derive(Parser, Debug)]
 #[command(name = "corelane", version, arg_required_else_help = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 ok, 1 failure, 2 usage, 3 configuration invalid, 4 daemon \
-                        not running, 5 not found, 6 denied, 7 timeout.")]
+#[command(after_help = exit_codes())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -71,6 +70,11 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: std::path::PathBuf,
     },
+}
+
+fn exit_codes() -> String {
+    let codes = ExitCode::ALL.iter().map(|(code, word)| format!("{} {word}", *code as u8));
+    format!("Exit codes: {}.", codes.collect::<Vec<_>>().join(", "))
 }
 
 /// Does what the command line of this process says, and says how it ended.

@@ -54,7 +54,7 @@ impl ConfigError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => " (name the file with `-c FILE`)",
-        io::ErrorKind::PermissionDenied => " (run as root, or `chmod`/`chown` the file)",
+        io::ErrorKind::PermissionDenied => " (run as the user who owns it, or `chmod`/`chown` it)",
         _ => "",
     }
 }

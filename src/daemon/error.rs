@@ -37,9 +37,9 @@ pub enum DaemonError {
          may forbid SO_ATTACH_REUSEPORT_CBPF; run with `--workers 1`"
     )]
     Steering(#[source] io::Error),
-    /// Leftovers of an earlier run cannot be removed.
+    /// Leftovers of an earlier run cannot be looked for.
     #[error("cannot look for leftovers of an earlier run: {0}")]
-    Repair(#[source] NetlinkError),
+    Leftovers(#[source] NetlinkError),
     /// Routes cannot be put in place.
     #[error(transparent)]
     Routes(#[from] RoutesError),
@@ -49,6 +49,19 @@ pub enum DaemonError {
     /// The server's name has no address.
     #[error("cannot find an address for {server}: {source}; check the name and the resolver")]
     Resolve {
+        /// What was asked for.
+        server: String,
+        /// The resolver's answer.
+        source: io::Error,
+    },
+    /// The server's name has no address while a tunnel that was killed refuses packets.
+    #[error(
+        "cannot find an address for {server}: {source}; a full tunnel that was killed keeps this \
+         host shut, perhaps from its name servers, too. Enter the name in /etc/hosts, use a name \
+         server on the local network, or give `client.server` as an address; or open the host by \
+         `ip rule flush protocol 193; ip -6 rule flush protocol 193` and start again"
+    )]
+    ResolveShut {
         /// What was asked for.
         server: String,
         /// The resolver's answer.

@@ -5,6 +5,7 @@ mod error;
 mod notify;
 mod pool;
 mod randomness;
+mod reload;
 mod resolve;
 mod serve;
 mod tunnel;

@@ -128,7 +128,7 @@ struct Obituary {
 }
 
 impl Obituary {
-    fn write_after(self, tunnel: Worker) {
+    fn write_after(self, mut tunnel: Worker) {
         let worker = self.worker;
         if let Err(error) = privileges::drop_all_on_this_thread() {
             log::warn!("worker {worker} keeps its capabilities: {error}");
@@ -141,6 +141,13 @@ impl Obituary {
             Ok(Err(error)) => WorkerEvent::Failed { worker, error: error.to_string() },
             Err(panic) => WorkerEvent::Failed { worker, error: panic_message(&*panic) },
         };
+        self.tell(event);
+        // Closes the descriptors.
+        drop(tunnel);
+        self.tell(WorkerEvent::Closed { worker });
+    }
+
+    fn tell(&self, event: WorkerEvent) {
         // Both fail only if the control thread is gone, and then nobody is left to be told.
         let _ = self.events.send(event);
         let _ = self.control_waker.wake();
@@ -154,94 +161,4 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::runtime::ControlPoll;
-    use crate::dataplane::messages::WorkerCommand;
-    use crate::packet::CoalesceOptions;
-    use crate::sys::testing::{PATIENCE, in_namespace};
-    use crate::sys::tun::{TunDevice, TunOffloadWish};
-
-    #[test]
-    fn a_thread_that_hangs_is_left_behind() {
-        let (release, hang) = crossbeam_channel::bounded::<()>(0);
-        let threads = vec![thread::spawn(move || hang.recv().unwrap_or(())), thread::spawn(|| {})];
-        let (tell, joined) = crossbeam_channel::bounded(1);
-        let joining = thread::spawn(move || {
-            Pool { threads }.join();
-            tell.send(()).unwrap();
-        });
-        joined.recv_timeout(PATIENCE).expect("it must not be waited for");
-        drop(release);
-        joining.join().unwrap();
-    }
-
-    /// A closed waker leaves the worker's poll, and with it would go a wake-up the worker has not
-    /// taken yet.
-    #[test]
-    fn a_worker_stops_although_nobody_waits_for_it() {
-        let outcome = in_namespace(|| {
-            let poll = ControlPoll::new().unwrap();
-            let (sender, workers) = (poll.waker(), 8);
-            let wish = TunOffloadWish { checksum: false, tcp: false, udp: false };
-            let tun = TunDevice::open("stop%d", workers, wish).unwrap();
-            let seats = tun.queues.into_iter().map(|tun| WorkerSeat { tun, sockets: Vec::new() });
-            let options = ForwarderOptions {
-                udp_gso: false,
-                coalesce: CoalesceOptions { tcp: false, udp: false, checksum_offload: false },
-                plaintext_max: 1408,
-                copy_dscp: false,
-                spin: crate::limits::SPIN_DEFAULT,
-            };
-            let placement = Placement::choose(&configured(Some(workers), None, Switch::Auto));
-            let (_pool, handles, events) =
-                Pool::start(seats.collect(), &placement, options, &sender).unwrap();
-            for handle in handles {
-                handle.commands.send(WorkerCommand::Stop).unwrap();
-                handle.waker.wake().unwrap();
-            }
-            (0..workers).map(|_| events.recv_timeout(PATIENCE)).collect::<Vec<_>>()
-        });
-        for event in outcome {
-            assert!(matches!(event, Ok(WorkerEvent::Stopped { .. })), "{event:?}");
-        }
-    }
-
-    fn configured(count: Option<usize>, cpus: Option<&[usize]>, pin: Switch) -> WorkersConfig {
-        WorkersConfig { count, cpus: cpus.map(<[usize]>::to_vec), pin }
-    }
-
-    #[test]
-    fn workers_take_the_given_cpus_in_turn() {
-        let placement = Placement::choose(&configured(Some(5), Some(&[4, 6]), Switch::Auto));
-        assert_eq!(placement.cpus, [4, 6, 4, 6, 4].map(Some));
-        let placement = Placement::choose(&configured(None, Some(&[4, 6]), Switch::On));
-        assert_eq!(placement.cpus, [4, 6].map(Some));
-    }
-
-    #[test]
-    fn there_is_at_least_one_worker_and_at_most_as_many_as_lanes() {
-        assert_eq!(Placement::among(&[], &configured(None, None, Switch::On)).cpus, [None]);
-        let cpus: Vec<_> = (0..500).collect();
-        let placement = Placement::among(&cpus, &configured(None, None, Switch::Auto));
-        assert_eq!(placement.workers(), WORKERS_MAX);
-    }
-
-    #[test]
-    fn workers_are_pinned_if_told_so_or_where_there_are_cpus_enough() {
-        let cpus: Vec<_> = (0..PIN_CPUS_MIN).collect();
-        // (CPUs, switch, pinned)
-        let table = [
-            /* 1 */ (PIN_CPUS_MIN, Switch::Auto, true),
-            /* 2 */ (PIN_CPUS_MIN - 1, Switch::Auto, false),
-            /* 3 */ (1, Switch::On, true),
-            /* 4 */ (PIN_CPUS_MIN, Switch::Off, false),
-        ];
-        for (number, (allowed, pin, pinned)) in (1..).zip(table) {
-            let placement = Placement::among(&cpus[..allowed], &configured(None, None, pin));
-            assert_eq!(placement.workers(), allowed, "row {number}");
-            let is_right = |cpu: &Option<usize>| cpu.is_some() == pinned;
-            assert!(placement.cpus.iter().all(is_right), "row {number}");
-        }
-    }
-}
+mod tests;

@@ -7,9 +7,38 @@ use std::thread;
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use crate::config::HostPort;
+use crate::daemon::DaemonError;
+use crate::host::netlink::Netlink;
+use crate::host::privileges;
+use crate::host::routes::Leftovers;
+
+/// Finds the server at the start. A full tunnel that was killed keeps its host shut until it runs
+/// again, from name servers as from anything else; then the tunnel with the device `tun` goes to
+/// where it had its server.
+pub(super) fn find_server(server: &HostPort, tun: &str) -> Result<SocketAddr, DaemonError> {
+    let source = match resolve(server) {
+        Ok(address) => return Ok(address),
+        Err(error) => error,
+    };
+    let leftovers = Netlink::open().and_then(|mut netlink| Leftovers::find(&mut netlink));
+    let leftovers = leftovers.map_err(DaemonError::Leftovers)?;
+    if let Some(address) = leftovers.server_of(tun) {
+        let address = SocketAddr::new(address, server.port());
+        log::warn!(
+            "no address found for {server} ({source}), perhaps because this tunnel was killed and \
+             keeps its host shut; going on with {address}, where its server was"
+        );
+        return Ok(address);
+    }
+    let server = server.to_string();
+    Err(match leftovers.shut_anything() {
+        true => DaemonError::ResolveShut { server, source },
+        false => DaemonError::Resolve { server, source },
+    })
+}
 
 /// Asks the resolver and waits for its answer.
-pub(super) fn resolve(server: &HostPort) -> io::Result<SocketAddr> {
+fn resolve(server: &HostPort) -> io::Result<SocketAddr> {
     let mut addresses = (server.host(), server.port()).to_socket_addrs()?;
     addresses.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
@@ -42,6 +71,9 @@ impl Resolver {
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let server = self.server.clone();
         let question = move || {
+            if let Err(error) = privileges::drop_all_on_this_thread() {
+                log::debug!("the resolver keeps its capabilities: {error}");
+            }
             if let Ok(address) = resolve(&server) {
                 // Nobody waits any more if the daemon is stopping.
                 let _ = sender.send(address);

@@ -9,6 +9,7 @@ use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, Server
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
+use crate::daemon::reload::Configuration;
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
@@ -32,13 +33,13 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    tunnel::remove_leftovers()?;
     let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
-    tunnel::drop_privileges()?;
+    let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
+    let reserve = tunnel::drop_privileges(source.file.iter().chain(keys))?;
 
     let listening = || listeners.control.iter().filter_map(|sockets| sockets.first());
     let offloads =
@@ -65,7 +66,8 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
 
     let summary = format!("{workers} workers on {}", info.tun);
     let names = peer_names(&config.peers);
-    let hooks = ServerHooks { source, summary, own_key, names, upkeep };
+    let configuration = Configuration::new(source, reserve);
+    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_server(setup, Randomness::open()?, clock::now()),
         poll,
@@ -141,7 +143,7 @@ fn peer_names(peers: &[PeerConfig]) -> BTreeMap<PublicKey, String> {
 }
 
 struct ServerHooks {
-    source: Source,
+    configuration: Configuration,
     summary: String,
     own_key: PublicKey,
     names: BTreeMap<PublicKey, String>,
@@ -166,13 +168,10 @@ impl ControlHooks for ServerHooks {
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
-        let loaded = self.source.load_serve().map_err(|error| error.to_string())?;
-        for warning in loaded.warnings.lines() {
-            log::warn!("{warning}");
-        }
-        let peers = peer_setups(&loaded.config.peers, &self.own_key);
-        let peers = peers.map_err(|error| error.to_string())?;
-        self.names = peer_names(&loaded.config.peers);
+        let load_peers = |config: &ServeConfig| peer_setups(&config.peers, &self.own_key);
+        let (config, peers) =
+            self.configuration.read_again(|source| Ok(source.load_serve()?), load_peers)?;
+        self.names = peer_names(&config.peers);
         Ok(Reload::Server { peers })
     }
 

@@ -1,18 +1,18 @@
 //! What server and client open alike: the TUN device, its link, the switches.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::Capability;
 use ipnet::IpNet;
 
 use crate::config::{Switch, TunConfig, TuningConfig};
-use crate::daemon::DaemonError;
+use crate::daemon::{DaemonError, reload};
 use crate::dataplane::ForwarderOptions;
 use crate::host::link::{self, LinkError};
 use crate::host::netlink::Netlink;
+use crate::host::privileges::{self, Reserve};
 use crate::host::upkeep::Upkeep;
-use crate::host::{privileges, routes};
 use crate::packet::CoalesceOptions;
 use crate::sys::process;
 use crate::sys::tun::{TunDevice, TunOffloadWish, TunOffloads};
@@ -28,17 +28,6 @@ pub(super) fn allow_many_files() {
     if let Err(error) = process::raise_open_files_limit() {
         log::debug!("the limit on open files stays as it is: {error}");
     }
-}
-
-/// Removes what an earlier run that was killed has left behind: it may even keep names from being
-/// resolved.
-pub(super) fn remove_leftovers() -> Result<(), DaemonError> {
-    let mut netlink = Netlink::open().map_err(DaemonError::Repair)?;
-    match routes::repair(&mut netlink).map_err(DaemonError::Repair)? {
-        0 => {}
-        removed => log::info!("removed {removed} routes and rules that an earlier run left behind"),
-    }
-    Ok(())
 }
 
 /// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.
@@ -132,11 +121,25 @@ pub(super) fn make_status_directory(status_socket: &Path) -> Result<(), DaemonEr
 }
 
 /// Gives up every privilege that is not needed from here on. No thread has been started yet.
-pub(super) fn drop_privileges() -> Result<(), DaemonError> {
+///
+/// `files` are read again by a reload. Where they are another user's, the right to read them stays
+/// in reserve.
+pub(super) fn drop_privileges<'a>(
+    files: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<Reserve, DaemonError> {
     if let Some(missing) = privileges::describe_missing(&CAPABILITIES_KEPT) {
         log::warn!("{missing}");
     }
-    Ok(privileges::drop_to(&CAPABILITIES_KEPT)?)
+    let is_needed = || files.into_iter().any(|file| reload::is_forbidden(file));
+    let candidates = &reload::READING_FILES_OF_OTHERS;
+    let reserve = privileges::drop_to_with_reserve(&CAPABILITIES_KEPT, candidates, is_needed)?;
+    if let Some(capability) = reserve.capability() {
+        log::info!(
+            "the configuration or a key is another user's: {capability} stays in reserve, for \
+             reading it again"
+        );
+    }
+    Ok(reserve)
 }
 
 fn warn_if_absent(key: &str, switch: Switch, present: bool) {

@@ -12,7 +12,8 @@ use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engin
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
-use crate::daemon::resolve::{Resolver, resolve};
+use crate::daemon::reload::Configuration;
+use crate::daemon::resolve::{Resolver, find_server};
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
@@ -31,9 +32,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     ensure_foreign(identity.public(), std::iter::once(&config.server_key))?;
     let client_options = client_options(&config)?;
-    tunnel::remove_leftovers()?;
-    let server = resolve(&config.server)
-        .map_err(|source| DaemonError::Resolve { server: config.server.to_string(), source })?;
+    let server = find_server(&config.server, &config.tun.name)?;
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
@@ -42,7 +41,8 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
-    tunnel::drop_privileges()?;
+    let files = source.file.iter().chain(&config.preshared_key_file);
+    let reserve = tunnel::drop_privileges(files)?;
 
     let offloads =
         tunnel::offloads_in_force(tun.offloads, Some(&sockets.control), &config.tuning, false);
@@ -68,7 +68,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
     let hooks = ClientHooks {
-        source,
+        configuration: Configuration::new(source, reserve),
         tun: info.tun.clone(),
         request: route_request(&config, server),
         server,
@@ -142,7 +142,7 @@ fn route_request(config: &UpConfig, server: SocketAddr) -> RouteRequest {
 }
 
 struct ClientHooks {
-    source: Source,
+    configuration: Configuration,
     tun: String,
     request: RouteRequest,
     server: SocketAddr,
@@ -172,12 +172,9 @@ impl ControlHooks for ClientHooks {
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
-        let loaded = self.source.load_up().map_err(|error| error.to_string())?;
-        for warning in loaded.warnings.lines() {
-            log::warn!("{warning}");
-        }
-        let options = client_options(&loaded.config).map_err(|error| error.to_string())?;
-        let request = route_request(&loaded.config, self.server);
+        let (config, options) =
+            self.configuration.read_again(|source| Ok(source.load_up()?), client_options)?;
+        let request = route_request(&config, self.server);
         if let Some(routes) = &mut self.routes {
             routes.update(&request).map_err(|error| error.to_string())?;
         }
@@ -213,7 +210,7 @@ impl ControlHooks for ClientHooks {
         if let Some(routes) = self.routes.take()
             && let Err(error) = routes.remove()
         {
-            log::error!("routes are left behind, the next start removes them: {error}");
+            log::error!("routes are left behind, the next start mends that: {error}");
         }
     }
 }

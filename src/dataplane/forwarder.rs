@@ -134,7 +134,7 @@ impl Forwarder {
         Self {
             worker,
             tables: Tables::new(now, worker, options.plaintext_max),
-            outbound: (0..listeners).map(|_| TrainBuilder::new(options.udp_gso)).collect(),
+            outbound: (0..listeners).map(|_| TrainBuilder::new()).collect(),
             coalescer: Coalescer::new(options.coalesce, RUN_PACKETS_MAX),
             run_tracker: RunTracker::new(),
             tracked: None,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::dataplane::forwarder::SendOutcome;
 use crate::dataplane::trains::TrainBuilder;
-use crate::limits::{DATA_OVERHEAD_LEN, GSO_RETRY_AFTER, SEND_MESSAGES_MAX};
+use crate::limits::{DATA_OVERHEAD_LEN, GSO_RETRY_AFTER, SEND_TRAINS_MAX};
 use crate::sys::udp::{SendBatch, SendFault, SendFaultKind, SendTarget, UdpSocket};
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
@@ -25,14 +25,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(socket: UdpSocket, counters: Arc<WorkerCounters>) -> Self {
+    /// With `gso` off every datagram leaves alone.
+    pub(super) fn new(socket: UdpSocket, gso: bool, counters: Arc<WorkerCounters>) -> Self {
         Self {
             socket,
             readable: true,
             blocked: false,
             awaits_room: false,
-            batch: SendBatch::new(SEND_MESSAGES_MAX),
-            segmentation: Segmentation::default(),
+            batch: SendBatch::new(SEND_TRAINS_MAX),
+            segmentation: Segmentation { left_off: !gso, ..Segmentation::default() },
             counters,
         }
     }
@@ -57,7 +58,9 @@ impl Link {
         });
         segmentation.conclude(now, report.blocked);
         counters.udp_sends.add(report.calls as u64);
-        counters.gso_fallbacks.add(report.split_datagrams as u64);
+        if !segmentation.left_off {
+            counters.gso_fallbacks.add(report.split_datagrams as u64);
+        }
         self.blocked = report.blocked;
         if !report.blocked {
             trains.clear();
@@ -90,6 +93,8 @@ fn note_fault(fault: &SendFault, trains: &TrainBuilder, outcome: &mut SendOutcom
 /// the train was not at fault.
 #[derive(Debug, Default)]
 struct Segmentation {
+    /// They never do: it is switched off, or the kernel does not know how.
+    left_off: bool,
     off_until: Option<Instant>,
     /// The message of the current send that was refused as a train, not yet as datagrams.
     suspect: Option<usize>,
@@ -100,7 +105,7 @@ struct Segmentation {
 impl Segmentation {
     fn is_on(&mut self, now: Instant) -> bool {
         self.off_until.take_if(|until| now >= *until);
-        self.off_until.is_none()
+        !self.left_off && self.off_until.is_none()
     }
 
     /// Faults come in the order of the messages: the next message's clears up the last.
@@ -162,7 +167,7 @@ mod tests {
             });
             let socket = socket.unwrap();
             let (address, counters) = (socket.local_addr(), Arc::<WorkerCounters>::default());
-            let link = Link::new(socket, Arc::clone(&counters));
+            let link = Link::new(socket, true, Arc::clone(&counters));
             Self { link, address, counters, now: clock::now() }
         }
 
@@ -177,7 +182,7 @@ mod tests {
         }
 
         fn send_train(&mut self, lens: &[usize], source: Option<IpAddr>) -> (u64, SendOutcome) {
-            let mut trains = TrainBuilder::new(true);
+            let mut trains = TrainBuilder::new();
             let endpoint = Endpoint { remote: self.address, local: source, listener: 0 };
             for &len in lens {
                 trains.slot(len).unwrap().fill(7);

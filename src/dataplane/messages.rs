@@ -106,6 +106,9 @@ pub enum WorkerEvent {
     DeviceGone { worker: usize, error: String },
     /// The worker cannot go on for another reason, or it panicked. `error` says what happened.
     Failed { worker: usize, error: String },
-    /// The worker has returned.
+    /// The worker was told to stop and has: it touches no packet any more.
     Stopped { worker: usize },
+    /// The worker has closed its TUN queue and its sockets. Nothing comes after this, however it
+    /// ended.
+    Closed { worker: usize },
 }

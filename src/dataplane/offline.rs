@@ -15,7 +15,7 @@ use crate::dataplane::forwarder::{
 use crate::dataplane::from_wire::Received;
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
 use crate::dataplane::trains::TrainBuilder;
-use crate::limits::{SEND_ARENA_LEN, SEND_MESSAGES_MAX, WORKER_EVENTS_MAX};
+use crate::limits::{SEND_ARENA_LEN, SEND_TRAINS_MAX, WORKER_EVENTS_MAX};
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::counters::WorkerCounters;
 use crate::wire::SessionIndex;
@@ -98,7 +98,7 @@ impl OfflineWorker {
         let forwarder =
             Forwarder::new(worker, 1, options, Arc::clone(&counters), event_sender, command_queue);
         let sent = Sent {
-            messages: Vec::with_capacity(SEND_MESSAGES_MAX),
+            messages: Vec::with_capacity(SEND_TRAINS_MAX),
             arena: Vec::with_capacity(SEND_ARENA_LEN),
         };
         let written = Written::default();

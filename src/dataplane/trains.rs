@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use crate::dataplane::messages::Endpoint;
 use crate::limits::{
-    GSO_SEGMENTS_MAX, SEND_ARENA_LEN, SEND_DATAGRAMS_DUE, SEND_DUE_LEN, SEND_MESSAGES_MAX,
-    UDP_PAYLOAD_MAX,
+    GSO_SEGMENTS_MAX, SEND_ARENA_LEN, SEND_DATAGRAMS_DUE, SEND_DUE_LEN, SEND_TRAINS_DUE,
+    SEND_TRAINS_MAX, UDP_PAYLOAD_MAX,
 };
 use crate::sys::arena::Arena;
 use crate::wire::SessionIndex;
@@ -53,27 +53,25 @@ pub(super) struct TrainBuilder {
     trains: Vec<Train>,
     /// Trains that were handed to the socket already and grow no more.
     handed_over: usize,
-    /// Whether datagrams may share a train at all (the kernel segments them).
-    gso: bool,
 }
 
 impl TrainBuilder {
-    /// An empty builder; with `gso` off every datagram is a train of its own.
-    pub(super) fn new(gso: bool) -> Self {
+    /// An empty builder.
+    pub(super) fn new() -> Self {
         Self {
             arena: Arena::new(SEND_ARENA_LEN),
             used: 0,
             datagrams: 0,
-            trains: Vec::with_capacity(SEND_MESSAGES_MAX),
+            trains: Vec::with_capacity(SEND_TRAINS_MAX),
             handed_over: 0,
-            gso,
         }
     }
 
-    /// Whether a datagram of `len` bytes fits the batch.
+    /// Whether a datagram of `len` bytes fits the batch. All of a super-packet does unless the
+    /// batch [is due](Self::is_due).
     #[inline]
     pub(super) fn has_room(&self, len: usize) -> bool {
-        self.trains.len() < SEND_MESSAGES_MAX && self.used + len <= self.arena.len()
+        self.trains.len() < SEND_TRAINS_MAX && self.used + len <= self.arena.len()
     }
 
     /// Whether enough is batched that it should leave before more is read.
@@ -81,7 +79,7 @@ impl TrainBuilder {
     pub(super) fn is_due(&self) -> bool {
         self.used >= SEND_DUE_LEN
             || self.datagrams >= SEND_DATAGRAMS_DUE
-            || self.trains.len() >= SEND_MESSAGES_MAX / 2
+            || self.trains.len() >= SEND_TRAINS_DUE
     }
 
     /// The free space for a datagram of `len` bytes, or `None` if the batch must leave first.
@@ -103,7 +101,7 @@ impl TrainBuilder {
         self.used += len;
         self.datagrams += 1;
         match self.trains[self.handed_over..].last_mut() {
-            Some(train) if self.gso && train.takes(len, session, endpoint, tos) => {
+            Some(train) if train.takes(len, session, endpoint, tos) => {
                 train.range.end = self.used;
                 train.datagrams += 1;
             }
@@ -171,7 +169,7 @@ mod tests {
 
     #[test]
     fn equal_neighbours_form_a_train_and_a_shorter_one_ends_it() {
-        let mut builder = TrainBuilder::new(true);
+        let mut builder = TrainBuilder::new();
         for len in [1440, 1440, 1440, 96, 1440, 1440] {
             assert!(push(&mut builder, len, 1, 0));
         }
@@ -180,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_longer_datagram_another_destination_or_another_mark_begins_a_train() {
-        let mut builder = TrainBuilder::new(true);
+        let mut builder = TrainBuilder::new();
         for (len, port, tos) in [(96, 1, 0), (128, 1, 0), (128, 2, 0), (128, 2, 2), (128, 2, 2)] {
             assert!(push(&mut builder, len, port, tos));
         }
@@ -189,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_was_handed_over_grows_no_more() {
-        let mut builder = TrainBuilder::new(true);
+        let mut builder = TrainBuilder::new();
         assert!(push(&mut builder, 96, 1, 0));
         assert_eq!(builder.hand_over().len(), 1);
         assert!(push(&mut builder, 96, 1, 0));
@@ -199,19 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn without_segmentation_every_datagram_leaves_alone() {
-        let mut builder = TrainBuilder::new(false);
-        for _ in 0..3 {
-            assert!(push(&mut builder, 96, 1, 0));
-        }
-        assert_eq!(shape(&builder), [(1, 96); 3]);
-    }
-
-    #[test]
     fn a_full_batch_takes_nothing_until_it_has_left() {
-        let mut builder = TrainBuilder::new(false);
-        let taken = (0..1000).take_while(|_| push(&mut builder, 96, 1, 0)).count();
-        assert_eq!(taken, SEND_MESSAGES_MAX);
+        let mut builder = TrainBuilder::new();
+        let taken = (0..1000).take_while(|port| push(&mut builder, 96, *port, 0)).count();
+        assert_eq!(taken, SEND_TRAINS_MAX);
         builder.clear();
         assert!(builder.is_empty() && push(&mut builder, 96, 1, 0));
     }
@@ -221,7 +210,7 @@ mod tests {
         fn trains_keep_order_and_the_kernel_bounds(
             datagrams in prop::collection::vec((1usize..2000, 0u16..3, 0u8..4), 1..400)
         ) {
-            let mut builder = TrainBuilder::new(true);
+            let mut builder = TrainBuilder::new();
             let mut taken = Vec::new();
             for (len, port, tos) in datagrams {
                 if !push(&mut builder, len, port, tos) { break; }

@@ -120,7 +120,8 @@ impl Worker {
             events,
             parts.commands,
         );
-        let link = |socket| Link::new(socket, Arc::clone(&counters));
+        let gso = parts.options.udp_gso;
+        let link = |socket| Link::new(socket, gso, Arc::clone(&counters));
         let worker = Self {
             poll,
             cpu: parts.cpu,
@@ -141,11 +142,12 @@ impl Worker {
         Ok((worker, waker))
     }
 
-    /// Moves packets until told to stop. Pins the calling thread.
+    /// Moves packets until told to stop. Pins the calling thread. Descriptors stay open until the
+    /// worker is dropped, which the kernel may take its time for.
     ///
     /// # Errors
     /// If the TUN device is gone or the kernel cannot wait for events.
-    pub fn run(mut self) -> Result<(), WorkerError> {
+    pub fn run(&mut self) -> Result<(), WorkerError> {
         if let Some(cpu) = self.cpu
             && let Err(error) = affinity::pin_current_thread(cpu)
         {

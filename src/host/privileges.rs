@@ -1,9 +1,11 @@
 //! Which capabilities the process keeps (capabilities(7)).
 //!
 //! Everything privileged is opened first, then [`drop_to`] gives up all capabilities but those
-//! that are needed later: for routes and addresses `CAP_NET_ADMIN`. Workers only use what is open
-//! and give up the rest with [`drop_all_on_this_thread`]. No step needs more than the process has:
-//! an ordinary user with nothing but `CAP_NET_ADMIN` passes all of them.
+//! that are needed later: for routes and addresses `CAP_NET_ADMIN`. Other threads only use what is
+//! open and give up the rest with [`drop_all_on_this_thread`]. No step needs more than the process
+//! has: an ordinary user with nothing but `CAP_NET_ADMIN` passes all of them.
+//!
+//! A [`Reserve`] is for what is needed at moments: it is held without effect but for those.
 
 use std::io;
 
@@ -32,7 +34,58 @@ pub enum PrivilegeError {
 /// # Errors
 /// [`PrivilegeError`].
 pub fn drop_to(keep: &[Capability]) -> Result<(), PrivilegeError> {
+    narrow(keep, None)
+}
+
+/// As [`drop_to`], but holds the first capability of `candidates` that is in effect now in reserve,
+/// if `is_needed` says so, which is asked while only `keep` is in effect.
+///
+/// # Errors
+/// [`PrivilegeError`].
+pub fn drop_to_with_reserve(
+    keep: &[Capability],
+    candidates: &[Capability],
+    is_needed: impl FnOnce() -> bool,
+) -> Result<Reserve, PrivilegeError> {
+    let in_effect = caps::read(None, CapSet::Effective)?;
+    let reserve = Reserve(candidates.iter().copied().find(|it| in_effect.contains(it)));
+    narrow(keep, reserve.0)?;
+    if reserve.0.is_none() || is_needed() {
+        return Ok(reserve);
+    }
+    narrow(keep, None)?;
+    Ok(Reserve(None))
+}
+
+/// A capability that is held without effect but while it is used, or none.
+#[derive(Debug)]
+pub struct Reserve(Option<Capability>);
+
+impl Reserve {
+    /// What it is.
+    pub fn capability(&self) -> Option<Capability> {
+        self.0
+    }
+
+    /// Does `work` with the capability in effect on the calling thread, which must be the one that
+    /// holds it. Where the kernel refuses, `work` is done without.
+    pub fn with<T>(&self, work: impl FnOnce() -> T) -> T {
+        let Some(capability) = self.0 else { return work() };
+        if let Err(error) = caps::raise(None, CapSet::Effective, capability) {
+            log::warn!("{capability} cannot be used: {error}");
+        }
+        let done = work();
+        if let Err(error) = caps::drop(None, CapSet::Effective, capability) {
+            log::warn!("{capability} stays in effect: {error}");
+        }
+        done
+    }
+}
+
+/// Leaves what is in `keep` in effect, `reserve` held beside it, and nothing else.
+fn narrow(keep: &[Capability], reserve: Option<Capability>) -> Result<(), PrivilegeError> {
     let keep: CapsHashSet = keep.iter().copied().collect();
+    let held: CapsHashSet = keep.iter().copied().chain(reserve).collect();
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)?.difference(&keep) {
             caps::drop(None, CapSet::Bounding, *capability)?;
@@ -42,11 +95,12 @@ pub fn drop_to(keep: &[Capability]) -> Result<(), PrivilegeError> {
         caps::drop(None, CapSet::Ambient, *capability)?;
     }
     let permitted: CapsHashSet =
-        caps::read(None, CapSet::Permitted)?.intersection(&keep).copied().collect();
+        caps::read(None, CapSet::Permitted)?.intersection(&held).copied().collect();
+    let effective: CapsHashSet = permitted.intersection(&keep).copied().collect();
     let inheritable: CapsHashSet =
         caps::read(None, CapSet::Inheritable)?.intersection(&keep).copied().collect();
     // Effective first: it may never exceed permitted.
-    caps::set(None, CapSet::Effective, &permitted)?;
+    caps::set(None, CapSet::Effective, &effective)?;
     caps::set(None, CapSet::Permitted, &permitted)?;
     caps::set(None, CapSet::Inheritable, &inheritable)?;
     sys::privileges::set_no_new_privs().map_err(PrivilegeError::NoNewPrivs)

@@ -13,7 +13,7 @@ use crate::harness::{CLIENT_V4, Options, PATIENCE, SERVER_V4, SERVER_V6, TUN, Tu
 use crate::tools::{echo, ping, run};
 
 /// How often a client comes and goes, unless this variable of the environment says otherwise.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 50;
 const ROUNDS_VARIABLE: &str = "CORELANE_TEST_ROUNDS";
 /// What a server may keep of clients that came and went, in bytes.
 const MEMORY_GROWTH_MAX: u64 = 4 << 20;

@@ -13,6 +13,7 @@ mod endpoints;
 mod fallbacks;
 mod interface;
 mod keys;
+mod killed;
 mod life;
 mod lifecycle;
 mod loops;

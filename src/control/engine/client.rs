@@ -258,7 +258,8 @@ impl Client {
             }
             WorkerEvent::DeviceGone { .. }
             | WorkerEvent::Failed { .. }
-            | WorkerEvent::Stopped { .. } => {}
+            | WorkerEvent::Stopped { .. }
+            | WorkerEvent::Closed { .. } => {}
         }
     }
 

@@ -189,7 +189,8 @@ impl Server {
             WorkerEvent::KeyNearlyUsed { .. }
             | WorkerEvent::DeviceGone { .. }
             | WorkerEvent::Failed { .. }
-            | WorkerEvent::Stopped { .. } => return,
+            | WorkerEvent::Stopped { .. }
+            | WorkerEvent::Closed { .. } => return,
         };
         let Some(id) = self.by_session.get(&session).copied() else { return };
         let now = now.monotonic;
@@ -218,7 +219,8 @@ impl Server {
             WorkerEvent::KeyNearlyUsed { .. }
             | WorkerEvent::DeviceGone { .. }
             | WorkerEvent::Failed { .. }
-            | WorkerEvent::Stopped { .. } => {}
+            | WorkerEvent::Stopped { .. }
+            | WorkerEvent::Closed { .. } => {}
         });
     }
 

@@ -10,6 +10,7 @@ mod interface;
 mod news;
 mod poll;
 mod report;
+mod shutdown;
 mod sockets;
 mod status_socket;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
 use crate::host::netlink::InterfaceMonitor;
 use crate::host::upkeep::InterfaceState;
-use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_REST, STOP_WITHIN};
+use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_REST};
 use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
@@ -45,7 +46,7 @@ use news::Lines;
 use report::Reporter;
 use sockets::Sockets;
 use status_socket::StatusSocket;
-use workers::Workers;
+use workers::{Life, Workers};
 
 pub use poll::ControlPoll;
 pub use report::DaemonInfo;
@@ -108,7 +109,7 @@ pub trait ControlHooks {
     /// A clean stop begins.
     fn stopping(&mut self) {}
 
-    /// The workers have stopped, or did not in time. Runs on every way out.
+    /// The workers have stopped and closed their devices, or not in time. Runs on every way out.
     fn stopped(&mut self) {}
 }
 
@@ -354,14 +355,15 @@ impl ControlThread {
         for _ in 0..CONTROL_EVENTS_PER_TURN {
             match self.events.try_recv() {
                 Ok(WorkerEvent::DeviceGone { worker, error }) => {
-                    self.workers.set_stopped(worker);
+                    self.workers.set(worker, Life::Stopped);
                     self.note_device_gone(error)?;
                 }
                 Ok(WorkerEvent::Failed { worker, error }) => {
-                    self.workers.set_stopped(worker);
+                    self.workers.set(worker, Life::Stopped);
                     return Err(ControlError::WorkerFailed { worker, error });
                 }
-                Ok(WorkerEvent::Stopped { worker }) => self.workers.set_stopped(worker),
+                Ok(WorkerEvent::Stopped { worker }) => self.workers.set(worker, Life::Stopped),
+                Ok(WorkerEvent::Closed { worker }) => self.workers.set(worker, Life::Closed),
                 Ok(event) => self.engine.handle_worker_event(now, event),
                 Err(_) => {
                     self.events_ready = false;
@@ -455,52 +457,6 @@ impl ControlThread {
                 Err(message) => StatusAnswer::Error { message },
             },
         }
-    }
-
-    /// Says goodbye to the peers, stops the workers, and waits for them, but not for ever.
-    fn shut_down(&mut self) {
-        self.hooks.stopping();
-        self.engine.request_close();
-        if let Err(error) = self.flush() {
-            log::error!("{error}");
-        }
-        self.workers.stop();
-        let deadline = clock::now() + STOP_WITHIN;
-        let mut events = Events::with_capacity(64);
-        while self.stop != Stop::Immediate && !self.workers.all_stopped() {
-            if clock::now() >= deadline {
-                log::error!(
-                    "workers {:?} have not stopped within {STOP_WITHIN:?}, perhaps held by the \
-                     kernel or a debugger; they are left behind and end with the process",
-                    self.workers.running()
-                );
-                break;
-            }
-            if let Err(error) = self.wait_for_workers(&mut events, deadline) {
-                log::error!("{error}");
-                if matches!(error, ControlError::Io { .. }) {
-                    break;
-                }
-            }
-        }
-        self.hooks.stopped();
-        // Last: whoever waits for the socket to vanish finds everything undone.
-        self.status = None;
-    }
-
-    fn wait_for_workers(
-        &mut self,
-        events: &mut Events,
-        deadline: Instant,
-    ) -> Result<(), ControlError> {
-        self.take_worker_events()?;
-        if self.workers.all_stopped() {
-            return Ok(());
-        }
-        self.sockets.ignore();
-        self.wait(events, Some(deadline))?;
-        self.take_worker_events()?;
-        self.serve_status()
     }
 }
 

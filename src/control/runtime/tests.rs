@@ -18,7 +18,7 @@ use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PrivateKey};
 use crate::limits::{
-    CONTROL_CROWD, CONTROL_DATAGRAMS_PER_TURN, HANDSHAKES_PER_SOURCE_BURST, REKEY_AFTER,
+    CONTROL_CROWD, CONTROL_DATAGRAMS_PER_TURN, HANDSHAKES_PER_SOURCE_BURST, REKEY_AFTER, STOP_WITHIN,
 };
 use crate::sys::udp::UdpOptions;
 use crate::telemetry::drops::DropReason;
@@ -236,6 +236,7 @@ impl Server {
             }
         }
         self.tell(WorkerEvent::Stopped { worker: 0 });
+        self.tell(WorkerEvent::Closed { worker: 0 });
         self.expect_call(Called::Stopped);
         let outcome = self.thread.join().unwrap();
         assert!(!self.directory.path().join("status").exists());
@@ -300,6 +301,7 @@ fn a_client_connects_is_reported_and_is_sent_away_by_down() {
     }
     assert!(said_goodbye);
     server.tell(WorkerEvent::Stopped { worker: 0 });
+    server.tell(WorkerEvent::Closed { worker: 0 });
     server.expect_call(Called::Stopping);
     server.expect_call(Called::Stopped);
     assert!(server.thread.join().unwrap().is_ok());
@@ -342,6 +344,7 @@ fn the_log_names_a_peer_as_the_configuration_does() {
 fn a_worker_that_fails_ends_the_run_with_its_reason() {
     let server = Server::start(Options::default());
     server.tell(WorkerEvent::Failed { worker: 0, error: "its TUN queue is gone".to_owned() });
+    server.tell(WorkerEvent::Closed { worker: 0 });
     server.expect_call(Called::Stopping);
     server.expect_call(Called::Stopped);
     let error = server.thread.join().unwrap().unwrap_err();
@@ -355,6 +358,7 @@ fn a_device_that_is_gone_ends_the_run_with_what_to_do() {
     // Every worker notices.
     for worker in [0, 0] {
         server.tell(WorkerEvent::DeviceGone { worker, error: error.clone() });
+        server.tell(WorkerEvent::Closed { worker });
     }
     server.expect_call(Called::Stopping);
     server.expect_call(Called::Stopped);
@@ -385,6 +389,19 @@ fn a_worker_that_does_not_stop_is_not_waited_for_for_ever() {
     server.expect_call(Called::Stopped);
     assert!(server.thread.join().unwrap().is_ok());
     assert!(clock::now() - began >= STOP_WITHIN);
+}
+
+#[test]
+fn a_kernel_that_is_slow_to_close_a_device_is_waited_for() {
+    let server = Server::start(Options::default());
+    server.ask(StatusRequest::Down);
+    server.expect_call(Called::Stopping);
+    server.tell(WorkerEvent::Stopped { worker: 0 });
+    assert_eq!(server.status().state, "stopping", "it goes on answering");
+    assert!(server.called.recv_timeout(STOP_WITHIN * 3 / 2).is_err(), "it waits for longer");
+    server.tell(WorkerEvent::Closed { worker: 0 });
+    server.expect_call(Called::Stopped);
+    assert!(server.thread.join().unwrap().is_ok());
 }
 
 /// One test for all signals: they are sent to the whole process.

@@ -22,17 +22,30 @@ pub struct WorkerHandle {
     pub cpu: Option<usize>,
 }
 
+/// How far a worker has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Life {
+    /// It moves packets.
+    Running,
+    /// It moves none any more.
+    Stopped,
+    /// Its descriptors are closed, too. For a TUN queue that takes as long as the kernel's other
+    /// business with interfaces: it waits for a lock that all share, and for all CPUs to have let
+    /// go of the queue (RCU).
+    Closed,
+}
+
 /// All workers, and which of them have commands to be woken for.
 pub(super) struct Workers {
     handles: Vec<WorkerHandle>,
     to_wake: Vec<bool>,
-    stopped: Vec<bool>,
+    lives: Vec<Life>,
 }
 
 impl Workers {
     pub(super) fn new(handles: Vec<WorkerHandle>) -> Self {
-        let (to_wake, stopped) = (vec![false; handles.len()], vec![false; handles.len()]);
-        Self { handles, to_wake, stopped }
+        let (to_wake, lives) = (vec![false; handles.len()], vec![Life::Running; handles.len()]);
+        Self { handles, to_wake, lives }
     }
 
     pub(super) fn handles(&self) -> &[WorkerHandle] {
@@ -53,7 +66,7 @@ impl Workers {
 
     fn send_to(&mut self, worker: usize, command: WorkerCommand) {
         let Some(handle) = self.handles.get(worker) else { return };
-        // The queue of a worker that has returned is closed; its last event says why it did.
+        // The queue of a worker that is closed is so, too; its last events say why.
         if handle.commands.send(command).is_ok() {
             self.to_wake[worker] = true;
         }
@@ -76,19 +89,19 @@ impl Workers {
         self.wake();
     }
 
-    /// A worker has returned.
-    pub(super) fn set_stopped(&mut self, worker: usize) {
-        if let Some(stopped) = self.stopped.get_mut(worker) {
-            *stopped = true;
+    /// A worker has got as far as that.
+    pub(super) fn set(&mut self, worker: usize, life: Life) {
+        if let Some(known) = self.lives.get_mut(worker) {
+            *known = life.max(*known);
         }
     }
 
-    pub(super) fn all_stopped(&self) -> bool {
-        self.stopped.iter().all(|stopped| *stopped)
+    pub(super) fn have_all_got_to(&self, goal: Life) -> bool {
+        self.lives.iter().all(|life| *life >= goal)
     }
 
-    /// The workers that have not returned.
-    pub(super) fn running(&self) -> Vec<usize> {
-        (0..self.stopped.len()).filter(|worker| !self.stopped[*worker]).collect()
+    /// The workers that have not got as far as that.
+    pub(super) fn not_yet(&self, goal: Life) -> Vec<usize> {
+        (0..self.lives.len()).filter(|worker| self.lives[*worker] < goal).collect()
     }
 }

@@ -185,9 +185,8 @@ fn a_lane_allocates_at_its_first_packet_and_at_its_64th_and_never_again() {
 #[test]
 fn doing_without_offloads_allocates_nothing() {
     let frames = [udp_super_packet(60), tcp_super_packet(60_000)];
-    // A kernel that segments nothing, and a device that takes single packets alone.
+    // A device that takes single packets alone.
     let (mut client, mut server) = warm_pair();
-    client.forwarder.outbound = vec![TrainBuilder::new(false)];
     server.forwarder.coalescer.set_options(CoalesceOptions::NONE);
     assert_eq!(carry(&frames, &mut client, &mut server), (0, 0, 120));
 

@@ -31,7 +31,7 @@ fn fragmentable(payload: usize) -> Vec<u8> {
 }
 
 /// The same as a super-packet of datagrams with `segment` bytes, checksum left to hardware.
-fn fragmentable_train(payload: usize, segment: u16) -> Vec<u8> {
+pub(super) fn fragmentable_train(payload: usize, segment: u16) -> Vec<u8> {
     let mut packet = fragmentable(payload);
     let upper_len = packet.len() - 20;
     let sum = checksum::pseudo_header(CLIENT.into(), SERVER.into(), 17, upper_len);

@@ -2,7 +2,7 @@ use std::process::Command;
 
 use caps::{CapSet, Capability};
 
-use super::{describe_missing, drop_all_on_this_thread, drop_to, missing};
+use super::{describe_missing, drop_all_on_this_thread, drop_to, drop_to_with_reserve, missing};
 
 const SETS: [CapSet; 5] =
     [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient, CapSet::Bounding];
@@ -49,6 +49,31 @@ fn a_process_with_nothing_but_cap_net_admin_passes_every_step() {
             assert_eq!(held(set), [], "{set:?}");
         }
         drop_all_on_this_thread().unwrap();
+    });
+}
+
+#[test]
+fn a_reserve_is_in_effect_only_while_it_is_used() {
+    use Capability::{CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_SYS_ADMIN};
+    let keep = [CAP_NET_ADMIN];
+    apart(|| {
+        drop_to(&[CAP_NET_ADMIN, CAP_DAC_READ_SEARCH]).expect("this test needs root");
+        let candidates = [CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH];
+        let without = || held(CapSet::Effective) == keep;
+        let reserve = drop_to_with_reserve(&keep, &candidates, without).unwrap();
+        assert_eq!(reserve.capability(), Some(CAP_DAC_READ_SEARCH), "the first that is there");
+        assert_eq!(held(CapSet::Effective), keep);
+        assert_eq!(reserve.with(|| held(CapSet::Effective).len()), 2);
+        assert_eq!(held(CapSet::Effective), keep);
+        for set in [CapSet::Inheritable, CapSet::Ambient] {
+            assert_eq!(held(set), [], "{set:?}");
+        }
+    });
+    apart(|| {
+        let reserve = drop_to_with_reserve(&keep, &[CAP_SYS_ADMIN], || false).unwrap();
+        assert_eq!(reserve.capability(), None);
+        assert_eq!(held(CapSet::Permitted), keep, "what is not needed is not held");
+        assert_eq!(reserve.with(|| held(CapSet::Effective)), keep);
     });
 }
 

@@ -7,12 +7,14 @@
 //!
 //! ```text
 //! 32764: from all lookup main suppress_prefixlength 0    more specific routes stay in force
-//! 32765: not from all fwmark 0xc1 lookup 1930000007      the rest goes through the tunnel
+//! 32765: not from all fwmark 0xc1 lookup 1938771829      the rest goes through the tunnel
 //! ```
 //!
 //! The table also has, behind each of its routes, one that refuses packets. It is reached when the
 //! kernel has dropped the other, because somebody set the TUN device down or deleted it: so what is
-//! meant for the tunnel does not leave in the clear instead.
+//! meant for the tunnel does not leave in the clear instead. The server's own address has such a
+//! pair of routes, too. It changes nothing while the daemon runs; after a crash it tells where the
+//! server was, for the name server may be among what is refused.
 //!
 //! The sockets that carry the tunnel have the mark, so their packets go the way they would go
 //! without the tunnel: past both rules to the main table. All tunnels on a host should share one
@@ -31,20 +33,22 @@
 //! # How it is recognised
 //!
 //! Routes and rules are tagged with the protocol number [`ROUTE_PROTOCOL`], and the number of the
-//! tunnel's table is derived from the index of its TUN device, so kernel state alone says what is
+//! tunnel's table is derived from the name of its TUN device, so kernel state alone says what is
 //! ours and whose: no file can be lost or out of date. The first rule asks the main table, so it
 //! carries the number in an attribute without effect (`suppress_ifgroup`).
 //!
 //! # After a crash
 //!
 //! A TUN device vanishes with the process that holds it and takes its routes along; rules stay, and
-//! so do the routes that refuse: what was meant for the tunnel stays shut out until the next start.
-//! [`repair`] removes whatever belongs to a device that is gone, or that is persistent and held by
-//! nobody (no carrier). Another tunnel that runs on the same host has a device with a carrier, and
-//! is left alone. Only the sysctl `net.ipv4.conf.all.src_valid_mark` stays as the tunnel set it,
-//! since after a crash nobody knows what it was (nor does the second of two tunnels that overlap in
-//! time); it affects marked packets only.
+//! so do the routes that refuse: what was meant for the tunnel stays shut out. The next start under
+//! the same name finds them under its own number. It adds what is missing and then removes what its
+//! configuration does not ask for any more, so there is no moment without them in between.
+//! [`Leftovers`] says what becomes of those of other names. Only the sysctl
+//! `net.ipv4.conf.all.src_valid_mark` stays as the tunnel set it, since after a crash nobody knows
+//! what it was (nor does the second of two tunnels that overlap in time); it affects marked packets
+//! only.
 
+mod leftovers;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -52,12 +56,15 @@ mod tests;
 use std::io;
 
 use ipnet::IpNet;
+use ring::digest::{SHA256, digest};
 
+pub use leftovers::Leftovers;
 pub use plan::{RoutePlan, RouteRequest};
 
 use super::link::{self, Ipv6State};
-use super::netlink::{Family, Link, Netlink, NetlinkError, Route, Rule};
+use super::netlink::{Family, Netlink, NetlinkError, Route, Rule};
 use super::sysctl;
+use plan::Tunnel;
 
 /// The protocol number of every route and rule this program makes (`rtm_protocol`,
 /// `FRA_PROTOCOL`); not in use by any routing daemon known to iproute2.
@@ -66,7 +73,7 @@ pub const ROUTE_PROTOCOL: u8 = 193;
 /// that container and overlay networks mask out.
 pub const MARK_DEFAULT: u32 = 193;
 
-/// Tables of tunnels are numbered from here, by the index of the TUN device.
+/// Tables of tunnels are numbered from here, by the name of the TUN device.
 const TABLE_BASE: u32 = 1_930_000_000;
 /// How many numbers are set aside for them.
 const TABLES: u32 = 10_000_000;
@@ -107,15 +114,22 @@ pub enum RoutesError {
     },
 }
 
-/// The number of the table of the tunnel whose TUN device has this index.
-fn own_table(device: u32) -> u32 {
-    TABLE_BASE + device % TABLES
+/// The number of the table of the tunnel whose TUN device has this name: the same in every life of
+/// the daemon, and for every version of this program.
+fn own_table(tun: &str) -> u32 {
+    let hash = digest(&SHA256, tun.as_bytes());
+    let head = hash.as_ref().iter().take(4);
+    TABLE_BASE + head.fold(0, |number, byte| number << 8 | u32::from(*byte)) % TABLES
+}
+
+/// Whether a table is a tunnel's.
+fn is_tunnel_table(table: u32) -> bool {
+    (TABLE_BASE..TABLE_BASE + TABLES).contains(&table)
 }
 
 /// The table of the tunnel a rule was made for, if it is one of ours.
 fn owner(rule: &Rule) -> Option<u32> {
-    let ours = TABLE_BASE..TABLE_BASE + TABLES;
-    [Some(rule.table), rule.suppress_ifgroup].into_iter().flatten().find(|n| ours.contains(n))
+    [Some(rule.table), rule.suppress_ifgroup].into_iter().flatten().find(|n| is_tunnel_table(*n))
 }
 
 /// The routes and rules of one running client. Dropping it removes them, as far as the kernel
@@ -126,21 +140,21 @@ fn owner(rule: &Rule) -> Option<u32> {
 #[derive(Debug)]
 pub struct ClientRoutes {
     netlink: Netlink,
-    device: Link,
+    /// The TUN device's name at the start.
+    name: String,
+    tunnel: Tunnel,
     plan: RoutePlan,
     /// What `src_valid_mark` was before this tunnel changed it.
     source_valid_mark_before: Option<String>,
 }
 
 impl ClientRoutes {
-    /// The routes and rules that [`ClientRoutes::install`] would put in place for the TUN device
-    /// with this index, on a host with IPv6 and without strict reverse path filtering.
-    pub fn plan(device: u32, request: &RouteRequest) -> RoutePlan {
-        RoutePlan::new(device, request, false)
-    }
-
-    /// Removes leftovers of crashed runs, then puts in place what `request` needs. The TUN device
-    /// must be up. Either everything is in place afterwards or nothing is.
+    /// Puts in place what `request` needs. The TUN device must be up. Either everything is in place
+    /// afterwards or nothing is.
+    ///
+    /// What a run that was killed has left behind stays until the new routes are in, and for good
+    /// if they cannot be put in place: at no time does what it shuts out leave in the clear. See
+    /// [`Leftovers`].
     ///
     /// On a host without IPv6 the IPv6 prefixes are left out, with a warning.
     ///
@@ -148,11 +162,27 @@ impl ClientRoutes {
     /// [`RoutesError`].
     pub fn install(tun: &str, request: &RouteRequest) -> Result<Self, RoutesError> {
         let mut netlink = Netlink::open()?;
-        repair(&mut netlink)?;
-        let device = netlink.link(tun)?;
-        let plan = RoutePlan::default();
-        let mut routes = Self { netlink, device, plan, source_valid_mark_before: None };
-        routes.update(request)?;
+        let tunnel = Tunnel { device: netlink.link(tun)?.index, table: own_table(tun) };
+        let plan = present(&mut netlink, tunnel)?;
+        if plan.has_rules() {
+            log::info!(
+                "an earlier run left behind {} routes and rules that kept its tunnel shut: they \
+                 stay until the new ones are in place",
+                plan.routes.len() + plan.rules.len()
+            );
+        }
+        let name = tun.to_owned();
+        let mut routes = Self { netlink, name, tunnel, plan, source_valid_mark_before: None };
+        if let Err(error) = routes.update(request) {
+            // What was there before is no business of the drop.
+            routes.plan = RoutePlan::default();
+            return Err(error);
+        }
+        let netlink = &mut routes.netlink;
+        let outcome = Leftovers::find(netlink).and_then(|it| it.give_way(netlink, &routes.plan));
+        if let Err(error) = outcome {
+            log::error!("what another tunnel left behind stays and may be in the way: {error}");
+        }
         Ok(routes)
     }
 
@@ -165,19 +195,19 @@ impl ClientRoutes {
     pub fn update(&mut self, request: &RouteRequest) -> Result<(), RoutesError> {
         let strict = strict_reverse_path_interfaces();
         let request = self.within_reach(request)?;
-        let plan = RoutePlan::new(self.device.index, &request, !strict.is_empty());
-        if plan.has_rules(Family::V4) {
-            self.accept_marked_sources();
-            if !strict.is_empty() {
-                log::info!("strict reverse path filtering on {strict:?}: the server is let in");
-            }
-        }
+        let plan = RoutePlan::new(self.tunnel, &request, !strict.is_empty());
         if let Err(error) = self.reconcile(&plan) {
             let former = self.plan.clone();
             if let Err(second) = self.reconcile(&former) {
                 log::error!("the former routes could not all be restored: {second}");
             }
             return Err(error);
+        }
+        if plan.has_rules_for(Family::V4) {
+            self.accept_marked_sources();
+            if !strict.is_empty() {
+                log::info!("strict reverse path filtering on {strict:?}: the server is let in");
+            }
         }
         self.plan = plan;
         Ok(())
@@ -227,10 +257,10 @@ impl ClientRoutes {
         if !request.prefixes.iter().any(is_v6) {
             return Ok(request);
         }
-        match link::ipv6_state(&self.device.name) {
+        match link::ipv6_state(&self.name) {
             Ipv6State::On => {}
             Ipv6State::OffHere => {
-                return Err(RoutesError::Ipv6Off { device: self.device.name.clone() });
+                return Err(RoutesError::Ipv6Off { device: self.name.clone() });
             }
             Ipv6State::OffEverywhere => {
                 log::warn!("this host has no IPv6: the IPv6 prefixes are not routed");
@@ -242,16 +272,8 @@ impl ClientRoutes {
 
     /// Brings the kernel's state of this tunnel to `plan`. Returns how much was missing.
     fn reconcile(&mut self, plan: &RoutePlan) -> Result<usize, RoutesError> {
-        let (device, table) = (self.device.index, own_table(self.device.index));
         let netlink = &mut self.netlink;
-        let mut present = RoutePlan::default();
-        for family in Family::ALL {
-            let routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
-            let is_own = |route: &Route| route.device == Some(device) || route.table == table;
-            present.routes.extend(routes.into_iter().filter(is_own));
-            let rules = netlink.rules_of_protocol(family, ROUTE_PROTOCOL)?;
-            present.rules.extend(rules.into_iter().filter(|rule| owner(rule) == Some(table)));
-        }
+        let mut present = present(netlink, self.tunnel)?;
         let mut added = 0;
         for route in plan.routes.iter().filter(|route| !present.routes.contains(route)) {
             added += 1;
@@ -264,14 +286,9 @@ impl ClientRoutes {
             added += 1;
             tolerate(netlink.add_rule(rule), NetlinkError::is_exists)?;
         }
-        // The rule into the tunnel goes before the one that shields the main table from it.
-        present.rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
-        for rule in present.rules.iter().filter(|rule| !plan.rules.contains(rule)) {
-            tolerate(netlink.delete_rule(rule), NetlinkError::is_not_found)?;
-        }
-        for route in present.routes.iter().filter(|route| !plan.routes.contains(route)) {
-            tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
-        }
+        present.rules.retain(|rule| !plan.rules.contains(rule));
+        present.routes.retain(|route| !plan.routes.contains(route));
+        remove(netlink, present)?;
         Ok(added)
     }
 
@@ -295,7 +312,7 @@ impl ClientRoutes {
     }
 
     fn another_tunnel_has_rules(&mut self) -> Result<bool, NetlinkError> {
-        let table = own_table(self.device.index);
+        let table = self.tunnel.table;
         let rules = self.netlink.rules_of_protocol(Family::V4, ROUTE_PROTOCOL)?;
         Ok(rules.iter().filter_map(owner).any(|owner| owner != table))
     }
@@ -307,47 +324,36 @@ impl Drop for ClientRoutes {
             return;
         }
         if let Err(error) = self.clear() {
-            log::error!("routes were left behind; the next start removes them: {error}");
+            log::error!("routes were left behind; the next start mends that: {error}");
         }
     }
 }
 
-/// Removes the routes and rules of tunnels that no longer run, whoever made them; running tunnels
-/// are left alone. Returns how many were removed. Needs `CAP_NET_ADMIN` only if there are any.
-///
-/// # Errors
-/// [`NetlinkError`].
-pub fn repair(netlink: &mut Netlink) -> Result<usize, NetlinkError> {
-    let running: Vec<u32> =
-        netlink.links()?.iter().filter(|link| is_held_tun(link)).map(|link| link.index).collect();
-    let is_running = |table: u32| running.iter().any(|index| own_table(*index) == table);
-    let mut removed = 0;
+/// What the kernel has of a tunnel.
+fn present(netlink: &mut Netlink, tunnel: Tunnel) -> Result<RoutePlan, NetlinkError> {
+    let Tunnel { device, table } = tunnel;
+    let mut present = RoutePlan::default();
     for family in Family::ALL {
-        let mut rules = netlink.rules_of_protocol(family, ROUTE_PROTOCOL)?;
-        rules.retain(|rule| owner(rule).is_some_and(|table| !is_running(table)));
-        rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
-        for rule in &rules {
-            tolerate(netlink.delete_rule(rule), NetlinkError::is_not_found)?;
-        }
-        let mut routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
-        routes.retain(|route| match route.device {
-            Some(device) => !running.contains(&device),
-            None => !is_running(route.table),
-        });
-        for route in &routes {
-            tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
-        }
-        removed += rules.len() + routes.len();
+        let routes = netlink.routes_of_protocol(family, ROUTE_PROTOCOL)?;
+        let is_own = |route: &Route| route.device == Some(device) || route.table == table;
+        present.routes.extend(routes.into_iter().filter(is_own));
+        let rules = netlink.rules_of_protocol(family, ROUTE_PROTOCOL)?;
+        present.rules.extend(rules.into_iter().filter(|rule| owner(rule) == Some(table)));
     }
-    if removed > 0 {
-        log::info!("removed {removed} routes and rules that a crashed run left behind");
-    }
-    Ok(removed)
+    Ok(present)
 }
 
-/// Whether a process holds a queue of this TUN device.
-fn is_held_tun(link: &Link) -> bool {
-    link.kind.as_deref() == Some("tun") && link.carrier
+/// Removes routes and rules; what is gone already is no matter.
+fn remove(netlink: &mut Netlink, mut surplus: RoutePlan) -> Result<(), NetlinkError> {
+    // The rule into the tunnel goes before the one that shields the main table from it.
+    surplus.rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+    for rule in &surplus.rules {
+        tolerate(netlink.delete_rule(rule), NetlinkError::is_not_found)?;
+    }
+    for route in &surplus.routes {
+        tolerate(netlink.delete_route(route), NetlinkError::is_not_found)?;
+    }
+    Ok(())
 }
 
 fn tolerate(

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use socket2::SockRef;
 
 use super::{
-    ClientRoutes, MARK_DEFAULT, RouteRequest, RoutesError, own_table, repair,
+    ClientRoutes, Leftovers, MARK_DEFAULT, RouteRequest, RoutesError, own_table,
     strict_reverse_path_interfaces,
 };
 use crate::host::link;
@@ -49,10 +49,6 @@ fn open_tun(host: &Host, name: &str) -> TunDevice {
 
 fn install(host: &Host, tun: &str, prefixes: &[&str]) -> Result<ClientRoutes, RoutesError> {
     host.run(|| ClientRoutes::install(tun, &request(prefixes))).unwrap()
-}
-
-fn repaired(host: &Host) -> usize {
-    host.run(|| repair(&mut Netlink::open().unwrap()).unwrap()).unwrap()
 }
 
 fn ip(host: &Host, arguments: &str) -> String {
@@ -173,42 +169,163 @@ fn removing_works_after_the_device_is_gone() {
     assert_eq!(snapshot(&lab.client), before);
 }
 
-#[test]
-fn a_crash_is_repaired_without_touching_a_tunnel_that_runs() {
-    let lab = lab();
-    let _living_tun = open_tun(&lab.client, "alive0");
-    let living = install(&lab.client, "alive0", &["0.0.0.0/0", "fd00:2::/32"]).unwrap();
-    let before = snapshot(&lab.client);
+/// A tunnel whose daemon is killed: what it has put in place stays.
+fn crash(host: &Host, tun: TunDevice, prefixes: &[&str]) {
+    std::mem::forget(install(host, &tun.name, prefixes).unwrap());
+    close(host, tun);
+}
 
-    let tun = open_tun(&lab.client, "dead0");
-    let crashed = install(&lab.client, "dead0", FULL).unwrap();
-    std::mem::forget(crashed);
+/// Gives a TUN device up. A child process that has just been started may hold it a moment longer.
+fn close(host: &Host, tun: TunDevice) {
+    let name = tun.name.clone();
     drop(tun);
-    assert_ne!(snapshot(&lab.client), before, "rules outlive their device");
-    assert_eq!(repaired(&lab.client), 6, "two rules and a route that refuses per family");
-    assert_eq!(snapshot(&lab.client), before);
-    assert_eq!(repaired(&lab.client), 0);
-    drop(living);
+    let mut netlink = host.run(|| Netlink::open().unwrap()).unwrap();
+    crate::lab::wait_until(Duration::from_secs(10), "the device to be closed", || {
+        let gone = netlink.link(&name).map_or(true, |link| !link.carrier);
+        gone.then_some(())
+    })
+    .unwrap();
+}
+
+/// Whether the host cannot send to an address.
+fn refuses(host: &Host, address: &str) -> bool {
+    let mut lookup = host.command("ip").unwrap();
+    !lookup.args(["route", "get", address]).output().unwrap().status.success()
+}
+
+fn leftovers(host: &Host) -> Leftovers {
+    host.run(|| Leftovers::find(&mut Netlink::open().unwrap()).unwrap()).unwrap()
 }
 
 #[test]
-fn the_next_start_repairs_by_itself_even_on_a_persistent_device() {
+fn a_killed_tunnel_takes_its_own_over_without_a_gap() {
+    let lab = lab();
+    let clean = snapshot(&lab.client);
+    crash(&lab.client, open_tun(&lab.client, "vpn0"), FULL);
+    for round in 0..2 {
+        assert!(refuses(&lab.client, "203.0.113.9") && refuses(&lab.client, "2001:db8:9::9"));
+        let tun = open_tun(&lab.client, "vpn0");
+        let told = told(&lab.client, || crash(&lab.client, tun, FULL));
+        // The routes through the device come and go with it, and no others.
+        let (gone, added): (Vec<_>, Vec<_>) = told.iter().partition(|it| it.starts_with("Deleted"));
+        assert!(told.iter().all(|it| it.contains("dev vpn0")), "round {round}: {told:#?}");
+        // Of those that go with the device, the kernel tells the IPv6 ones only.
+        assert_eq!((added.len(), gone.len()), (6, 3), "round {round}: {told:#?}");
+    }
+    // The next one wants less, and under another mark.
+    let less = RouteRequest { mark: MARK_DEFAULT + 1, ..request(&["0.0.0.0/0"]) };
+    let tun = open_tun(&lab.client, "vpn0");
+    let install = || lab.client.run(|| ClientRoutes::install("vpn0", &less).unwrap()).unwrap();
+    let mut routes = None;
+    let told = told(&lab.client, || routes = Some(install()));
+    let first_gone = told.iter().position(|it| it.starts_with("Deleted")).unwrap();
+    let last_added = told.iter().rposition(|it| !it.starts_with("Deleted")).unwrap();
+    assert!(last_added < first_gone, "{told:#?}");
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
+    assert_eq!(leaves_by(&lab.client, "2001:db8:9::9", 0), "link0");
+    drop(routes);
+    close(&lab.client, tun);
+    assert_eq!(snapshot(&lab.client), clean);
+}
+
+#[test]
+fn a_start_that_fails_leaves_a_killed_tunnel_shut() {
+    let lab = lab();
+    crash(&lab.client, open_tun(&lab.client, "vpn0"), FULL);
+    let shut = snapshot(&lab.client);
+    ip(&lab.client, "route add 10.0.0.0/8 via 198.51.100.254");
+    let tun = open_tun(&lab.client, "vpn0");
+    assert!(matches!(install(&lab.client, "vpn0", FULL), Err(RoutesError::Taken { .. })));
+    close(&lab.client, tun);
+    ip(&lab.client, "route delete 10.0.0.0/8");
+    assert_eq!(snapshot(&lab.client), shut);
+}
+
+#[test]
+fn a_killed_tunnel_stays_shut_until_another_takes_as_much() {
+    let lab = lab();
+    let alive_tun = open_tun(&lab.client, "alive0");
+    let alive = install(&lab.client, "alive0", &["10.0.0.0/8", "fd00:2::/32"]).unwrap();
+    let before = snapshot(&lab.client);
+    crash(&lab.client, open_tun(&lab.client, "dead0"), &["0.0.0.0/0", "::/0"]);
+    assert!(leftovers(&lab.client).shut_anything());
+
+    let is_shut = |v4: bool, v6: bool| {
+        assert_eq!(refuses(&lab.client, "203.0.113.9"), v4);
+        assert_eq!(refuses(&lab.client, "2001:db8:9::9"), v6);
+    };
+    is_shut(true, true);
+    // Nor do the leftovers keep others from what they lead into a tunnel.
+    assert_eq!(leaves_by(&lab.client, "10.7.7.7", 0), "alive0");
+    let tun = open_tun(&lab.client, "vpn0");
+    drop(install(&lab.client, "vpn0", &["172.16.0.0/12"]).unwrap());
+    is_shut(true, true);
+    let routes = install(&lab.client, "vpn0", &["0.0.0.0/0"]).unwrap();
+    is_shut(false, true);
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
+    drop(routes);
+    is_shut(false, true);
+    drop(install(&lab.client, "vpn0", &["::/1", "8000::/1", "::/0"]).unwrap());
+    is_shut(false, false);
+    close(&lab.client, tun);
+    assert_eq!(snapshot(&lab.client), before, "the tunnel that runs was left alone");
+    assert!(!leftovers(&lab.client).shut_anything());
+    drop((alive, alive_tun));
+}
+
+#[test]
+fn a_tunnel_that_runs_under_another_name_now_is_not_taken_for_dead() {
+    let lab = lab();
+    let _tun = open_tun(&lab.client, "vpn0");
+    let _routes = install(&lab.client, "vpn0", FULL).unwrap();
+    ip(&lab.client, "link set vpn0 down");
+    ip(&lab.client, "link set vpn0 name vpn1");
+    ip(&lab.client, "link set vpn1 up");
+    ip(&lab.client, &format!("route add default dev vpn1 table {} proto 193", own_table("vpn0")));
+    assert!(!leftovers(&lab.client).shut_anything());
+}
+
+#[test]
+fn where_a_killed_tunnel_had_its_server_is_remembered() {
+    let lab = lab();
+    let server_of = |tun: &str| leftovers(&lab.client).server_of(tun);
+    assert_eq!(server_of("vpn0"), None);
+    let tun = open_tun(&lab.client, "vpn0");
+    let single = RouteRequest {
+        outside: vec![(SERVER_V6, 4500).into()],
+        ..request(&["0.0.0.0/0", "198.18.0.1/32"])
+    };
+    std::mem::forget(lab.client.run(|| ClientRoutes::install("vpn0", &single).unwrap()).unwrap());
+    assert_eq!(server_of("vpn0"), None, "it runs");
+    close(&lab.client, tun);
+    assert_eq!(server_of("vpn0"), Some(SERVER_V6.into()), "although it takes IPv4 only");
+    assert_eq!(server_of("vpn%d"), Some(SERVER_V6.into()));
+    assert_eq!(server_of("vpn1"), None, "that is another tunnel's");
+}
+
+#[test]
+fn a_persistent_device_that_nobody_holds_counts_as_killed() {
     let lab = lab();
     let before = snapshot(&lab.client);
     ip(&lab.client, "tuntap add dev keep0 mode tun multi_queue");
-    let tun = open_tun(&lab.client, "keep0");
-    std::mem::forget(install(&lab.client, "keep0", FULL).unwrap());
-    drop(tun);
+    crash(&lab.client, open_tun(&lab.client, "keep0"), FULL);
 
-    let _other_tun = open_tun(&lab.client, "vpn0");
+    let tun = open_tun(&lab.client, "vpn0");
     let clean = snapshot_without(&lab.client, "keep0");
-    let routes = install(&lab.client, "vpn0", &["10.0.0.0/8"]).unwrap();
-    assert_eq!(ip(&lab.client, "-4 rule").lines().count(), 3, "the kernel's own");
-    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "link0");
+    let routes = install(&lab.client, "vpn0", &["0.0.0.0/0", "::/0"]).unwrap();
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
+    assert_eq!(ip(&lab.client, "-4 rule").lines().count(), 5, "the kernel's own and two");
     lab.client.run(|| routes.remove().unwrap()).unwrap();
     assert_eq!(snapshot_without(&lab.client, "keep0").last(), clean.last());
+    assert_eq!(ip(&lab.client, "-4 rule").lines().count(), 3, "the kernel's own");
+
+    // And takes its own over.
+    let kept = open_tun(&lab.client, "keep0");
+    drop(install(&lab.client, "keep0", FULL).unwrap());
+    assert_eq!(ip(&lab.client, "-4 rule").lines().count(), 3);
     ip(&lab.client, "link delete keep0");
-    drop(_other_tun);
+    close(&lab.client, tun);
+    close(&lab.client, kept);
     assert_eq!(snapshot(&lab.client), before);
 }
 
@@ -225,32 +342,41 @@ fn an_update_changes_only_what_differs() {
     let lab = lab();
     let _tun = open_tun(&lab.client, "vpn0");
     let mut routes = install(&lab.client, "vpn0", &["10.0.0.0/8", "10.2.0.0/16"]).unwrap();
-    // A monitor sees what the kernel is told.
-    let mut monitor = lab.client.command("ip").unwrap();
+    let events = told(&lab.client, || {
+        let mut update = |prefixes| routes.update(&request(prefixes)).unwrap();
+        lab.client.run(|| update(&["10.0.0.0/8", "10.3.0.0/16"])).unwrap();
+        lab.client.run(|| update(&["10.0.0.0/8", "0.0.0.0/0"])).unwrap();
+    });
+    assert!(!events.iter().any(|event| event.contains("10.0.0.0/8")), "{events:#?}");
+    assert_eq!(events.len(), 10, "{events:#?}");
+    assert!(events[0].contains("10.3.0.0/16") && events[1].starts_with("Deleted 10.2.0.0/16"));
+    assert!(events[2].starts_with("default") && events[3].starts_with("unreachable default"));
+    assert!(events[4].starts_with("192.0.2.1") && events[5].starts_with("unreachable 192.0.2.1"));
+    assert!(events[6].starts_with("unreachable 2001:db8::1"));
+    assert!(events[7].contains("suppress_prefixlength 0"));
+    assert!(events[8].contains("not from all fwmark 0xc1"));
+    assert!(events[9].starts_with("Deleted 10.3.0.0/16"));
+    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
+}
+
+/// What the kernel was told of routes and rules of tunnels while `work` was done, by `ip monitor`.
+fn told(host: &Host, work: impl FnOnce()) -> Vec<String> {
+    let mut monitor = host.command("ip").unwrap();
     let mut monitor = monitor
         .args(["-oneline", "monitor", "route", "rule"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    wait_for_monitor(&lab.client, monitor.id());
-    lab.client.run(|| routes.update(&request(&["10.0.0.0/8", "10.3.0.0/16"])).unwrap()).unwrap();
-    lab.client.run(|| routes.update(&request(&["10.0.0.0/8", "0.0.0.0/0"])).unwrap()).unwrap();
-    ip(&lab.client, "route add 10.99.0.0/16 dev lo");
+    wait_for_monitor(host, monitor.id());
+    work();
+    ip(host, "route add 198.19.0.0/16 dev lo");
     let output = BufReader::new(monitor.stdout.take().unwrap());
-    let seen: Vec<String> =
-        output.lines().map(Result::unwrap).take_while(|line| !line.contains("10.99")).collect();
+    let lines = output.lines().map(Result::unwrap).take_while(|line| !line.contains("198.19."));
+    let told = lines.filter(|line| line.contains("proto 193")).collect();
     monitor.kill().unwrap();
     monitor.wait().unwrap();
-    let seen = seen.join("\n");
-    assert!(!seen.contains("10.0.0.0/8"), "{seen}");
-    let events: Vec<&str> = seen.lines().collect();
-    assert_eq!(events.len(), 7, "{seen}");
-    assert!(events[0].contains("10.3.0.0/16") && events[1].starts_with("Deleted 10.2.0.0/16"));
-    assert!(events[2].starts_with("default") && events[3].starts_with("unreachable default"));
-    assert!(events[4].contains("suppress_prefixlength 0"));
-    assert!(events[5].contains("not from all fwmark 0xc1"));
-    assert!(events[6].starts_with("Deleted 10.3.0.0/16"));
-    assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
+    ip(host, "route delete 198.19.0.0/16 dev lo");
+    told
 }
 
 /// Waits until `ip monitor` listens: its netlink socket has groups.
@@ -307,8 +433,8 @@ fn ipv6_prefixes_never_leak_past_a_device_without_ipv6() {
     // With no IPv6 on the host at all there is nothing to leak.
     switch_off("all");
     let routes = install(&lab.client, "vpn0", FULL).unwrap();
-    assert!(routes.installed().has(crate::host::netlink::Family::V4));
-    assert!(!routes.installed().has(crate::host::netlink::Family::V6));
+    let leads_through = |all: &str| routes.installed().leads_through(&all.parse().unwrap());
+    assert!(leads_through("0.0.0.0/0") && !leads_through("::/0"));
 }
 
 /// Set in the environment of the test program when the next test runs it again.
@@ -350,9 +476,9 @@ fn an_ordinary_user_needs_nothing_but_cap_net_admin() {
 }
 
 #[test]
-fn tables_of_living_devices_differ() {
-    assert_ne!(own_table(7), own_table(8));
-    assert_eq!(own_table(7), 1_930_000_007);
+fn a_name_has_the_same_table_for_ever() {
+    assert_eq!(own_table("corelane0"), 1_938_771_829, "the documentation names it");
+    assert_ne!(own_table("corelane0"), own_table("corelane1"));
 }
 
 #[test]
@@ -373,7 +499,7 @@ fn what_the_device_cannot_take_is_refused_and_routes_come_back_with_it() {
     ip(&lab.client, "link set vpn0 up");
     assert!(refused("203.0.113.1"), "the kernel has forgotten the routes");
     ip(&lab.client, "address add fd00:c::2/64 dev vpn0 nodad");
-    assert_eq!(routes.restore().unwrap(), 4);
+    assert_eq!(routes.restore().unwrap(), 6);
     assert_eq!(snapshot(&lab.client), whole);
     assert_eq!(routes.restore().unwrap(), 0);
     ip(&lab.client, "rule del priority 32765");
