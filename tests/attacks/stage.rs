@@ -23,9 +23,10 @@ pub(crate) const SERVER: SocketAddrV4 = SocketAddrV4::new(addresses::SERVER_V4, 
 /// and the scratch space, which weigh what was ever received into them, are the most of it.
 const GROWTH_MAX: u64 = 4 << 20;
 
-/// What a daemon says whose TUN device the kernel is slow to take down, as it is while many
-/// namespaces come and go.
-const SLOW_KERNEL: [&str; 2] = ["did not stop in time", "have not stopped within"];
+/// What a daemon says whose TUN device the kernel is slow to bring up or to take down, as it is
+/// while many namespaces come and go.
+const SLOW_KERNEL: [&str; 3] =
+    ["did not stop in time", "have not stopped within", "into operation within"];
 
 /// Drops, by reason.
 pub(crate) type Drops = BTreeMap<String, u64>;
@@ -88,7 +89,7 @@ impl Stage {
         self.tunnel.start_server();
         self.tunnel.start_client();
         self.tunnel.await_echoes();
-        ping(self.tunnel.lab.client(), SERVER_V4, "-f -c 100 -s 1200");
+        ping(self.tunnel.lab.client(), SERVER_V4, "-i 0 -c 100 -s 1200");
         self.before = [Vitals::of(&self.tunnel.server), Vitals::of(&self.tunnel.client)];
     }
 

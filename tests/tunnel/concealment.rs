@@ -16,7 +16,7 @@ fn only_sealed_messages_cross_the_link() {
     let tunnel = Tunnel::start(Options::default());
     let marker = [0xa7; 16];
     let mut wire = capture(tunnel.lab.server(), LINK);
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 20 -s 256 -p a7");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 20 -s 256 -p a7");
     let mut seen = 0;
     while let Some(packet) = wire.receive().unwrap() {
         let bytes = packet.packet;

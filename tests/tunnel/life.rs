@@ -40,7 +40,7 @@ fn a_client_that_was_killed_connects_at_once_when_started_again() {
     tunnel.client.kill();
     tunnel.start_client();
     tunnel.await_echoes();
-    ping(tunnel.lab.client(), SERVER_V6, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V6, "-i 0 -c 10");
 }
 
 #[test]
@@ -75,6 +75,6 @@ fn a_broken_configuration_changes_nothing() {
     fs::write(tunnel.server.config_file(), "[server]\nlisen = 3\n").unwrap();
     tunnel.server.signal("HUP");
     tunnel.server.await_log("configuration not applied");
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
     fs::write(tunnel.server.config_file(), sound).unwrap();
 }

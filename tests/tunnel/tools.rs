@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::harness::PATIENCE;
 
+/// How long a ping may take, in seconds.
+const PING_WITHIN_S: u32 = 15;
+
 /// A program that was started on a host; killed when dropped.
 pub(crate) struct Running {
     command: String,
@@ -138,16 +141,24 @@ impl PingSummary {
     }
 }
 
-/// Pings with these flags; every echo must come back.
+/// Pings until as many echoes have come back as `-c` in `flags` says, of which none may be lost. As
+/// fast as they come back with `-i 0`, which is a flood (ping -f) that tells of each.
+///
+/// Under a deadline ping sends on while echoes are under way, and ends with the last that it wants.
+/// So those may be missing that were sent last, and none before one that has come back. Returns how
+/// many were sent.
 #[track_caller]
-pub(crate) fn ping(host: &Host, to: impl Into<IpAddr>, flags: &str) {
-    let finished = attempt(host, &format!("ping -n -W 5 -w 10 {flags} {}", to.into()));
-    let PingSummary { sent, received } = PingSummary::of(&finished);
-    // Under a deadline it ends with the last answer it wants, when more may be on their way: never
-    // as many as it has once seen under way at a time, which it calls the pipe if there were two.
-    let pipe = finished.stdout.split_once("pipe ").map_or("", |(_, rest)| rest);
-    let pipe = pipe.split(|it: char| !it.is_ascii_digit()).next().unwrap().parse().unwrap_or(1);
-    assert!(received > 0 && sent - received < pipe, "{finished:#?}");
+pub(crate) fn ping(host: &Host, to: impl Into<IpAddr>, flags: &str) -> u32 {
+    let finished = attempt(host, &format!("ping -n -w {PING_WITHIN_S} {flags} {}", to.into()));
+    let number = |line: &str| {
+        let (_, rest) = line.split_once("icmp_seq=")?;
+        rest.split(|it: char| !it.is_ascii_digit()).next()?.parse::<u16>().ok()
+    };
+    let echoes = finished.stdout.lines().filter(|line| line.contains(" bytes from "));
+    let echoes: Vec<_> = echoes.map(|line| number(line).unwrap()).collect();
+    let all: Vec<_> = (1..).take(echoes.len()).collect();
+    assert!(finished.status.success() && echoes == all, "{finished:#?}");
+    PingSummary::of(&finished).sent
 }
 
 /// One echo, and whether it came back in time.
