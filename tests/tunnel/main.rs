@@ -5,6 +5,7 @@
 
 mod daemon;
 mod harness;
+mod load;
 mod snapshot;
 mod tools;
 
@@ -19,6 +20,7 @@ mod loops;
 mod marks;
 mod mtu;
 mod nat;
+mod order;
 mod privileges;
 mod roaming;
 mod routing;

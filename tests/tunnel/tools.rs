@@ -254,10 +254,37 @@ pub(crate) fn transfer(from: &Host, to: &Host, address: impl Into<IpAddr>, len: 
 
 /// A counter of the host's kernel, such as `Tcp` and `InCsumErrors` (proc_net_snmp).
 pub(crate) fn snmp(host: &Host, protocol: &str, counter: &str) -> u64 {
-    let text = run(host, "cat /proc/net/snmp");
+    kernel_counter(host, "/proc/net/snmp", protocol, counter)
+}
+
+/// One of IPv6, such as `Udp6RcvbufErrors`.
+pub(crate) fn snmp6(host: &Host, counter: &str) -> u64 {
+    let text = run(host, "cat /proc/net/snmp6");
+    let mut pairs = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    pairs.find(|(name, _)| *name == counter).unwrap().1.trim().parse().unwrap()
+}
+
+/// One of those that Linux has beyond the standard's, such as `TcpExt` and `TCPOFOQueue`.
+pub(crate) fn netstat(host: &Host, protocol: &str, counter: &str) -> u64 {
+    kernel_counter(host, "/proc/net/netstat", protocol, counter)
+}
+
+fn kernel_counter(host: &Host, file: &str, protocol: &str, counter: &str) -> u64 {
+    let text = run(host, &format!("cat {file}"));
     let prefix = format!("{protocol}: ");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut pairs = names.split(' ').zip(values.split(' '));
     pairs.find(|(name, _)| *name == counter).unwrap().1.parse().unwrap()
+}
+
+/// Datagrams and packets that queues of a host's kernel had no room for: of a TUN device, of UDP
+/// sockets, where one that was joined from many counts as one, and of TCP connections.
+pub(crate) fn found_no_room(host: &Host, tun: &str) -> u64 {
+    let text = run(host, &format!("ip -s -json link show {tun}"));
+    let links: Value = serde_json::from_str(&text).unwrap();
+    let tun = links[0]["stats64"]["tx"]["dropped"].as_u64().unwrap();
+    let udp = snmp(host, "Udp", "RcvbufErrors") + snmp6(host, "Udp6RcvbufErrors");
+    let tcp = ["TCPBacklogDrop", "TCPRcvQDrop", "TCPOFODrop", "RcvPruned", "OfoPruned"];
+    tun + udp + tcp.map(|counter| netstat(host, "TcpExt", counter)).iter().sum::<u64>()
 }
