@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
 use corelane::lab::{LINK, LabOptions, wait_until};
+use corelane::limits::{GSO_SEGMENTS_MAX, UDP_PAYLOAD_MAX};
 use corelane::telemetry::status::{PeerStatus, StatusReport};
 
 use crate::harness::{
-    CLIENT_V4, CLIENT_V6, Options, PATIENCE, PORT, SERVER_V4, SERVER_V6, Tunnel, capture,
+    CLIENT_V4, CLIENT_V6, Options, PATIENCE, PORT, SERVER_V4, SERVER_V6, TUN, Tunnel, capture,
 };
-use crate::tools::ping;
+use crate::load::unspecified;
+use crate::tools::{found_no_room, ping};
 
 /// Far larger than a page, and not a multiple of what a super-packet holds.
 const JUMBO_MTU: usize = 34_816;
@@ -63,6 +65,56 @@ fn carries_jumbo_packets(options: Options) {
     for session in [tunnel.client_session(), tunnel.server_session()] {
         assert!(session.paths.iter().all(|it| it.plaintext_max == JUMBO_MTU), "{session:#?}");
     }
+}
+
+/// A sender that is held back by nothing loses what its host cannot queue; nothing is lost
+/// without a count, and what counts it is not the tunnel.
+#[test]
+fn datagrams_as_fast_as_they_can_be_sent() {
+    let tunnel = Tunnel::start(Options { workers: (2, 2), ..Options::default() });
+    let hosts = [tunnel.lab.server(), tunnel.lab.client()];
+    let count = || hosts.iter().map(|host| found_no_room(host, TUN)).sum::<u64>();
+    for address in [IpAddr::from(SERVER_V4), IpAddr::from(SERVER_V6)] {
+        for flags in ["-t 3 -u -b 0 -l 1300", "-t 3 -u -b 0 -l 1300 -R"] {
+            let before = count();
+            let report = tunnel.iperf(address, flags);
+            let (lost, sent) = report.lost();
+            let (lost, sent) = (u64::try_from(lost).unwrap(), u64::try_from(sent).unwrap());
+            let found_no_room = count() - before;
+            let what = format!("{flags}: {lost} of {sent} lost, {found_no_room} counted");
+            assert!(sent > 3000 && sent - lost > sent / 100, "{what}");
+            assert!(lost <= found_no_room * GSO_SEGMENTS_MAX as u64, "{what}");
+        }
+    }
+    assert_eq!(tunnel.drops(), [BTreeMap::new(), BTreeMap::new()]);
+}
+
+/// The largest datagram there is, the smallest, and one as any other, of which each arrives.
+#[test]
+fn datagrams_of_extreme_lengths() {
+    let tunnel = Tunnel::start(Options { workers: (2, 2), ..Options::default() });
+    let (server, client) = (tunnel.lab.server(), tunnel.lab.client());
+    for (from, to, address) in [
+        (client, server, IpAddr::from(SERVER_V4)),
+        (client, server, SERVER_V6.into()),
+        (server, client, CLIENT_V4.into()),
+        (server, client, CLIENT_V6.into()),
+    ] {
+        let address = SocketAddr::new(address, 0);
+        let receiving = to.run(|| UdpSocket::bind(address)).unwrap().unwrap();
+        receiving.set_read_timeout(Some(PATIENCE)).unwrap();
+        let target = receiving.local_addr().unwrap();
+        let sending = from.run(|| UdpSocket::bind((unspecified(address.ip()), 0))).unwrap();
+        let sending = sending.unwrap();
+        let mut received = vec![0; 1 << 16];
+        for len in [UDP_PAYLOAD_MAX, 5, 0, 8000, 5] {
+            let sent: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            sending.send_to(&sent, target).unwrap();
+            let (received_len, _) = receiving.recv_from(&mut received).unwrap();
+            assert!(received[..received_len] == sent, "{received_len} bytes of {len} to {target}");
+        }
+    }
+    assert_eq!(tunnel.drops(), [BTreeMap::new(), BTreeMap::new()]);
 }
 
 #[test]
