@@ -9,6 +9,7 @@ mod load;
 mod snapshot;
 mod tools;
 
+mod bound;
 mod concealment;
 mod endpoints;
 mod fallbacks;
