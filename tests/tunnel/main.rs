@@ -18,6 +18,7 @@ mod keys;
 mod life;
 mod lifecycle;
 mod loops;
+mod lossy;
 mod marks;
 mod mtu;
 mod nat;
