@@ -13,6 +13,7 @@ mod bound;
 mod concealment;
 mod endpoints;
 mod fallbacks;
+mod footprint;
 mod interface;
 mod keys;
 mod life;
