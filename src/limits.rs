@@ -271,6 +271,10 @@ pub const INTERFACE_MEND_PAUSE_FIRST: Duration = Duration::from_secs(1);
 pub const INTERFACE_MEND_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Messages about interfaces read before other sources have their turn.
 pub const INTERFACE_NEWS_PER_TURN: usize = 64;
+/// How long the kernel may take to put the addresses of the TUN device into operation.
+pub const ADDRESSES_USABLE_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is looked whether it has.
+pub const ADDRESSES_LOOK_EVERY: Duration = Duration::from_micros(200);
 /// How long a clean stop waits for the workers to leave off.
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long it then waits for the kernel to close their TUN queues and sockets.

@@ -33,7 +33,9 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    let fixed_flows = true;
+    let (tun, upkeep) =
+        tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;

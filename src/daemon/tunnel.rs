@@ -31,10 +31,14 @@ pub(super) fn allow_many_files() {
 }
 
 /// Opens the TUN device with a queue for each worker, gives it its addresses and brings it up.
+///
+/// With `fixed_flows` every flow stays on the queue that the kernel has chosen, as must be on one
+/// side of a session: where each follows the other, both may go round for ever.
 pub(super) fn open_tun(
     config: &TunConfig,
     addresses: &[IpNet],
     queues: usize,
+    fixed_flows: bool,
     tuning: &TuningConfig,
 ) -> Result<(TunDevice, Upkeep), DaemonError> {
     let mut netlink = Netlink::open().map_err(LinkError::from)?;
@@ -43,7 +47,10 @@ pub(super) fn open_tun(
         tcp: tuning.tun_checksum_offload.wanted() && tuning.tun_tcp_segmentation.wanted(),
         udp: tuning.tun_checksum_offload.wanted() && tuning.tun_udp_segmentation.wanted(),
     };
-    let device = TunDevice::open(&config.name, queues, wish)?;
+    let mut device = TunDevice::open(&config.name, queues, wish)?;
+    if fixed_flows {
+        device.fix_flows()?;
+    }
     let granted = device.offloads;
     warn_if_absent("tun_checksum_offload", tuning.tun_checksum_offload, granted.checksum);
     warn_if_absent("tun_tcp_segmentation", tuning.tun_tcp_segmentation, granted.tcp);

@@ -36,7 +36,9 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    let (tun, upkeep) = tunnel::open_tun(&config.tun, &config.addresses, workers, &config.tuning)?;
+    let fixed_flows = false;
+    let (tun, upkeep) =
+        tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;

@@ -92,14 +92,16 @@ impl SourceLimiter {
             Admission::Admit
         } else if !proves_address() {
             Admission::Challenge
-        } else if self.regulars.take(now, from.into()) {
-            Admission::Admit
-        // The source comes first: one alone cannot use up what its network has.
-        } else if self.proved.take(now, source) && self.networks.take(now, source.into()) {
+        } else if self.regulars.take(now, from.into()) || self.takes_from_proved(now, source) {
             Admission::Admit
         } else {
             Admission::Refuse
         }
+    }
+
+    /// The source comes first: one alone cannot use up what its network has.
+    fn takes_from_proved(&mut self, now: Instant, source: Source) -> bool {
+        self.proved.take(now, source) && self.networks.take(now, source.into())
     }
 
     /// A peer has a session that it asked for from `origin`.

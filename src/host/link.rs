@@ -1,9 +1,13 @@
 //! Brings the TUN device up.
 
+use std::thread;
+
 use ipnet::IpNet;
 
 use super::netlink::{Family, Netlink, NetlinkError};
 use super::sysctl;
+use crate::limits::{ADDRESSES_LOOK_EVERY, ADDRESSES_USABLE_WITHIN};
+use crate::sys::clock;
 
 /// Whether an interface has IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +49,8 @@ pub enum LinkError {
 }
 
 /// Sets MTU, queue length and addresses of the interface `name` and brings it up. Addresses it has
-/// already stay; every address is usable at once. Where the interface has no IPv6, IPv6 addresses
-/// are left out with a warning.
+/// already stay; every address is usable when this returns. Where the interface has no IPv6, IPv6
+/// addresses are left out with a warning.
 ///
 /// # Errors
 /// [`LinkError`]; the interface may then be half configured and should be given up.
@@ -79,7 +83,32 @@ pub fn bring_up(
         }
     }
     netlink.set_up(index)?;
+    await_addresses(netlink, name, &usable)?;
     Ok(LinkUp { index, addresses: usable, skipped })
+}
+
+/// Waits until the host takes packets to these addresses for its own. With IPv6 it does not do so
+/// at once: the kernel leaves that to a thread of its own (`addrconf_dad_work`), which has to wait
+/// for whoever else changes the network configuration. What arrives before is lost.
+fn await_addresses(
+    netlink: &mut Netlink,
+    name: &str,
+    addresses: &[IpNet],
+) -> Result<(), NetlinkError> {
+    let deadline = clock::now() + ADDRESSES_USABLE_WITHIN;
+    for address in addresses {
+        while !netlink.is_local(address.addr())? {
+            if clock::now() >= deadline {
+                log::warn!(
+                    "the kernel has not put {address} of {name} into operation within \
+                     {ADDRESSES_USABLE_WITHIN:?}; packets to it are lost until it does"
+                );
+                return Ok(());
+            }
+            thread::sleep(ADDRESSES_LOOK_EVERY);
+        }
+    }
+    Ok(())
 }
 
 /// Whether an interface of the calling thread's network namespace has IPv6.

@@ -8,8 +8,9 @@
 //! Two properties follow, and a test proves them for every N_s, N_c and base:
 //! - a lane has exactly one sender and one receiver, so no nonce is used twice and a replay window
 //!   needs no lock;
-//! - TUN's queue selection follows the queue that last wrote a flow, so a flow that one end begins
-//!   settles on one pair of workers after at most one move.
+//! - a flow is carried by the same workers all along, after at most one move: on the server it
+//!   stays on the queue that its hash chooses, and on the client it follows, since TUN's queue
+//!   selection there takes the queue that last wrote the flow.
 
 use std::ops::Range;
 

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
@@ -59,6 +60,8 @@ pub struct TunDevice {
 #[derive(Debug)]
 pub struct TunQueue {
     file: File,
+    /// A queue that is detached, to write by; see [`TunDevice::fix_flows`].
+    writer: Option<File>,
 }
 
 /// Why a TUN device could not be opened.
@@ -169,6 +172,28 @@ impl TunDevice {
         let offloads = first.set_offloads_of(wish).map_err(refused(&name, "TUNSETOFFLOAD"))?;
         Ok(Self { name, queues, offloads })
     }
+
+    /// Has every flow stay on the queue that its hash chooses, whichever queue its packets are
+    /// written to. Without this, the kernel sends a flow to the queue that has written it last.
+    ///
+    /// The kernel takes packets from a detached queue as from any other, but does not take note
+    /// of it (`tun_get_user`, drivers/net/tun.c). So each queue gets a second descriptor, which is
+    /// detached at once, to write by. To be called before the link is up: what the kernel sends
+    /// between the two steps may be lost.
+    ///
+    /// # Errors
+    /// See [`TunError`]; the device may then be given up.
+    pub fn fix_flows(&mut self) -> Result<(), TunError> {
+        if self.queues.len() == 1 {
+            return Ok(());
+        }
+        for queue in &mut self.queues {
+            let writer = attach_queue(&self.name).map_err(refused(&self.name, "TUNSETIFF"))?;
+            set_attached(&writer, false).map_err(refused(&self.name, "TUNSETQUEUE"))?;
+            queue.writer = Some(writer);
+        }
+        Ok(())
+    }
 }
 
 impl TunQueue {
@@ -190,7 +215,7 @@ impl TunQueue {
     /// `WouldBlock` or `ENOBUFS` if there is no room, `EBADFD` if the device is gone.
     #[inline]
     pub fn write(&self, packet: &[u8]) -> io::Result<usize> {
-        (&self.file).write(packet)
+        self.writer().write(packet)
     }
 
     /// Writes one packet that lies in pieces, the first of which begins with the virtio header:
@@ -200,7 +225,12 @@ impl TunQueue {
     /// As [`TunQueue::write`].
     #[inline]
     pub fn write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&self.file).write_vectored(pieces)
+        self.writer().write_vectored(pieces)
+    }
+
+    #[inline]
+    fn writer(&self) -> &File {
+        self.writer.as_ref().unwrap_or(&self.file)
     }
 
     /// Detaches the queue, so that the kernel hands it no more packets, or attaches it again
@@ -210,18 +240,14 @@ impl TunQueue {
     /// # Errors
     /// `EINVAL` if it already is as asked.
     pub fn set_attached(&self, attached: bool) -> io::Result<()> {
-        let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
-        let mut request = link::request("");
-        request.ifr_ifru.ifru_flags = flag as libc::c_short;
-        // SAFETY: TUNSETQUEUE reads an ifreq, which `request` is.
-        check(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETQUEUE, &raw const request) })
+        set_attached(&self.file, attached)
     }
 
     /// Takes the descriptor over from `tun-rs`. The duplicate shares the open file, and the
     /// original goes away with `device`.
     fn adopt(device: SyncDevice) -> io::Result<Self> {
         device.set_nonblocking(true)?;
-        Ok(Self { file: File::from(device.as_fd().try_clone_to_owned()?) })
+        Ok(Self { file: File::from(device.as_fd().try_clone_to_owned()?), writer: None })
     }
 
     fn set_virtio_header_len(&self) -> io::Result<()> {
@@ -333,6 +359,27 @@ fn attach_queues(name: &str, queues: usize) -> Result<Vec<SyncDevice>, TunError>
         devices.push(next);
     }
     Ok(devices)
+}
+
+/// One more queue of a device that this process has open.
+fn attach_queue(name: &str) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open("/dev/net/tun")?;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let mut request = link::request(name);
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes an ifreq, which `request` is.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(file)
+}
+
+fn set_attached(queue: &File, attached: bool) -> io::Result<()> {
+    let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+    let mut request = link::request("");
+    request.ifr_ifru.ifru_flags = flag as libc::c_short;
+    // SAFETY: TUNSETQUEUE reads an ifreq, which `request` is.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETQUEUE, &raw const request) })
 }
 
 fn attach_error(name: &str, source: io::Error) -> TunError {

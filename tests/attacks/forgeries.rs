@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use corelane::lab::wait_until;
-use corelane::limits::{DATA_HEADER_LEN, REJECT_AFTER_PACKETS};
+use corelane::limits::{DATA_HEADER_LEN, DATA_OVERHEAD_LEN, REJECT_AFTER_PACKETS};
 use corelane::telemetry::drops::DropReason::{
     AuthenticationFailed, DatagramUnknownType, KeyExhausted, LaneWrong, Replayed, SessionUnknown,
 };
@@ -14,6 +14,11 @@ use crate::stage::{SERVER, Side, Stage};
 use crate::tools::{attempt, ping, start};
 use crate::wiretap::{Seen, Wall, Wiretap};
 
+/// Bytes of a data message with an echo of ping in it, and of one whose echo has 100 bytes to
+/// carry; no probe of a path is as long as either.
+const ECHO_LEN: usize = (56 + 28usize).next_multiple_of(16) + DATA_OVERHEAD_LEN;
+const WITHHELD_LEN: usize = (100 + 28usize).next_multiple_of(16) + DATA_OVERHEAD_LEN;
+
 /// A data message with a packet in it that was sent but did not arrive: nothing like it has been
 /// seen by the side that it is for.
 fn withheld(stage: &Stage, side: Side) -> Seen {
@@ -21,7 +26,7 @@ fn withheld(stage: &Stage, side: Side) -> Seen {
     let mut tap = Wiretap::open(router);
     let _wall = Wall::before(side, router);
     attempt(stage.tunnel.lab.client(), &format!("ping -n -c 1 -W 0.05 -s 100 {SERVER_V4}"));
-    tap.await_datagram(|seen| seen.is_for(side) && seen.datagram.len() > 128)
+    tap.await_datagram(|seen| seen.is_for(side) && seen.datagram.len() == WITHHELD_LEN)
 }
 
 /// Changes every bit of a data message, one at a time. Only the sender's key makes a message, so
@@ -70,7 +75,7 @@ fn no_bit_can_be_changed(side: Side) {
     let mut tap = Wiretap::open(stage.tunnel.lab.router());
     stage.attacker.send_as(from, to, &datagram);
     if side == Side::Server {
-        tap.await_datagram(|seen| seen.is_for(Side::Client) && seen.datagram.len() > 128);
+        tap.await_datagram(|seen| seen.is_for(Side::Client) && seen.datagram.len() == WITHHELD_LEN);
     }
     stage.attacker.send_as(from, to, &datagram);
     let before_replay = before.get(Replayed.name()).copied().unwrap_or_default();
@@ -95,12 +100,17 @@ fn no_bit_of_a_message_to_the_client_can_be_changed() {
 /// Data messages that pass while the client pings, at least so many for each side.
 fn recorded(stage: &Stage, count: usize) -> Vec<Seen> {
     let mut tap = Wiretap::open(stage.tunnel.lab.router());
-    ping(stage.tunnel.lab.client(), SERVER_V4, &format!("-f -c {count}"));
-    let mut seen = Vec::new();
-    while seen.len() < 2 * count {
-        seen.push(tap.await_datagram(|seen| seen.is(MessageType::Data)));
+    ping(stage.tunnel.lab.client(), SERVER_V4, &format!("-i 0 -c {count}"));
+    let mut recorded = Vec::new();
+    let mut missing = [(Side::Server, count), (Side::Client, count)];
+    while missing.iter().any(|(_, count)| *count > 0) {
+        let seen = tap.await_datagram(|seen| seen.is(MessageType::Data));
+        for (side, count) in &mut missing {
+            *count = count.saturating_sub(usize::from(seen.is_for(*side)));
+        }
+        recorded.push(seen);
     }
-    seen
+    recorded
 }
 
 #[test]
@@ -135,9 +145,9 @@ fn what_arrives_late_and_in_disorder_is_taken_once() {
         let _wall = Wall::before(Side::Server, router);
         let pings = start(client, &format!("ping -n -q -c {COUNT} -i 0.002 -W 1 {SERVER_V4}"));
         while held_back.len() < COUNT {
-            held_back.push(
-                tap.await_datagram(|seen| seen.is_for(Side::Server) && seen.datagram.len() > 100),
-            );
+            let is_echo =
+                |seen: &Seen| seen.is_for(Side::Server) && seen.datagram.len() == ECHO_LEN;
+            held_back.push(tap.await_datagram(is_echo));
         }
         drop(pings);
     }

@@ -10,6 +10,9 @@ mod daemon;
 #[allow(dead_code, reason = "shared with tests/tunnel, which uses all of it")]
 #[path = "../tunnel/harness.rs"]
 mod harness;
+#[allow(dead_code, reason = "shared with tests/tunnel, which uses all of it")]
+#[path = "../tunnel/load.rs"]
+mod load;
 #[path = "../tunnel/snapshot.rs"]
 mod snapshot;
 #[allow(dead_code, reason = "shared with tests/tunnel, which uses all of it")]

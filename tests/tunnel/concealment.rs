@@ -16,7 +16,7 @@ fn only_sealed_messages_cross_the_link() {
     let tunnel = Tunnel::start(Options::default());
     let marker = [0xa7; 16];
     let mut wire = capture(tunnel.lab.server(), LINK);
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 20 -s 256 -p a7");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 20 -s 256 -p a7");
     let mut seen = 0;
     while let Some(packet) = wire.receive().unwrap() {
         let bytes = packet.packet;
@@ -29,8 +29,12 @@ fn only_sealed_messages_cross_the_link() {
             let ports =
                 [&bytes[20..22], &bytes[22..24]].map(|it| u16::from_be_bytes([it[0], it[1]]));
             assert!(ports.contains(&PORT), "{ports:?}");
-            assert!((1..=4).contains(&bytes[28]), "message type {}", bytes[28]);
-            seen += 1;
+            // Echoes that a busy machine has kept waiting may leave as one train.
+            let payload = &bytes[28..];
+            for datagram in payload.chunks(packet.segment_len.unwrap_or(payload.len())) {
+                assert!((1..=4).contains(&datagram[0]), "message type {}", datagram[0]);
+                seen += 1;
+            }
         }
     }
     assert!(seen >= 40, "{seen} datagrams");

@@ -37,8 +37,8 @@ fn a_client_reaches_a_server_on_each_of_its_listeners() {
         for path in tunnel.client_session().paths {
             assert_eq!(path.endpoint.as_ref(), Some(listener));
         }
-        ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
-        ping(tunnel.lab.server(), CLIENT_V6, "-f -c 10");
+        ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
+        ping(tunnel.lab.server(), CLIENT_V6, "-i 0 -c 10");
     }
 }
 
@@ -61,8 +61,8 @@ fn answers_leave_from_the_address_that_was_addressed() {
         tunnel.write_client_config();
         let mut link = capture(tunnel.lab.client(), LINK);
         tunnel.start_client();
-        ping(tunnel.lab.client(), SERVER_V6, "-f -c 10");
-        ping(tunnel.lab.server(), CLIENT_V4, "-f -c 10");
+        ping(tunnel.lab.client(), SERVER_V6, "-i 0 -c 10");
+        ping(tunnel.lab.server(), CLIENT_V4, "-i 0 -c 10");
         assert_eq!(tunnel.client.terminate().code(), Some(0));
         let mut sources = BTreeSet::new();
         while let Some(captured) = link.receive().unwrap() {
@@ -78,12 +78,12 @@ fn answers_leave_from_the_address_that_was_addressed() {
 
 fn carries_both_families(options: Options) {
     let tunnel = Tunnel::start(Options { workers: (2, 2), ..options });
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
-    ping(tunnel.lab.server(), CLIENT_V6, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
+    ping(tunnel.lab.server(), CLIENT_V6, "-i 0 -c 10");
     for flags in ["-t 1", "-t 1 -R"] {
         assert!(tunnel.iperf(SERVER_V4, flags).received_bytes() > 1_000_000);
         assert!(tunnel.iperf(SERVER_V6, flags).received_bytes() > 1_000_000);
     }
-    ping(tunnel.lab.client(), SERVER_V6, "-f -c 10");
-    ping(tunnel.lab.server(), CLIENT_V4, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V6, "-i 0 -c 10");
+    ping(tunnel.lab.server(), CLIENT_V4, "-i 0 -c 10");
 }

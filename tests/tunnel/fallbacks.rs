@@ -22,7 +22,7 @@ fn works(server: &[&str], client: &[&str], links: LabOptions) {
         assert!(tunnel.iperf(SERVER_V6, flags).received_bytes() > 1 << 18, "{flags}");
         tunnel.iperf(SERVER_V4, &format!("{flags} -u -b 20M -l 1200"));
     }
-    ping(tunnel.lab.server(), CLIENT_V4, "-f -c 10");
+    ping(tunnel.lab.server(), CLIENT_V4, "-i 0 -c 10");
     for host in [tunnel.lab.server(), tunnel.lab.client()] {
         for protocol in ["Tcp", "Udp"] {
             assert_eq!(snmp(host, protocol, "InCsumErrors"), 0, "{protocol}");

@@ -288,6 +288,19 @@ impl Tunnel {
         peers.remove(0)
     }
 
+    /// Stops the client, as an admin would, and checks that its host is as it was.
+    #[track_caller]
+    pub(crate) fn assert_client_leaves_no_trace(&mut self) {
+        assert_eq!(self.client.terminate().code(), Some(0));
+        self.assert_client_host_is_as_before();
+    }
+
+    /// Waits until the client's host is as it was before the daemons were there.
+    #[track_caller]
+    pub(crate) fn assert_client_host_is_as_before(&self) {
+        self.before[1].assert_restored(self.lab.client());
+    }
+
     /// Ends what still runs, as an admin would, and checks what is left behind.
     #[track_caller]
     fn stop(&mut self) {

@@ -20,6 +20,18 @@ const MEMORY_GROWTH_MAX: u64 = 4 << 20;
 /// An ordinary user: nobody, on Debian and elsewhere.
 const ORDINARY_USER: u32 = 65534;
 
+/// Runs a program where everybody may open `/dev/net/tun`, as udev has it on most machines: in a
+/// mount namespace of its own, so that the machine's own device stays as it is.
+const WITH_AN_OPEN_TUN: [&str; 7] = [
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "sh",
+    "-c",
+    "mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec \"$@\"",
+    "sh",
+];
+
 /// What a process holds.
 #[derive(Debug)]
 struct Holdings {
@@ -54,8 +66,9 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     let idle = Holdings::of(&tunnel.server);
     for round in 1..=rounds {
         tunnel.start_client();
-        // The first echo may be answered on the session of a client that was killed.
-        tunnel.await_echoes();
+        // The first echo is answered, be it that the session of a killed client is still there.
+        ping(tunnel.lab.client(), SERVER_V4, "-c 1");
+        ping(tunnel.lab.client(), SERVER_V6, "-c 1");
         // Killed every other time: then the server keeps the session until the next replaces it.
         if round % 2 == 0 {
             tunnel.client.kill();
@@ -169,9 +182,11 @@ fn one_capability_is_all_that_an_ordinary_user_needs() {
          --no-new-privs --pdeathsig KILL \
          --inh-caps -all,+net_admin --ambient-caps -all,+net_admin --bounding-set -all,+net_admin"
     );
+    let wrapper: Vec<_> =
+        WITH_AN_OPEN_TUN.into_iter().chain(setpriv.split(' ')).map(str::to_owned).collect();
     for daemon in [&mut tunnel.server, &mut tunnel.client] {
         daemon.program.clone_from(&program);
-        daemon.wrapper = setpriv.split(' ').map(str::to_owned).collect();
+        daemon.wrapper.clone_from(&wrapper);
     }
     hand_over(tunnel.directory.path());
     tunnel.start_server();
@@ -183,7 +198,7 @@ fn one_capability_is_all_that_an_ordinary_user_needs() {
         assert!(status.contains(&uid), "{status}");
         assert!(!daemon.log().contains("WARN"), "{}", daemon.log());
     }
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
     tunnel.transfer_both_ways(SERVER_V6, 1 << 20);
     // Routes are touched after the start, too.
     tunnel.options.routes.pop();

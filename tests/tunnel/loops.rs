@@ -116,13 +116,13 @@ fn a_tunnel_through_a_tunnel() {
     let (server, client) = (tunnel.lab.server(), tunnel.lab.client());
     for (near, far) in NESTED_CLIENT.into_iter().zip(NESTED_SERVER) {
         let (near, far): (IpAddr, IpAddr) = (near.parse().unwrap(), far.parse().unwrap());
-        ping(client, far, "-f -c 10");
-        ping(server, near, "-f -c 10");
+        ping(client, far, "-i 0 -c 10");
+        ping(server, near, "-i 0 -c 10");
         transfer(client, server, far, 1 << 20);
         transfer(server, client, near, 1 << 20);
     }
     nested.stop();
-    ping(client, SERVER_V6, "-f -c 10");
+    ping(client, SERVER_V6, "-i 0 -c 10");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_client_whose_server_is_routed_into_its_own_tunnel_sends_little() {
     assert!(tunnel.drops()[1].get("routing_loop") >= Some(&10), "{:?}", tunnel.drops());
     run(client, &format!("ip route del 192.0.2.1/32 dev {TUN}"));
     tunnel.await_echoes();
-    ping(client, SERVER_V4, "-f -c 10");
+    ping(client, SERVER_V4, "-i 0 -c 10");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_server_whose_client_is_routed_into_its_own_tunnel_sends_little() {
     assert!(tunnel.drops()[0].get("routing_loop") >= Some(&10), "{:?}", tunnel.drops());
     run(server, &format!("ip route del 192.0.2.2/32 dev {TUN}"));
     tunnel.await_echoes();
-    ping(server, CLIENT_V4, "-f -c 10");
+    ping(server, CLIENT_V4, "-i 0 -c 10");
 }
 
 #[test]
@@ -180,5 +180,5 @@ fn two_tunnels_each_of_which_leads_into_the_other_send_little() {
     assert_the_loop_is_bounded(client, &interfaces, SERVER_V4.into(), CIRCLE_BYTES_MAX);
     nested.stop();
     tunnel.await_echoes();
-    ping(client, SERVER_V4, "-f -c 10");
+    ping(client, SERVER_V4, "-i 0 -c 10");
 }

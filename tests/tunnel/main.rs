@@ -5,21 +5,26 @@
 
 mod daemon;
 mod harness;
+mod load;
 mod snapshot;
 mod tools;
 
+mod bound;
 mod concealment;
 mod endpoints;
 mod fallbacks;
+mod footprint;
 mod interface;
 mod keys;
 mod killed;
 mod life;
 mod lifecycle;
 mod loops;
+mod lossy;
 mod marks;
 mod mtu;
 mod nat;
+mod order;
 mod privileges;
 mod roaming;
 mod routing;

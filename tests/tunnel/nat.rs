@@ -145,6 +145,6 @@ fn icmp_errors_come_back_through_the_tunnel_to_who_caused_them() {
         let text = format!("{}{}", answer.stdout, answer.stderr).to_lowercase();
         assert!(text.contains("mtu = 1300") || text.contains("mtu=1300"), "{answer:#?}");
     }
-    ping(client, far_v4, "-f -c 100");
-    ping(client, far_v6, "-f -c 100");
+    ping(client, far_v4, "-i 0 -c 100");
+    ping(client, far_v6, "-i 0 -c 100");
 }

@@ -130,7 +130,7 @@ fn a_status_client_that_finds_no_descriptor_left_is_served_when_there_is_one() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"{\"request\":\"status\"}\n").unwrap();
     tunnel.client.await_log("status socket, a client has to wait");
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
     limit_files("1024:");
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).unwrap();

@@ -33,8 +33,8 @@ fn stays_connected(
     })
     .unwrap_or_else(|timeout| panic!("{timeout}: {:?}", endpoints(tunnel)));
     assert!(pings.is_running());
-    ping(client, SERVER_V6, "-f -c 10");
-    ping(tunnel.lab.server(), CLIENT_V4, "-f -c 10");
+    ping(client, SERVER_V6, "-i 0 -c 10");
+    ping(tunnel.lab.server(), CLIENT_V4, "-i 0 -c 10");
     let summary = PingSummary::of(&pings.interrupt());
 
     let after = tunnel.client_session();

@@ -113,10 +113,10 @@ fn await_client_at(tunnel: &Tunnel, address: &str) {
 
 #[track_caller]
 fn assert_it_works(tunnel: &Tunnel) {
-    ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
-    ping(tunnel.lab.client(), SERVER_V6, "-f -c 10");
-    ping(tunnel.lab.server(), CLIENT_V4, "-f -c 10");
-    ping(tunnel.lab.server(), CLIENT_V6, "-f -c 10");
+    ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
+    ping(tunnel.lab.client(), SERVER_V6, "-i 0 -c 10");
+    ping(tunnel.lab.server(), CLIENT_V4, "-i 0 -c 10");
+    ping(tunnel.lab.server(), CLIENT_V6, "-i 0 -c 10");
     assert_eq!(tunnel.client_session().rekeys, 0, "the session stays");
     assert_eq!(tunnel.server_session().rekeys, 0, "the session stays");
 }

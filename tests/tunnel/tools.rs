@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::harness::PATIENCE;
 
+/// How long a ping may take, in seconds.
+const PING_WITHIN_S: u32 = 15;
+
 /// A program that was started on a host; killed when dropped.
 pub(crate) struct Running {
     command: String,
@@ -138,16 +141,24 @@ impl PingSummary {
     }
 }
 
-/// Pings with these flags; every echo must come back.
+/// Pings until as many echoes have come back as `-c` in `flags` says, of which none may be lost. As
+/// fast as they come back with `-i 0`, which is a flood (ping -f) that tells of each.
+///
+/// Under a deadline ping sends on while echoes are under way, and ends with the last that it wants.
+/// So those may be missing that were sent last, and none before one that has come back. Returns how
+/// many were sent.
 #[track_caller]
-pub(crate) fn ping(host: &Host, to: impl Into<IpAddr>, flags: &str) {
-    let finished = attempt(host, &format!("ping -n -W 5 -w 10 {flags} {}", to.into()));
-    let PingSummary { sent, received } = PingSummary::of(&finished);
-    // Under a deadline it ends with the last answer it wants, when more may be on their way: never
-    // as many as it has once seen under way at a time, which it calls the pipe if there were two.
-    let pipe = finished.stdout.split_once("pipe ").map_or("", |(_, rest)| rest);
-    let pipe = pipe.split(|it: char| !it.is_ascii_digit()).next().unwrap().parse().unwrap_or(1);
-    assert!(received > 0 && sent - received < pipe, "{finished:#?}");
+pub(crate) fn ping(host: &Host, to: impl Into<IpAddr>, flags: &str) -> u32 {
+    let finished = attempt(host, &format!("ping -n -w {PING_WITHIN_S} {flags} {}", to.into()));
+    let number = |line: &str| {
+        let (_, rest) = line.split_once("icmp_seq=")?;
+        rest.split(|it: char| !it.is_ascii_digit()).next()?.parse::<u16>().ok()
+    };
+    let echoes = finished.stdout.lines().filter(|line| line.contains(" bytes from "));
+    let echoes: Vec<_> = echoes.map(|line| number(line).unwrap()).collect();
+    let all: Vec<_> = (1..).take(echoes.len()).collect();
+    assert!(finished.status.success() && echoes == all, "{finished:#?}");
+    PingSummary::of(&finished).sent
 }
 
 /// One echo, and whether it came back in time.
@@ -243,10 +254,37 @@ pub(crate) fn transfer(from: &Host, to: &Host, address: impl Into<IpAddr>, len: 
 
 /// A counter of the host's kernel, such as `Tcp` and `InCsumErrors` (proc_net_snmp).
 pub(crate) fn snmp(host: &Host, protocol: &str, counter: &str) -> u64 {
-    let text = run(host, "cat /proc/net/snmp");
+    kernel_counter(host, "/proc/net/snmp", protocol, counter)
+}
+
+/// One of IPv6, such as `Udp6RcvbufErrors`.
+pub(crate) fn snmp6(host: &Host, counter: &str) -> u64 {
+    let text = run(host, "cat /proc/net/snmp6");
+    let mut pairs = text.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    pairs.find(|(name, _)| *name == counter).unwrap().1.trim().parse().unwrap()
+}
+
+/// One of those that Linux has beyond the standard's, such as `TcpExt` and `TCPOFOQueue`.
+pub(crate) fn netstat(host: &Host, protocol: &str, counter: &str) -> u64 {
+    kernel_counter(host, "/proc/net/netstat", protocol, counter)
+}
+
+fn kernel_counter(host: &Host, file: &str, protocol: &str, counter: &str) -> u64 {
+    let text = run(host, &format!("cat {file}"));
     let prefix = format!("{protocol}: ");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut pairs = names.split(' ').zip(values.split(' '));
     pairs.find(|(name, _)| *name == counter).unwrap().1.parse().unwrap()
+}
+
+/// Datagrams and packets that queues of a host's kernel had no room for: of a TUN device, of UDP
+/// sockets, where one that was joined from many counts as one, and of TCP connections.
+pub(crate) fn found_no_room(host: &Host, tun: &str) -> u64 {
+    let text = run(host, &format!("ip -s -json link show {tun}"));
+    let links: Value = serde_json::from_str(&text).unwrap();
+    let tun = links[0]["stats64"]["tx"]["dropped"].as_u64().unwrap();
+    let udp = snmp(host, "Udp", "RcvbufErrors") + snmp6(host, "Udp6RcvbufErrors");
+    let tcp = ["TCPBacklogDrop", "TCPRcvQDrop", "TCPOFODrop", "RcvPruned", "OfoPruned"];
+    tun + udp + tcp.map(|counter| netstat(host, "TcpExt", counter)).iter().sum::<u64>()
 }

@@ -38,10 +38,10 @@ fn carries_any_traffic(server_workers: usize, client_workers: usize) {
     let workers = (server_workers, client_workers);
     let tunnel = Tunnel::start(Options { workers, ..Options::default() });
     let (server, client) = (tunnel.lab.server(), tunnel.lab.client());
-    ping(client, SERVER_V4, "-f -c 10");
-    ping(client, SERVER_V6, "-f -c 10");
-    ping(server, CLIENT_V4, "-f -c 10");
-    ping(server, CLIENT_V6, "-f -c 10");
+    ping(client, SERVER_V4, "-i 0 -c 10");
+    ping(client, SERVER_V6, "-i 0 -c 10");
+    ping(server, CLIENT_V4, "-i 0 -c 10");
+    ping(server, CLIENT_V6, "-i 0 -c 10");
     for flags in ["", "-R"] {
         for report in [
             tunnel.iperf(SERVER_V4, &format!("-t 1 {flags}")),

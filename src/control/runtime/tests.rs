@@ -18,7 +18,8 @@ use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PrivateKey};
 use crate::limits::{
-    CONTROL_CROWD, CONTROL_DATAGRAMS_PER_TURN, HANDSHAKES_PER_SOURCE_BURST, REKEY_AFTER, STOP_WITHIN,
+    CONTROL_CROWD, CONTROL_DATAGRAMS_PER_TURN, HANDSHAKES_PER_SOURCE_BURST, REKEY_AFTER,
+    STOP_WITHIN,
 };
 use crate::sys::udp::UdpOptions;
 use crate::telemetry::drops::DropReason;

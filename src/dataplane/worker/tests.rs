@@ -240,9 +240,9 @@ fn a_running_worker_lets_go_of_a_session_at_its_last_age() {
         {
             bench.commands.send(command).unwrap();
         }
-        let Bench { worker, counters, commands, program, .. } = bench;
+        let Bench { mut worker, counters, commands, program, .. } = bench;
         let waker = Arc::clone(&worker._waker);
-        let running = thread::spawn(|| worker.run());
+        let running = thread::spawn(move || worker.run());
         let began = clock::now();
         while counters.drops.get(DropReason::NoSession) == 0 {
             assert!(clock::now() < began + PATIENCE, "the session is used for too long");

@@ -1,9 +1,12 @@
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
 use ipnet::IpNet;
 
 use super::{Ipv6State, LinkError, bring_up, ipv6_state};
 use crate::host::netlink::Netlink;
 use crate::host::sysctl;
-use crate::lab::Host;
+use crate::lab::{Host, LabOptions, TwoHosts};
 use crate::sys::tun::{TunDevice, TunOffloadWish};
 
 fn addresses(list: &[&str]) -> Vec<IpNet> {
@@ -38,6 +41,34 @@ fn a_tun_device_comes_up_with_mtu_queue_and_addresses() {
         let again = bring_up(netlink, "vpn0", 1280, 1000, &wanted).unwrap();
         assert_eq!(again, link, "what it has already is no error");
         assert_eq!(netlink.link_by_index(link.index).unwrap().mtu, 1280);
+    });
+}
+
+/// The kernel takes an IPv6 address for its own behind the scenes, and later where others change
+/// the network configuration meanwhile, as this test does.
+#[test]
+fn every_address_is_in_operation_when_the_device_is_up() {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in (0..1000).take_while(|_| !stop.load(Relaxed)) {
+                    drop(TwoHosts::build(LabOptions::default()));
+                }
+            });
+        }
+        let all_local: Vec<bool> = (0..50)
+            .flat_map(|_| {
+                beside_a_tun(|netlink| {
+                    let wanted = addresses(&["172.20.0.1/24", "fd00:c::1/64", "fd00:d::1/64"]);
+                    bring_up(netlink, "vpn0", 1408, 1000, &wanted).unwrap();
+                    [0, 1, 2].map(|at| netlink.is_local(wanted[at].addr()).unwrap())
+                })
+            })
+            .collect();
+        stop.store(true, Relaxed);
+        let lagging = all_local.iter().filter(|is_local| !**is_local).count();
+        assert_eq!(lagging, 0, "addresses of {}", all_local.len());
     });
 }
 

@@ -185,19 +185,7 @@ impl Netlink {
         mark: Option<u32>,
     ) -> Result<RouteLookup, NetlinkError> {
         let attempt = format!("find the route to {destination}");
-        let mut message = RouteMessage::default();
-        let host = IpNet::from(destination);
-        message.header.address_family = Family::of(&host).address_family();
-        message.header.destination_prefix_length = host.prefix_len();
-        message.attributes.push(RouteAttribute::Destination(destination.into()));
-        message.attributes.extend(mark.map(RouteAttribute::Mark));
-        let found = match self.query(&attempt, RouteNetlinkMessage::GetRoute(message))? {
-            RouteNetlinkMessage::NewRoute(found) => found,
-            other => {
-                let detail = format!("{other:?}");
-                return Err(NetlinkError::Unexpected { attempt, detail });
-            }
-        };
+        let found = self.look_up(&attempt, destination, mark)?;
         let device = found.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Oif(index) => Some(*index),
             _ => None,
@@ -215,6 +203,39 @@ impl Netlink {
             None => self.link_by_index(device)?.mtu,
         };
         Ok(RouteLookup { device, mtu, source, gateway: gateway_of(&found) })
+    }
+
+    /// Whether this host takes packets to `address` for its own.
+    pub fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let attempt = format!("find out whether {address} is this host's own");
+        match self.look_up(&attempt, address, None) {
+            Ok(found) => Ok(found.header.kind == RouteType::Local),
+            Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn look_up(
+        &mut self,
+        attempt: &str,
+        destination: IpAddr,
+        mark: Option<u32>,
+    ) -> Result<RouteMessage, NetlinkError> {
+        let mut message = RouteMessage::default();
+        let host = IpNet::from(destination);
+        message.header.address_family = Family::of(&host).address_family();
+        message.header.destination_prefix_length = host.prefix_len();
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        message.attributes.extend(mark.map(RouteAttribute::Mark));
+        match self.query(attempt, RouteNetlinkMessage::GetRoute(message))? {
+            RouteNetlinkMessage::NewRoute(found) => Ok(found),
+            other => {
+                let (attempt, detail) = (attempt.to_owned(), format!("{other:?}"));
+                Err(NetlinkError::Unexpected { attempt, detail })
+            }
+        }
     }
 
     fn new_route(&mut self, verb: &str, route: &Route, flags: u16) -> Result<(), NetlinkError> {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
 use super::{TunDevice, TunError, TunOffloadWish, TunOffloads, TunQueue};
-use crate::limits::{PACKET_LEN_MAX, VIRTIO_HEADER_LEN};
+use crate::limits::{PACKET_LEN_MAX, VIRTIO_HEADER_LEN, WORKERS_MAX};
 use crate::sys::link::{self, Occupant};
 use crate::sys::netns::NetNamespace;
 use crate::sys::testing::{self, in_namespace, is_readable, wait_readable};
@@ -221,24 +221,71 @@ fn a_detached_queue_gets_nothing_and_can_come_back() {
     });
 }
 
+/// Has a host answer datagrams that are written to ever other queues; returns, for each flow, the
+/// queues that its answers come out of, and asserts that each question takes one answer.
+fn queues_of_answers(device: &TunDevice, port: u16, turns: usize) -> Vec<(usize, usize)> {
+    let queues = device.queues.len();
+    let echo = UdpSocket::bind((HERE, 0)).unwrap();
+    let here = (HERE, echo.local_addr().unwrap().port());
+    (0..turns)
+        .map(|turn| {
+            let writer = turn * 7 % queues;
+            let packet = udp_packet((THERE, port), here, b"question");
+            assert_eq!(device.queues[writer].write(&packet).unwrap(), packet.len());
+            let (_, from) = echo.recv_from(&mut [0; 16]).unwrap();
+            echo.send_to(b"answer", from).unwrap();
+            let readers: Vec<_> = (0..queues).filter(|&at| has_ipv4(&device.queues[at])).collect();
+            let [reader] = readers[..] else { panic!("{readers:?} read an answer") };
+            (writer, reader)
+        })
+        .collect()
+}
+
 /// The lane arithmetic relies on it: the kernel sends a flow to the queue that last wrote it.
 #[test]
 fn a_flow_follows_the_queue_that_wrote_it() {
     in_namespace(|| {
         let device = open("", 4, TunOffloadWish::ALL);
         testing::configure(&device.name, HERE, NETMASK);
-        let echo = UdpSocket::bind((HERE, 0)).unwrap();
-        let port = echo.local_addr().unwrap().port();
-        for turn in 0..16_usize {
-            let writer = turn * 7 % 4;
-            let packet = udp_packet((THERE, 5000), (HERE, port), b"question");
-            let written = device.queues[writer].write(&packet).unwrap();
-            assert_eq!(written, packet.len());
-            let (_, from) = echo.recv_from(&mut [0; 16]).unwrap();
-            echo.send_to(b"answer", from).unwrap();
-            let readers: Vec<_> = (0..4).filter(|&at| has_ipv4(&device.queues[at])).collect();
-            assert_eq!(readers, [writer]);
+        for (writer, reader) in queues_of_answers(&device, 5000, 16) {
+            assert_eq!(reader, writer);
         }
+    });
+}
+
+/// And on this, so that of two sides that follow each other one does not.
+#[test]
+fn a_fixed_flow_stays_whichever_queue_writes_it() {
+    in_namespace(|| {
+        let mut device = open("", 4, TunOffloadWish::ALL);
+        device.fix_flows().unwrap();
+        let occupant = Occupant::Tun { multi_queue: true, open_queues: 8 };
+        assert_eq!(link::occupant(&device.name).unwrap(), occupant);
+        testing::configure(&device.name, HERE, NETMASK);
+        let mut used = [false; 4];
+        for port in 5000..5032 {
+            let answers = queues_of_answers(&device, port, 8);
+            let (_, first) = answers[0];
+            assert!(answers.iter().all(|(_, reader)| *reader == first), "{answers:?}");
+            used[first] = true;
+        }
+        assert_eq!(used, [true; 4], "32 flows use every queue");
+
+        let name = device.name.clone();
+        drop(device);
+        assert_eq!(link::occupant(&name).unwrap(), Occupant::Nobody);
+    });
+}
+
+#[test]
+fn a_device_has_room_for_as_many_fixed_queues_as_there_are_workers() {
+    in_namespace(|| {
+        let mut device = open("", WORKERS_MAX, TunOffloadWish::NONE);
+        device.fix_flows().unwrap();
+        let mut single = open("", 1, TunOffloadWish::NONE);
+        single.fix_flows().unwrap();
+        let occupant = Occupant::Tun { multi_queue: true, open_queues: 1 };
+        assert_eq!(link::occupant(&single.name).unwrap(), occupant, "it has but one queue anyway");
     });
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::control::simulator::plan::Sabotage;
 use crate::control::simulator::storm::{Outcome, run};
 use crate::control::simulator::world::World;
+use crate::sys::process;
 use crate::telemetry::drops::DropReason;
 
 /// Seeds of an ordinary run.
@@ -136,14 +137,14 @@ fn canaries_fail() {
     }
 }
 
-#[test]
-fn an_hour_of_traffic_takes_a_moment() {
+/// Lets an hour pass for a server and a client that talk; the CPU time that took this thread.
+fn simulate_an_hour() -> Duration {
     let mut world = World::connected(2, 2);
     world.captures = false;
     world.traffic = Some(Duration::from_secs(1));
-    let began = crate::sys::clock::now();
+    let before = process::thread_cpu_time().unwrap();
     world.run_for(Duration::from_secs(3600));
-    let took = crate::sys::clock::now() - began;
+    let took = process::thread_cpu_time().unwrap() - before;
     world.traffic = None;
     world.run_for(Duration::from_secs(1));
     println!("an hour of virtual time, {} events, took {took:?}", world.trace.steps());
@@ -154,4 +155,14 @@ fn an_hour_of_traffic_takes_a_moment() {
     // A packet is five events; probes and timers are as many again.
     let steps = world.trace.steps();
     assert!((50_000..200_000).contains(&steps), "{steps} events");
+    took
+}
+
+/// Also unoptimised, as tests are. What else a machine does costs cycles, too, so the best of a few
+/// tries counts.
+#[test]
+fn an_hour_of_traffic_takes_less_than_a_second() {
+    const TRIES: u32 = 5;
+    let is_fast = (0..TRIES).any(|_| simulate_an_hour() < Duration::from_secs(1));
+    assert!(is_fast, "an hour takes more than a second of CPU time");
 }
