@@ -16,7 +16,9 @@ use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::drops::DropReason;
 
 /// Reasons that belong to the control thread, whose own tests provoke them.
-const CONTROL_REASONS: [DropReason; 8] = [
+const CONTROL_REASONS: [DropReason; 10] = [
+    DropReason::ControlQueueFull,
+    DropReason::HandshakeOverload,
     DropReason::HandshakeMacInvalid,
     DropReason::HandshakeCookieRequired,
     DropReason::HandshakeRateLimited,
