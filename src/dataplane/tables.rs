@@ -208,9 +208,50 @@ impl Session {
     }
 }
 
-/// The sessions of a peer on this worker, oldest first.
-#[derive(Default)]
-struct PeerSessions(Vec<SessionIndex>);
+/// How many sessions of a peer a worker may know: while one takes the place of another, one more
+/// than the control thread keeps.
+const KNOWN_MAX: usize = SESSIONS_PER_PEER_MAX + 1;
+
+/// The sessions of a peer on this worker, oldest first, in as little room as they need: there is
+/// one of these for each peer that is connected.
+struct PeerSessions {
+    known: [SessionIndex; KNOWN_MAX],
+    len: u8,
+    /// The one that packets to the peer are sealed for: the newest whose path has an address.
+    sending: Option<SessionIndex>,
+}
+
+impl Default for PeerSessions {
+    fn default() -> Self {
+        Self { known: [SessionIndex(0); KNOWN_MAX], len: 0, sending: None }
+    }
+}
+
+impl PeerSessions {
+    fn known(&self) -> &[SessionIndex] {
+        self.known.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    fn has_room(&self) -> bool {
+        usize::from(self.len) < KNOWN_MAX
+    }
+
+    /// Adds the newest, if there is room.
+    fn push(&mut self, index: SessionIndex) {
+        if let Some(free) = self.known.get_mut(usize::from(self.len)) {
+            *free = index;
+            self.len += 1;
+        }
+    }
+
+    fn remove(&mut self, index: SessionIndex) {
+        let known = self.known().iter().position(|known| *known == index);
+        if let Some(moved_up) = known.and_then(|it| self.known.get_mut(it..)) {
+            moved_up.rotate_left(1);
+            self.len -= 1;
+        }
+    }
+}
 
 /// All that one worker needs to know to move a packet.
 pub(super) struct Tables {
@@ -218,8 +259,6 @@ pub(super) struct Tables {
     plaintext_max: usize,
     sessions: IndexMap<SessionIndex, Session>,
     peers: IndexMap<PeerId, PeerSessions>,
-    /// The session packets to a peer are sealed for: its newest whose path has an address.
-    sending: IndexMap<PeerId, SessionIndex>,
     began: Instant,
     /// When each session reaches its last age.
     expiries: BTreeSet<(Moment, SessionIndex)>,
@@ -238,7 +277,6 @@ impl Tables {
             plaintext_max,
             sessions: IndexMap::default(),
             peers: IndexMap::default(),
-            sending: IndexMap::default(),
             began: now,
             expiries: BTreeSet::new(),
             next_expiry: None,
@@ -263,13 +301,13 @@ impl Tables {
     /// The session that packets to `peer` are sealed for.
     #[inline]
     pub(super) fn sending_session(&mut self, peer: PeerId) -> Option<&mut Session> {
-        let index = self.sending.get(&peer)?;
-        self.sessions.get_mut(index)
+        let index = self.peers.get(&peer)?.sending?;
+        self.sessions.get_mut(&index)
     }
 
     /// Whether `peer` has a session at all, be it without a known address.
     pub(super) fn has_session(&self, peer: PeerId) -> bool {
-        self.peers.get(&peer).is_some_and(|sessions| !sessions.0.is_empty())
+        self.peers.get(&peer).is_some_and(|sessions| sessions.len > 0)
     }
 
     /// The session that data messages with this receiver index belong to.
@@ -301,16 +339,16 @@ impl Tables {
         if !has_place || now >= install.expires || self.sessions.contains_key(&local) {
             return;
         }
-        if !install.send_secret.claim(install.plan.send_lane(self.worker)) {
+        let has_room = self.peers.get(&peer).is_none_or(PeerSessions::has_room);
+        debug_assert!(has_room, "the control thread bounds them");
+        if !has_room || !install.send_secret.claim(install.plan.send_lane(self.worker)) {
             return;
         }
+        self.peers.entry(peer).or_default().push(local);
         self.sessions
             .insert(local, Session::new(install, self.worker, self.plaintext_max, expires));
         self.expiries.insert((expires, local));
         self.note_next_expiry();
-        let known = &mut self.peers.entry(peer).or_default().0;
-        known.push(local);
-        debug_assert!(known.len() <= SESSIONS_PER_PEER_MAX + 1, "the control thread bounds them");
         self.choose_sending(peer);
     }
 
@@ -320,8 +358,8 @@ impl Tables {
         self.expiries.remove(&(session.expires, index));
         self.note_next_expiry();
         if let Some(known) = self.peers.get_mut(&session.peer) {
-            known.0.retain(|other| *other != index);
-            if known.0.is_empty() {
+            known.remove(index);
+            if known.len == 0 {
                 self.peers.remove(&session.peer);
             }
         }
@@ -384,15 +422,11 @@ impl Tables {
 
     /// Picks the newest session of `peer` whose address is known.
     pub(super) fn choose_sending(&mut self, peer: PeerId) {
-        let newest = self.peers.get(&peer).and_then(|known| {
-            let usable = |index: &&SessionIndex| {
-                self.sessions.get(*index).is_some_and(|session| session.send_endpoint.is_some())
-            };
-            known.0.iter().rev().find(usable).copied()
-        });
-        match newest {
-            Some(index) => self.sending.insert(peer, index),
-            None => self.sending.remove(&peer),
+        let Self { peers, sessions, .. } = self;
+        let Some(peer) = peers.get_mut(&peer) else { return };
+        let usable = |index: &&SessionIndex| {
+            sessions.get(*index).is_some_and(|session| session.send_endpoint.is_some())
         };
+        peer.sending = peer.known().iter().rev().find(usable).copied();
     }
 }
