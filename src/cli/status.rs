@@ -11,14 +11,18 @@ use crate::cli::status_text::render;
 use crate::cli::{CliError, output};
 use crate::config::Role;
 use crate::exit::ExitCode;
+use crate::limits::{CLOSE_WITHIN, STOP_WITHIN};
 use crate::telemetry::status::{StatusAnswer, StatusReport, StatusRequest};
 
 /// Pause between two reports of `status --watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Pause between two looks at whether a daemon has gone.
 const GONE_POLL_EVERY: Duration = Duration::from_millis(50);
-/// Looks before `down` gives up: ten seconds' worth.
-const GONE_POLLS_MAX: u32 = 200;
+/// How long `down` waits: as long as a daemon may take to stop, and a little for the rest.
+const GONE_WITHIN: Duration =
+    STOP_WITHIN.saturating_add(CLOSE_WITHIN).saturating_add(Duration::from_secs(5));
+/// Looks before `down` gives up.
+const GONE_POLLS_MAX: u128 = GONE_WITHIN.as_millis() / GONE_POLL_EVERY.as_millis();
 
 #[derive(Args, Debug)]
 pub(crate) struct SocketArgs {

@@ -11,11 +11,12 @@ use std::time::Duration;
 use super::DemoError;
 use super::site::DaemonFiles;
 use crate::lab::{Host, wait_until};
+use crate::limits::{CLOSE_WITHIN, STOP_WITHIN};
 use crate::sys::{process, signal};
 use crate::telemetry::status::{StatusAnswer, StatusReport, StatusRequest};
 
 /// How long a daemon may take to end before it is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
+const END_WITHIN: Duration = STOP_WITHIN.saturating_add(CLOSE_WITHIN);
 /// How long a daemon may take to answer on its status socket.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of the longest status report of a demo.
@@ -124,7 +125,7 @@ impl Daemon {
     /// Ends it, by force if it does not end by itself.
     fn stop(&mut self) -> io::Result<()> {
         signal::terminate(&mut self.child)?;
-        let ended = wait_until(STOP_WITHIN, "a daemon to end", || match self.child.try_wait() {
+        let ended = wait_until(END_WITHIN, "a daemon to end", || match self.child.try_wait() {
             Ok(None) => None,
             ended => Some(ended),
         });

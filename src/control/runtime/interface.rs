@@ -45,6 +45,11 @@ impl Interface {
         self.readable
     }
 
+    /// Forgets that there is news: a thread that stops does not want it.
+    pub(super) fn ignore(&mut self) {
+        self.readable = false;
+    }
+
     /// When it is to be looked at.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.schedule.look_at

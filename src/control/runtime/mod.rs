@@ -275,14 +275,23 @@ impl ControlThread {
         self.flush()?;
         self.hooks.ready().map_err(ControlError::Hook)?;
         while self.stop == Stop::No {
-            self.wait(&mut events, None)?;
+            let due = self.due();
+            self.wait(&mut events, due)?;
             self.turn()?;
         }
         Ok(())
     }
 
-    /// Sleeps until something is ready or due, `deadline` included, and remembers what is.
-    fn wait(&mut self, events: &mut Events, deadline: Option<Instant>) -> Result<(), ControlError> {
+    /// When something is to be done that nothing else tells of.
+    fn due(&self) -> Option<Instant> {
+        let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
+        let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
+        [engine, interface, status, self.lines.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Sleeps until something is ready or the time has come that something is `due`, and remembers
+    /// what is ready.
+    fn wait(&mut self, events: &mut Events, due: Option<Instant>) -> Result<(), ControlError> {
         let is_busy = self.events_ready
             || self.sockets.any_ready()
             || self.interface.is_busy()
@@ -291,10 +300,6 @@ impl ControlThread {
             if self.sockets.is_crowded() {
                 thread::sleep(CONTROL_REST);
             }
-            let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
-            let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
-            let news = self.lines.poll_timeout();
-            let due = [engine, interface, status, news, deadline].into_iter().flatten().min();
             self.alarm.set(due).map_err(io_error("setting an alarm"))?;
         }
         let timeout = is_busy.then_some(Duration::ZERO);

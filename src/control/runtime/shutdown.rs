@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mio::Events;
 
+use super::status_socket::StatusSocket;
 use super::workers::Life;
 use super::{ControlError, ControlThread, Stop};
 use crate::limits::{CLOSE_WITHIN, STOP_WITHIN};
@@ -18,10 +19,12 @@ impl ControlThread {
             log::error!("{error}");
         }
         self.workers.stop();
-        if self.await_workers(Life::Stopped, STOP_WITHIN) {
+        let have_stopped = self.await_workers(Life::Stopped, STOP_WITHIN);
+        // Nothing passes the tunnel any more, so nothing must be led into it.
+        self.hooks.stopped();
+        if have_stopped {
             self.await_workers(Life::Closed, CLOSE_WITHIN);
         }
-        self.hooks.stopped();
         // Last: whoever waits for the socket to vanish finds everything undone.
         self.status = None;
     }
@@ -69,8 +72,11 @@ impl ControlThread {
         if self.workers.have_all_got_to(goal) {
             return Ok(());
         }
+        // Neither datagrams nor news of the device, of which its end makes some, matter any more.
         self.sockets.ignore();
-        self.wait(events, Some(deadline))?;
+        self.interface.ignore();
+        let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
+        self.wait(events, status.into_iter().chain([deadline]).min())?;
         self.take_worker_events()?;
         self.serve_status()
     }
