@@ -15,6 +15,9 @@ use super::{Family, Netlink, NetlinkError};
 
 /// The main routing table (`RT_TABLE_MAIN`).
 pub const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// What a look-up fails with where no route leads on: there is none, or it is `unreachable`,
+/// `blackhole` or `prohibit` (`fib_props`, net/ipv4/fib_semantics.c; `ip6_route_init_special`).
+const NO_WAY: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES];
 /// What the kernel makes of an IPv6 route without a metric (`IP6_RT_PRIO_USER`).
 const IPV6_METRIC_DEFAULT: u32 = 1024;
 
@@ -205,14 +208,13 @@ impl Netlink {
         Ok(RouteLookup { device, mtu, source, gateway: gateway_of(&found) })
     }
 
-    /// Whether this host takes packets to `address` for its own.
+    /// Whether this host takes packets to `address` for its own. Where a route forbids or swallows
+    /// what surrounds it, the kernel answers with that route's error.
     pub fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
         let attempt = format!("find out whether {address} is this host's own");
         match self.look_up(&attempt, address, None) {
             Ok(found) => Ok(found.header.kind == RouteType::Local),
-            Err(error) if matches!(error.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
-                Ok(false)
-            }
+            Err(error) if error.errno().is_some_and(|it| NO_WAY.contains(&it)) => Ok(false),
             Err(error) => Err(error),
         }
     }
