@@ -118,18 +118,19 @@ impl PendingInitiation {
     ///
     /// # Errors
     /// If the datagram is no response, answers something else, or is not authentic. The initiation
-    /// stays pending then, so a forged response cannot spoil it.
+    /// stays pending then, so a forged response cannot spoil it. What answers something else was at
+    /// least made by somebody who knows this side's public key.
     pub fn consume_response(
         &mut self,
         datagram: &[u8],
         preshared: &PresharedKey,
     ) -> Result<Established, HandshakeError> {
         let response = Response::parse(datagram)?;
-        if response.receiver != self.request.local || self.noise.is_finished() {
-            return Err(HandshakeError::Unexpected);
-        }
         if !self.mac_key.verify(response.covered_by_mac1(), response.mac1) {
             return Err(HandshakeError::MacInvalid);
+        }
+        if response.receiver != self.request.local || self.noise.is_finished() {
+            return Err(HandshakeError::Unexpected);
         }
         let kem_secret = self.kem.decapsulate(response.kem_ciphertext);
         let psk2 = psk2(preshared, &kem_secret, response.kem_ciphertext);
