@@ -20,8 +20,7 @@ pub(super) fn find_server(server: &HostPort, tun: &str) -> Result<SocketAddr, Da
         Ok(address) => return Ok(address),
         Err(error) => error,
     };
-    let leftovers = Netlink::open().and_then(|mut netlink| Leftovers::find(&mut netlink));
-    let leftovers = leftovers.map_err(DaemonError::Leftovers)?;
+    let leftovers = find_leftovers()?;
     if let Some(address) = leftovers.server_of(tun) {
         let address = SocketAddr::new(address, server.port());
         log::warn!(
@@ -35,6 +34,12 @@ pub(super) fn find_server(server: &HostPort, tun: &str) -> Result<SocketAddr, Da
         true => DaemonError::ResolveShut { server, source },
         false => DaemonError::Resolve { server, source },
     })
+}
+
+/// What tunnels that were killed have left on this host.
+pub(super) fn find_leftovers() -> Result<Leftovers, DaemonError> {
+    let found = Netlink::open().and_then(|mut netlink| Leftovers::find(&mut netlink));
+    found.map_err(DaemonError::Leftovers)
 }
 
 /// Asks the resolver and waits for its answer.

@@ -10,6 +10,7 @@ use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlTh
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
+use crate::daemon::resolve::find_leftovers;
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
@@ -33,6 +34,12 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
+    if find_leftovers()?.shut_anything() {
+        log::warn!(
+            "a full tunnel of this host was killed and keeps it shut, so this server can answer \
+             nobody until that tunnel runs again (`corelane up`)"
+        );
+    }
     let fixed_flows = true;
     let (tun, upkeep) =
         tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
