@@ -54,6 +54,12 @@ const SEARCH_TRY: Duration = Duration::from_secs(1);
 const LOSS_MAX_PERCENT: f64 = 0.5;
 /// Of the clean rate.
 const LOAD: f64 = 0.8;
+/// The floods, as the results call them.
+const KINDS: [&str; 4] = ["junk", "initiations", "claims", "strangers"];
+/// What a session keeps at least.
+const SHARE_MIN: f64 = 0.95;
+/// How long a client may take to connect.
+const NEWCOMER_MS_MAX: f64 = 2000.0;
 /// How long a flood goes on before anything is measured.
 const FLOOD_FIRST: Duration = Duration::from_millis(300);
 
@@ -397,7 +403,41 @@ fn run(args: &Args) -> Result<(), Failure> {
     fs::write(&args.out, serde_json::to_string_pretty(&results)?)?;
     println!("{}", table(&results));
     eprintln!("flood: written to {}", args.out.display());
-    Ok(())
+    let missed = results.missed();
+    if missed.is_empty() { Ok(()) } else { Err(missed.join("; ").into()) }
+}
+
+impl Results {
+    /// The samples of one flood that went to one target.
+    fn of<'a>(&'a self, kind: &'a str, target: Target) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |it| it.kind == kind && it.target == target)
+    }
+
+    /// What is kept while a flood goes to the server, of what is kept while it goes to the sink.
+    fn share(&self, kind: &str) -> f64 {
+        let goodput = |target| {
+            let samples: Vec<_> = self.of(kind, target).map(|it| it.goodput_bps).collect();
+            median(&samples).unwrap_or(f64::NAN)
+        };
+        goodput(Target::Server) / goodput(Target::Sink)
+    }
+
+    /// Which floods cost more than they may, in words.
+    fn missed(&self) -> Vec<String> {
+        let mut missed = Vec::new();
+        for kind in KINDS {
+            let share = self.share(kind);
+            if share.is_nan() || share < SHARE_MIN {
+                missed.push(format!("{kind}: a share of {share:.3}, to reach: {SHARE_MIN}"));
+            }
+            let newcomers = self.of(kind, Target::Server).flat_map(|it| &it.newcomers_ms);
+            let worst = newcomers.copied().fold(0.0, f64::max);
+            if worst > NEWCOMER_MS_MAX {
+                missed.push(format!("{kind}: {worst:.0} ms to connect, at most {NEWCOMER_MS_MAX}"));
+            }
+        }
+        missed
+    }
 }
 
 fn table(results: &Results) -> String {
@@ -408,7 +448,7 @@ fn table(results: &Results) -> String {
         results.load_bps / 1e9,
         results.clean_bps / 1e9,
     );
-    for kind in ["junk", "initiations", "claims", "strangers"] {
+    for kind in KINDS {
         let of = |target: Target, value: fn(&Sample) -> Option<f64>| {
             let wanted = results.samples.iter().filter(|it| it.kind == kind && it.target == target);
             median(&wanted.filter_map(value).collect::<Vec<_>>()).unwrap_or(f64::NAN)

@@ -53,8 +53,7 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     tools: Option<PathBuf>,
     /// Only the workloads whose names begin so: tcp1-up, tcp1-down, tcp4-up, tcp4-down, udp-gso,
-    /// udp-1300, udp-64, rtt-idle, rtt-chain,
-    /// rtt-loaded
+    /// udp-1300, udp-64, rtt-idle, rtt-chain, rtt-loaded
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     only: Vec<String>,
     /// Who is measured, if installed
