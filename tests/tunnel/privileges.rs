@@ -82,7 +82,7 @@ fn a_daemon_of_root_reads_again_what_is_another_users() {
         assert!(reloaded.status.success(), "{reloaded:?}");
         assert_eq!(tunnel.server.status().peers.len(), 3);
         assert_capabilities(&tunnel.server, reserve);
-        ping(tunnel.lab.client(), SERVER_V4, "-f -c 10");
+        ping(tunnel.lab.client(), SERVER_V4, "-i 0 -c 10");
     }
 }
 

@@ -149,6 +149,7 @@ impl PingSummary {
 /// many were sent.
 #[track_caller]
 pub(crate) fn ping(host: &Host, to: impl Into<IpAddr>, flags: &str) -> u32 {
+    assert!(!flags.contains("-f"), "of a flood it does not tell which echoes came back");
     let finished = attempt(host, &format!("ping -n -w {PING_WITHIN_S} {flags} {}", to.into()));
     let number = |line: &str| {
         let (_, rest) = line.split_once("icmp_seq=")?;
