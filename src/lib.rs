@@ -32,7 +32,7 @@
 //! [`control`] is the control thread. Its `engine` decides everything about handshakes, sessions,
 //! paths and timers, as a state machine without I/O; its `runtime` is the event loop around that.
 //!
-//! [`dataplane`] is the worker: the event loop of one pinned thread, the way of a packet to the
+//! [`dataplane`] is the worker: the event loop of one thread, the way of a packet to the
 //! wire and back, and the messages that it exchanges with the control thread.
 //!
 //! [`host`] asks the host's network configuration for what a tunnel needs, and gives it back:

@@ -1,4 +1,4 @@
-//! The tunnel worker: one pinned thread that moves packets between its TUN queue and its sockets.
+//! The tunnel worker: one thread that moves packets between its TUN queue and its sockets.
 //!
 //! [`worker`] is the event loop, `forwarder` what it does with packets: `to_wire` and `from_wire`
 //! are its two directions, `spin` how it waits, `tables` what it knows, `trains` how datagrams

@@ -1,4 +1,4 @@
-//! The event loop of one pinned worker.
+//! The event loop of one worker.
 //!
 //! A worker sleeps in `epoll_wait` until its TUN queue, one of its sockets or its waker has
 //! something. Readiness is edge-triggered: it is remembered until a call would block. Each turn
@@ -72,7 +72,7 @@ pub struct WorkerParts {
     pub options: ForwarderOptions,
 }
 
-/// One pinned thread's share of the tunnel.
+/// One thread's share of the tunnel.
 pub struct Worker {
     poll: Poll,
     cpu: Option<usize>,

@@ -2,14 +2,15 @@
 //!
 //! `Noise_IKpsk2_25519_AESGCM_SHA256` authenticates both sides by their static X25519 keys; an
 //! ML-KEM-768 exchange inside it feeds the pre-shared key slot, so a session stays secret unless
-//! both X25519 and ML-KEM fall. Around Noise stand three cheaper gates: `mac1` (the sender knows
-//! whom it talks to), a token bucket per source with a cookie for those that outrun it (the sender
-//! owns its address), and a timestamp (the initiation is not a replay; judged by the caller, who
-//! knows the peer). `docs/protocol.md` specifies every byte.
+//! both X25519 and ML-KEM fall. Around Noise stand four cheaper checks: a gate that reads no more
+//! than a server can (the sender asks again), `mac1` (the sender knows whom it talks to), a token
+//! bucket per source with a cookie for those that outrun it (the sender owns its address), and a
+//! timestamp (the initiation is not a replay; judged by the caller, who knows the peer).
+//! `docs/protocol.md` specifies every byte.
 //!
 //! The initiator calls [`PendingInitiation::start`], then feeds answers to
 //! [`consume_response`](PendingInitiation::consume_response) and
-//! [`consume_cookie_reply`](PendingInitiation::consume_cookie_reply). The responder calls
+//! [`Request::consume_cookie_reply`]. The responder calls
 //! [`Responder::consume_initiation`] and, once it has looked the peer up,
 //! [`AcceptedInitiation::respond`]. Time and randomness are arguments throughout. What is to be a
 //! secret is drawn as bytes (`fill_bytes`), what need not be one as numbers, so that the caller may

@@ -82,7 +82,8 @@ drop_reasons! {
     ControlQueueFull, "control_queue_full",
         "The kernel had no room for a datagram that was not for a worker.";
     HandshakeOverload, "handshake_overload",
-        "A handshake was dropped unread: more came than are read, and its source was new.";
+        "A handshake was dropped unread: more came than are read, and its source was new or came \
+         too often.";
     HandshakeMacInvalid, "handshake_mac_invalid",
         "A handshake message was not addressed to this key (mac1).";
     HandshakeCookieRequired, "handshake_cookie_required",

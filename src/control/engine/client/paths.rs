@@ -253,7 +253,9 @@ impl Client {
 
     /// Some paths do not get through, others do: goes on with one that does, by a new handshake,
     /// because a session's lanes are fixed when it begins. All paths are tried again later; the
-    /// queues stay detached until they answer, so the trial disturbs nothing.
+    /// queues stay detached until they answer, so a trial disturbs nothing as long as the path in
+    /// use gets through. Where it does not get through among others, a trial costs the time that
+    /// paths are given to be confirmed, and the next comes after twice as long.
     fn reduce_paths(&mut self, core: &mut Core, now: Now, silent: Vec<u8>) {
         let gets_through = |path: &&ClientPath| !silent.contains(&path.path.number);
         let mut workers = self.paths.iter().filter(gets_through).map(|path| path.worker);
