@@ -37,12 +37,12 @@ struct Args {
     quick: bool,
     /// How often everything is measured; medians are over the rounds
     #[arg(long, value_name = "N", default_value = "3",
-          default_value_if("quick", ArgPredicate::IsPresent, "1"),
+          default_value_if("quick", ArgPredicate::Equals("true".into()), "1"),
           value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each throughput test takes, in seconds
     #[arg(long, value_name = "S", default_value = "2",
-          default_value_if("quick", ArgPredicate::IsPresent, "1"),
+          default_value_if("quick", ArgPredicate::Equals("true".into()), "1"),
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// Directory for results.json, results.md and the plots
@@ -71,7 +71,7 @@ struct Args {
         value_name = "NAME,...",
         value_delimiter = ',',
         default_value = "whole,cut",
-        default_value_if("quick", ArgPredicate::IsPresent, "whole")
+        default_value_if("quick", ArgPredicate::Equals("true".into()), "whole")
     )]
     links: Vec<Links>,
 }
@@ -251,4 +251,18 @@ fn write_report(
         fs::write(directory.join(name), plot::render(&report, links))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, Links, Parser};
+
+    #[test]
+    fn a_quick_run_is_shorter_than_an_ordinary_one() {
+        let ordinary = Args::parse_from(["perf"]);
+        assert_eq!((ordinary.rounds, ordinary.seconds, ordinary.links.len()), (3, 2, 2));
+        let quick = Args::parse_from(["perf", "--quick"]);
+        assert_eq!((quick.rounds, quick.seconds, quick.links), (1, 1, vec![Links::Whole]));
+        assert_eq!(Args::parse_from(["perf", "--quick", "--rounds", "2"]).rounds, 2);
+    }
 }

@@ -46,12 +46,12 @@ struct Args {
     quick: bool,
     /// How often everything is measured; medians are over the rounds
     #[arg(long, value_name = "N", default_value = "3",
-          default_value_if("quick", ArgPredicate::IsPresent, "1"),
+          default_value_if("quick", ArgPredicate::Equals("true".into()), "1"),
           value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each test takes, in seconds
     #[arg(long, value_name = "S", default_value = "2",
-          default_value_if("quick", ArgPredicate::IsPresent, "1"),
+          default_value_if("quick", ArgPredicate::Equals("true".into()), "1"),
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// Workers on each side [default: 1, 2 and, where both sides have CPUs of their own, 4, 8]
@@ -202,4 +202,17 @@ fn write_report(
     fs::write(directory.join("cores.json"), serde_json::to_string_pretty(&report)? + "\n")?;
     fs::write(directory.join("cores.md"), report.markdown())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, Parser};
+
+    #[test]
+    fn a_quick_run_is_shorter_than_an_ordinary_one() {
+        let ordinary = Args::parse_from(["cores"]);
+        assert_eq!((ordinary.rounds, ordinary.seconds), (3, 2));
+        let quick = Args::parse_from(["cores", "--quick"]);
+        assert_eq!((quick.rounds, quick.seconds), (1, 1));
+    }
 }
