@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use corelane::lab::wait_until;
-use corelane::limits::{PATH_MTU_CONFIRM_EVERY, PATH_MTU_RAISE_FIRST};
+use corelane::limits::{PATH_MTU_CONFIRM_EVERY, PATH_MTU_RAISE_FIRST, TUN_MTU_MIN};
 use corelane::sys::clock;
 
 use crate::harness::{CLIENT_V4, Options, PATIENCE, PORT, SERVER_V4, SERVER_V6, Tunnel};
@@ -75,14 +75,19 @@ fn passes(server: &str, ip_header: usize, mtu: usize, is_silent: bool) {
     tunnel.start_server();
     tunnel.start_client();
     tunnel.await_echoes();
+    // Both ends find what the path carries, in whole blocks, and never more than was asked for.
+    let carries = ((mtu - ip_header - OVERHEAD) / 16 * 16).min(1408);
     for address in [IpAddr::from(SERVER_V4), IpAddr::from(SERVER_V6)] {
+        if address.is_ipv6() && carries < usize::from(TUN_MTU_MIN) {
+            // An IPv6 host heeds no size below this one, which every link has to carry (RFC 8200
+            // section 5): its connections fit if they begin when the size is known.
+            await_size(&tunnel, carries);
+        }
         let started = clock::now();
         tunnel.transfer_both_ways(address, 1 << 20);
         let took = clock::now().duration_since(started);
         assert!(took < TRANSFER_WITHIN, "{took:?}");
     }
-    // Both ends find what the path carries, in whole blocks, and never more than was asked for.
-    let carries = ((mtu - ip_header - OVERHEAD) / 16 * 16).min(1408);
     await_size(&tunnel, carries);
     // While they searched, senders were told of less, which their kernels believe for minutes.
     for host in [tunnel.lab.client(), tunnel.lab.server()] {
