@@ -8,7 +8,7 @@ use corelane::packet::Parsed;
 
 use crate::harness::{CLIENT_V4, CLIENT_V6, Options, SERVER_V4, SERVER_V6, TUN, Tunnel, capture};
 use crate::routing::{FAR_V4, FAR_V6, assert_only_the_tunnel_left, full_tunnel};
-use crate::tools::{ping, run};
+use crate::tools::{end_table, ping, run};
 
 /// Has a host mark what it sends, of those packets that `which` names (for nft): each is then
 /// routed a second time. All of these are counted.
@@ -20,10 +20,7 @@ fn mark_what_leaves(host: &Host, which: &str) {
 
 /// Ends that, and returns how many packets were marked.
 fn marked(host: &Host) -> u64 {
-    let rules = run(host, "nft list table inet marks");
-    let count = rules.split("counter packets ").nth(1).unwrap().split(' ').next().unwrap();
-    run(host, "nft delete table inet marks");
-    count.parse().unwrap()
+    end_table(host, "marks")
 }
 
 #[test]

@@ -8,7 +8,7 @@ use corelane::sys::ethtool;
 
 use crate::harness::{CLIENT_V6, Options, SERVER_V4, SERVER_V6, Tunnel};
 use crate::load::{Datagrams, await_progress};
-use crate::tools::{run, transfer};
+use crate::tools::{end_table, run, transfer};
 
 const LOST_PERCENT: u64 = 20;
 const TRANSFERRED: usize = 10 << 20;
@@ -24,10 +24,7 @@ fn lose(host: &Host) {
 
 /// Ends that, and returns how many were lost.
 fn lost(host: &Host) -> u64 {
-    let rules = run(host, "nft list table inet weather");
-    let count = rules.split("counter packets ").nth(1).unwrap().split(' ').next().unwrap();
-    run(host, "nft delete table inet weather");
-    count.parse().unwrap()
+    end_table(host, "weather")
 }
 
 /// What is transferred arrives unchanged, and never stalls for longer than a read may take.

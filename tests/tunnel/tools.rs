@@ -253,6 +253,15 @@ pub(crate) fn transfer(from: &Host, to: &Host, address: impl Into<IpAddr>, len: 
     assert!(received == sent, "{} bytes arrived of {len}, or other ones", received.len());
 }
 
+/// Deletes a table of the host's packet filter, and returns how many packets its only counter has.
+#[track_caller]
+pub(crate) fn end_table(host: &Host, name: &str) -> u64 {
+    let rules = run(host, &format!("nft list table inet {name}"));
+    let count = rules.split("counter packets ").nth(1).unwrap().split(' ').next().unwrap();
+    run(host, &format!("nft delete table inet {name}"));
+    count.parse().unwrap()
+}
+
 /// A counter of the host's kernel, such as `Tcp` and `InCsumErrors` (proc_net_snmp).
 pub(crate) fn snmp(host: &Host, protocol: &str, counter: &str) -> u64 {
     kernel_counter(host, "/proc/net/snmp", protocol, counter)
