@@ -231,11 +231,6 @@ impl ClientRoutes {
         self.reconcile(&plan)
     }
 
-    /// What is in place.
-    pub fn installed(&self) -> &RoutePlan {
-        &self.plan
-    }
-
     fn clear(&mut self) -> Result<(), RoutesError> {
         self.reconcile(&RoutePlan::default())?;
         self.plan = RoutePlan::default();

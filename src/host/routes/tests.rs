@@ -433,7 +433,7 @@ fn ipv6_prefixes_never_leak_past_a_device_without_ipv6() {
     // With no IPv6 on the host at all there is nothing to leak.
     switch_off("all");
     let routes = install(&lab.client, "vpn0", FULL).unwrap();
-    let leads_through = |all: &str| routes.installed().leads_through(&all.parse().unwrap());
+    let leads_through = |all: &str| routes.plan.leads_through(&all.parse().unwrap());
     assert!(leads_through("0.0.0.0/0") && !leads_through("::/0"));
 }
 
