@@ -27,6 +27,12 @@
 //! [`lab`] makes whole hosts out of network namespaces, joined by links, in which real programs
 //! run. They vanish with the process.
 //!
+//! # People
+//!
+//! [`login`] is the TLS control channel: a client proves who it is and gets a lease.
+//!
+//! [`accounts`] is who people and their devices are, what they may do, and where that is stored.
+//!
 //! # The two kinds of threads
 //!
 //! [`control`] is the control thread. Its `engine` decides everything about handshakes, sessions,
@@ -44,6 +50,8 @@
 //! program, namespaces, affinity, clocks. It decides nothing.
 //!
 //! # The protocol, without a socket, a clock or a random source of its own
+//!
+//! [`policy`] is what a user's packets may reach, how fast, and how much.
 //!
 //! [`handshake`] makes sessions: Noise IKpsk2 with ML-KEM-768 inside, cookies, admission of
 //! sources, timestamps.
@@ -80,6 +88,10 @@ pub mod bench;
 pub mod config;
 pub mod lab;
 
+// People.
+pub mod accounts;
+pub mod login;
+
 // The two kinds of threads, and the host around them.
 pub mod control;
 pub mod dataplane;
@@ -91,6 +103,7 @@ pub mod sys;
 // The protocol.
 pub mod handshake;
 pub mod packet;
+pub mod policy;
 pub mod routing;
 pub mod session;
 pub mod wire;

@@ -244,6 +244,11 @@ pub const PATH_MTU_RAISE_FIRST: Duration = Duration::from_secs(20);
 /// The longest such wait (`PMTU_RAISE_TIMER`, RFC 8899 section 5.1.1).
 pub const PATH_MTU_RAISE_MAX: Duration = Duration::from_secs(600);
 
+// ---- Accounts ----
+
+/// Bytes of the name of a user, a group or a device.
+pub const ACCOUNT_NAME_LEN_MAX: usize = 64;
+
 // ---- Control thread ----
 
 /// Receive buffer of a server's sockets for what is not for workers, in bytes as asked for: some
