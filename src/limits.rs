@@ -248,6 +248,44 @@ pub const PATH_MTU_RAISE_MAX: Duration = Duration::from_secs(600);
 
 /// Bytes of the name of a user, a group or a device.
 pub const ACCOUNT_NAME_LEN_MAX: usize = 64;
+/// Bytes of a password, and of any other proof that is looked at.
+pub const PASSWORD_LEN_MAX: usize = 256;
+/// Bytes of the shortest password that an administrator may set.
+pub const PASSWORD_LEN_MIN: usize = 8;
+
+/// Memory of one password hash in KiB: the second of the recommended settings of OWASP's Password
+/// Storage Cheat Sheet, 19 MiB and two passes over them.
+pub const ARGON2_MEMORY_KIB: u32 = 19 * 1024;
+/// Passes over that memory.
+pub const ARGON2_PASSES: u32 = 2;
+/// Threads that hash passwords; each has the memory of one hash.
+pub const HASHERS_MAX: usize = 4;
+/// Logins that wait for one of them. One more is told that the server is busy: at some 20 ms each,
+/// these take as long as a client waits.
+pub const HASHES_QUEUED_MAX: usize = 256;
+
+/// Seconds of one step of the time-based one-time passwords (RFC 6238 section 5.2).
+pub const TOTP_STEP_S: u64 = 30;
+/// Steps before and after the present one whose codes are taken, too.
+pub const TOTP_DRIFT_STEPS: u64 = 1;
+/// Digits of a code.
+pub const TOTP_DIGITS: u8 = 6;
+/// Bytes of the secret that the codes are made from (RFC 4226 section 4 recommends 20).
+pub const TOTP_SECRET_LEN: usize = 20;
+/// Recovery codes that a user gets at a time.
+pub const RECOVERY_CODES: usize = 10;
+
+/// Failures that cost nothing but the failure: people mistype.
+pub const FAILURES_FREE: u32 = 5;
+/// How long the next try has to wait after one failure more; doubled with each further one.
+pub const FAILURE_PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// The longest that a try has to wait.
+pub const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// After how long one failure is forgotten.
+pub const FAILURE_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+/// Sources, users and devices, each, whose failures are remembered at least. When there are twice
+/// as many, the ones that were longest without a failure are forgotten.
+pub const FAILURES_REMEMBERED: usize = 1 << 15;
 
 // ---- Control thread ----
 
@@ -400,6 +438,11 @@ const _: () = {
     assert!(HANDSHAKES_PER_NETWORK_PPS > HANDSHAKES_PER_SOURCE_PPS);
     assert!(10 * HANDSHAKES_PER_SOURCE_BURST <= HANDSHAKES_PER_NETWORK_BURST);
     assert!(HANDSHAKE_SENDERS_SEEN.is_power_of_two());
+    assert!(FAILURE_PAUSE_FIRST.as_secs() < FAILURE_PAUSE_MAX.as_secs());
+    assert!(
+        FAILURE_PAUSE_MAX.as_secs() < FAILURE_FORGOTTEN_AFTER.as_secs(),
+        "who waits as long as told has not gained a try by waiting"
+    );
     assert!(PATH_CONFIRM_WITHIN.as_millis() > 2 * PATH_CONFIRM_RETRY.as_millis());
     assert!(PATH_PLAINTEXT_BASE.is_multiple_of(PADDING_LEN));
     assert!(PATH_PLAINTEXT_BASE + DATA_OVERHEAD_LEN + 48 <= TUN_MTU_MIN as usize);

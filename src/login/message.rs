@@ -3,40 +3,17 @@
 //! Each has a `type`. A receiver refuses types and keys that it does not know, and keys that come
 //! twice. [`SCHEMA`] is raised when a message changes so that an older end would misread it.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::accounts::names::Name;
+pub use crate::accounts::refusal::RefusalCode;
+pub use crate::accounts::secret::Secret;
 
 /// The number of this set of messages.
 pub const SCHEMA: u16 = 1;
-
-/// A secret in a message. Wiped from memory when dropped, never printed by `Debug`.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Takes over a secret.
-    pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
-
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Secret")
-    }
-}
 
 /// What a client says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -127,47 +104,6 @@ pub enum ServerMessage {
         /// Why, for people.
         message: String,
     },
-}
-
-/// Why a login was refused or a lease has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefusalCode {
-    /// The proofs of identity are wrong, or the user does not exist or is disabled: whoever cannot
-    /// prove who he is learns no more.
-    Denied,
-    /// The password was right, but a code is needed as well.
-    CodeNeeded,
-    /// The policy demands a client certificate.
-    CertificateNeeded,
-    /// Too many failures; see `retry_after_s`.
-    TooManyFailures,
-    /// The device's key belongs to another device.
-    DeviceTaken,
-    /// The user has as many devices as allowed.
-    TooManyDevices,
-    /// The user has as many devices online as allowed.
-    TooManySessions,
-    /// The user's quota is used up.
-    QuotaExceeded,
-    /// No inner address is free.
-    PoolExhausted,
-    /// The lease has run out; log in again.
-    LeaseExpired,
-    /// User, device, token or certificate is no longer good.
-    Revoked,
-    /// An administrator ended the session; logging in again is allowed.
-    Kicked,
-    /// The same device has logged in elsewhere.
-    Replaced,
-    /// The server is too busy, or its accounts cannot be reached; see `retry_after_s`.
-    Busy,
-    /// The server stops.
-    Stopping,
-    /// The two programs do not understand each other.
-    Incompatible,
-    /// The message makes no sense here.
-    Malformed,
 }
 
 /// A lease: everything a client needs to be online.
