@@ -304,6 +304,8 @@ pub const CONTROL_CROWD: usize = 16;
 pub const CONTROL_REST: Duration = Duration::from_micros(300);
 /// Worker events handled before sockets, signals and timers have their turn.
 pub const CONTROL_EVENTS_PER_TURN: usize = 256;
+/// Orders of other threads carried out before sockets, signals and timers have their turn.
+pub const CONTROL_ORDERS_PER_TURN: usize = 64;
 /// How long after a change to the TUN device it is looked at, so that changes that belong together
 /// are seen together.
 pub const INTERFACE_SETTLE: Duration = Duration::from_millis(50);

@@ -83,6 +83,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         sockets: listeners.control,
         workers: handles,
         events,
+        orders: crossbeam_channel::never(),
         interface: Some(interface),
         status_socket: Some(config.status_socket),
         catch_signals: true,

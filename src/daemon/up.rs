@@ -84,6 +84,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         sockets: vec![vec![sockets.control]],
         workers: handles,
         events,
+        orders: crossbeam_channel::never(),
         interface: Some(interface),
         status_socket: Some(config.status_socket),
         catch_signals: true,

@@ -205,6 +205,7 @@ impl Forwarder {
             WorkerCommand::SendKeepalive { session } => self.send_keepalive(session, datagrams),
             WorkerCommand::SetPrefixes(prefixes) => self.tables.set_prefixes(prefixes),
             WorkerCommand::SetQueueAttached(attached) => self.requests.attach = Some(attached),
+            WorkerCommand::LetGo(receipt) => drop(receipt),
             WorkerCommand::Stop => self.requests.stop = true,
         }
     }

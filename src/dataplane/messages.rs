@@ -5,6 +5,7 @@
 //! its commands before it declares a receiver index unknown, so a session that was installed before
 //! its handshake response left is always found.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,6 +54,24 @@ pub struct SessionInstall {
     pub usage: Arc<SessionUsage>,
 }
 
+/// Something that is let go of when it is no longer needed, which whoever waits for that notices:
+/// the sender of a channel, say.
+#[derive(Clone)]
+pub struct Receipt(Arc<dyn Send + Sync>);
+
+impl Receipt {
+    /// `guard` is dropped with the last clone of the receipt.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self(Arc::new(guard))
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Receipt({} left)", Arc::strong_count(&self.0))
+    }
+}
+
 /// From the control thread to a worker.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the text of a variant explains its fields")]
@@ -76,6 +95,8 @@ pub enum WorkerCommand {
     SetPrefixes(Arc<PrefixTable>),
     /// Attach or detach this worker's TUN queue (a client falling back to one path).
     SetQueueAttached(bool),
+    /// Let go of this, now that all commands before it are carried out.
+    LetGo(Receipt),
     /// Finish: send what is batched and return.
     Stop,
 }

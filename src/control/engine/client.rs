@@ -33,7 +33,9 @@ use crate::wire::PathMessage;
 use super::backoff::retry_wait;
 use super::core::Core;
 use super::session::{CloseReason, History, Session};
-use super::{ClientOptions, ClientSetup, DisconnectReason, EngineEvent, Now, Target, report};
+use super::{
+    ClientOptions, ClientSetup, DisconnectReason, EngineEvent, Now, ServerChoice, Target, report,
+};
 use attempt::Attempt;
 use paths::ClientPath;
 
@@ -146,6 +148,28 @@ impl Client {
         if self.server.remote != server {
             self.server.remote = server;
             self.cookie = None;
+        }
+    }
+
+    /// Goes on with what is chosen; a client that has not `started` yet will begin with it.
+    pub(super) fn choose_server(
+        &mut self,
+        core: &mut Core,
+        now: Now,
+        choice: ServerChoice,
+        started: bool,
+    ) {
+        let is_other = choice.key != self.server_key;
+        let is_rekeyed = choice.options.preshared_key != self.options.preshared_key;
+        if is_other {
+            self.say_goodbye(core);
+            self.lose_session(core, now.monotonic, DisconnectReason::ServerChanged, Duration::ZERO);
+            (self.server_key, self.cookie, self.fruitless) = (choice.key, None, 0);
+        }
+        self.set_server(choice.address);
+        self.set_options(core, choice.options);
+        if (is_other || is_rekeyed) && started {
+            self.begin_attempt(core, now);
         }
     }
 
@@ -312,6 +336,10 @@ impl Client {
     pub(super) fn request_close(&mut self, core: &mut Core) {
         self.attempt = None;
         self.connect_at = None;
+        self.say_goodbye(core);
+    }
+
+    fn say_goodbye(&self, core: &mut Core) {
         let Some(current) = &self.current else { return };
         for worker in current.session.plan.participants() {
             current.session.send_close(core, worker, CloseReason::Stopping);

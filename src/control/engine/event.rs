@@ -93,6 +93,10 @@ pub enum DisconnectReason {
     Expired,
     /// The peer is no longer configured.
     Removed,
+    /// The peer was admitted for a time that is over.
+    Dismissed,
+    /// A client goes on with another server.
+    ServerChanged,
 }
 
 impl fmt::Display for DisconnectReason {
@@ -102,6 +106,8 @@ impl fmt::Display for DisconnectReason {
             Self::Silent => "the far side does not answer",
             Self::Expired => "the session expired without a new handshake",
             Self::Removed => "the peer was removed from the configuration",
+            Self::Dismissed => "its lease has ended",
+            Self::ServerChanged => "another server takes its place",
         })
     }
 }

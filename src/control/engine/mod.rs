@@ -7,7 +7,9 @@
 //! 1. Inputs: [`start`](Engine::start) once, then [`handle_datagram`](Engine::handle_datagram),
 //!    [`handle_worker_event`](Engine::handle_worker_event),
 //!    [`handle_timeout`](Engine::handle_timeout), [`reload`](Engine::reload),
-//!    [`set_server`](Engine::set_server) and, last, [`request_close`](Engine::request_close).
+//!    [`admit_peer`](Engine::admit_peer), [`dismiss_peer`](Engine::dismiss_peer),
+//!    [`set_server`](Engine::set_server), [`choose_server`](Engine::choose_server) and, last,
+//!    [`request_close`](Engine::request_close).
 //! 2. Outputs, drained after each input in this order: [`poll_command`](Engine::poll_command),
 //!    [`poll_transmit`](Engine::poll_transmit), [`poll_event`](Engine::poll_event). A session must
 //!    be in the workers' queues before the response that makes the client use it is on the wire:
@@ -40,13 +42,14 @@ use std::time::Instant;
 
 use rand::CryptoRng;
 
-use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
+use crate::dataplane::messages::{Endpoint, Receipt, WorkerCommand, WorkerEvent};
 use crate::handshake::keys::PublicKey;
 use crate::telemetry::counters::DropCounters;
 use crate::telemetry::status::PeerStatus;
 
 pub use event::{DisconnectReason, EngineEvent, Now, Target};
-pub use setup::{ClientOptions, ClientSetup, PeerSetup, Reload, ServerSetup};
+pub use server::AdmitError;
+pub use setup::{ClientOptions, ClientSetup, PeerSetup, Reload, ServerChoice, ServerSetup};
 
 use self::core::Core;
 use client::Client;
@@ -172,6 +175,42 @@ impl Engine {
                 let warning = "the new configuration is for the other role and was not applied";
                 self.core.event(EngineEvent::Warning(warning.to_owned()));
             }
+        }
+    }
+
+    /// Admits a peer beside the configured ones, or tells what is new about one that was admitted:
+    /// its session is not disturbed, and a new pre-shared key counts from its next handshake on.
+    /// A reload leaves it alone.
+    ///
+    /// # Errors
+    /// What stands in the configuration comes first; see [`AdmitError`].
+    pub fn admit_peer(&mut self, setup: PeerSetup) -> Result<(), AdmitError> {
+        match &mut self.role {
+            Role::Server(server) => server.admit(&mut self.core, setup),
+            Role::Client(_) => Err(AdmitError::NoServer),
+        }
+    }
+
+    /// Lets go of a peer that was admitted: its sessions end at once. Returns whether there was
+    /// one; configured peers stay.
+    pub fn dismiss_peer(&mut self, key: &PublicKey) -> bool {
+        match &mut self.role {
+            Role::Server(server) => server.dismiss(&mut self.core, key),
+            Role::Client(_) => false,
+        }
+    }
+
+    /// Has the workers let go of `receipt` once they have carried out all commands so far.
+    pub fn acknowledge(&mut self, receipt: Receipt) {
+        self.core.command(Target::All, WorkerCommand::LetGo(receipt));
+    }
+
+    /// What a client goes on with. If it is the server that it has, the session goes on, and a new
+    /// pre-shared key makes another one beside it at once; if it is not, the client says goodbye
+    /// and connects to the other.
+    pub fn choose_server(&mut self, now: Now, choice: ServerChoice) {
+        if let Role::Client(client) = &mut self.role {
+            client.choose_server(&mut self.core, now, choice, self.started);
         }
     }
 

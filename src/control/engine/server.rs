@@ -1,5 +1,6 @@
 //! The server's side: grants sessions and follows its peers' addresses.
 
+mod admitted;
 mod peer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use super::session::{CloseReason, Session};
 use super::{DisconnectReason, Now, PeerSetup, Target};
 use peer::Peer;
 
+pub use admitted::AdmitError;
+
 /// All peers and who owns which session index.
 pub(super) struct Server {
     responder: Responder,
@@ -28,6 +31,8 @@ pub(super) struct Server {
     order: Vec<PeerId>,
     by_key: BTreeMap<PublicKey, PeerId>,
     by_session: BTreeMap<SessionIndex, PeerId>,
+    /// Whose the inner prefixes are, as the workers were told.
+    prefixes: PrefixTable,
     /// Sessions received on each worker, to spread new ones.
     load: Vec<u32>,
     wakeups: Wakeups,
@@ -43,40 +48,48 @@ impl Server {
             order: Vec::new(),
             by_key: BTreeMap::new(),
             by_session: BTreeMap::new(),
+            prefixes: PrefixTable::default(),
             load: vec![0; usize::from(core.workers)],
             wakeups: Wakeups::default(),
             peers_made: 0,
         }
     }
 
-    /// Puts `setups` in place of the peers there are. Peers that stay keep their sessions.
+    /// Puts `setups` in place of the peers that are configured. Those that stay keep sessions,
+    /// and those that were admitted are left alone.
     pub(super) fn set_peers(&mut self, core: &mut Core, setups: Vec<PeerSetup>) {
         let mut order = Vec::with_capacity(setups.len());
         for setup in setups {
             if let Some(id) = self.by_key.get(&setup.public_key).copied() {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.setup = setup;
+                    peer.is_admitted = false;
                 }
                 order.push(id);
                 continue;
             }
-            let id = PeerId(self.peers_made);
-            self.peers_made += 1;
-            self.by_key.insert(setup.public_key, id);
-            self.peers.insert(id, Peer::new(id, setup));
-            order.push(id);
+            order.push(self.add_peer(setup, false));
         }
         let kept: BTreeSet<PeerId> = order.iter().copied().collect();
-        let gone: Vec<PeerId> =
-            self.peers.keys().copied().filter(|id| !kept.contains(id)).collect();
+        let is_gone = |(id, peer): &(&PeerId, &Peer)| !peer.is_admitted && !kept.contains(*id);
+        let gone: Vec<PeerId> = self.peers.iter().filter(is_gone).map(|(id, _)| *id).collect();
         self.order = order;
         for id in gone {
-            self.remove_peer(core, id);
+            self.remove_peer(core, id, DisconnectReason::Removed);
         }
+        self.share_out_prefixes();
         self.announce_prefixes(core);
     }
 
-    fn remove_peer(&mut self, core: &mut Core, id: PeerId) {
+    fn add_peer(&mut self, setup: PeerSetup, is_admitted: bool) -> PeerId {
+        let id = PeerId(self.peers_made);
+        self.peers_made += 1;
+        self.by_key.insert(setup.public_key, id);
+        self.peers.insert(id, Peer::new(id, setup, is_admitted));
+        id
+    }
+
+    fn remove_peer(&mut self, core: &mut Core, id: PeerId, reason: DisconnectReason) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         self.by_key.remove(&peer.setup.public_key);
         if let Some(origin) = peer.origin {
@@ -88,17 +101,34 @@ impl Server {
         for session in peer.take_sessions() {
             self.forget(core, &mut peer, session);
         }
-        peer.note_disconnect(core, was_connected, DisconnectReason::Removed);
+        peer.note_disconnect(core, was_connected, reason);
+    }
+
+    /// Gives every prefix to its owner afresh: a configured peer's to the last that names it, an
+    /// admitted one's to that, unless the configuration gives it to another by now.
+    fn share_out_prefixes(&mut self) {
+        let configured = self.order.iter().filter_map(|id| self.peers.get(id));
+        let entries =
+            configured.flat_map(|peer| peer.setup.allowed.iter().map(|prefix| (*prefix, peer.id)));
+        let mut prefixes = PrefixTable::from_entries(entries);
+        for peer in self.admitted() {
+            for prefix in &peer.setup.allowed {
+                if prefixes.owner(*prefix).is_none() {
+                    prefixes.insert(*prefix, peer.id);
+                }
+            }
+        }
+        self.prefixes = prefixes;
     }
 
     fn announce_prefixes(&self, core: &mut Core) {
-        let entries = self
-            .order
-            .iter()
-            .filter_map(|id| self.peers.get(id))
-            .flat_map(|peer| peer.setup.allowed.iter().map(|prefix| (*prefix, peer.id)));
-        let table = Arc::new(PrefixTable::from_entries(entries));
+        let table = Arc::new(self.prefixes.clone());
         core.command(Target::All, WorkerCommand::SetPrefixes(table));
+    }
+
+    /// The peers that were admitted, oldest first.
+    fn admitted(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().filter(|peer| peer.is_admitted)
     }
 
     pub(super) fn handle_datagram(
@@ -279,8 +309,8 @@ impl Server {
     }
 
     pub(super) fn status(&self, now: Instant) -> Vec<PeerStatus> {
-        let peers = self.order.iter().filter_map(|id| self.peers.get(id));
-        peers.map(|peer| peer.status(now)).collect()
+        let configured = self.order.iter().filter_map(|id| self.peers.get(id));
+        configured.chain(self.admitted()).map(|peer| peer.status(now)).collect()
     }
 }
 

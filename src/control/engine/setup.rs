@@ -71,6 +71,17 @@ pub struct ClientOptions {
     pub rekey_after: Duration,
 }
 
+/// What a client is to go on with: the server of its configuration, or of the lease it has now.
+#[derive(Clone, Debug)]
+pub struct ServerChoice {
+    /// The server's static key.
+    pub key: PublicKey,
+    /// Where the server listens.
+    pub address: SocketAddr,
+    /// What is agreed with that server.
+    pub options: ClientOptions,
+}
+
 /// A configuration that was read again.
 #[derive(Clone, Debug)]
 pub enum Reload {

@@ -8,6 +8,7 @@
 
 mod interface;
 mod news;
+mod orders;
 mod poll;
 mod report;
 mod shutdown;
@@ -35,7 +36,7 @@ use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
 use crate::host::netlink::InterfaceMonitor;
 use crate::host::upkeep::InterfaceState;
-use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_REST};
+use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_ORDERS_PER_TURN, CONTROL_REST};
 use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
@@ -48,6 +49,7 @@ use sockets::Sockets;
 use status_socket::StatusSocket;
 use workers::{Life, Workers};
 
+pub use orders::{ControlHandle, ControlOrder};
 pub use poll::ControlPoll;
 pub use report::DaemonInfo;
 pub use status_socket::StatusSocketError;
@@ -128,6 +130,8 @@ pub struct ControlParts {
     pub workers: Vec<WorkerHandle>,
     /// What the workers say.
     pub events: Receiver<WorkerEvent>,
+    /// What other threads want of the engine, see [`ControlHandle`].
+    pub orders: Receiver<ControlOrder>,
     /// Tells of changes to the TUN device; nobody looks after it if `None`.
     pub interface: Option<InterfaceMonitor>,
     /// Where to offer status; nowhere if `None`.
@@ -193,6 +197,8 @@ pub struct ControlThread {
     workers: Workers,
     events: Receiver<WorkerEvent>,
     events_ready: bool,
+    orders: Receiver<ControlOrder>,
+    orders_ready: bool,
     /// Whether a worker has found the TUN device gone.
     device_gone: bool,
     signals: Option<Signals>,
@@ -244,6 +250,8 @@ impl ControlThread {
             workers: Workers::new(parts.workers),
             events: parts.events,
             events_ready: true,
+            orders: parts.orders,
+            orders_ready: true,
             device_gone: false,
             signals,
             interface,
@@ -293,6 +301,7 @@ impl ControlThread {
     /// what is ready.
     fn wait(&mut self, events: &mut Events, due: Option<Instant>) -> Result<(), ControlError> {
         let is_busy = self.events_ready
+            || self.orders_ready
             || self.sockets.any_ready()
             || self.interface.is_busy()
             || self.status.as_ref().is_some_and(StatusSocket::is_busy);
@@ -309,7 +318,7 @@ impl ControlThread {
         }
         for event in events.iter() {
             match event.token() {
-                WAKER => self.events_ready = true,
+                WAKER => (self.events_ready, self.orders_ready) = (true, true),
                 // Its turn comes with that of all others.
                 ALARM => {}
                 SIGNALS => self.read_signals(),
@@ -330,6 +339,7 @@ impl ControlThread {
     /// One bounded helping of work from every source.
     fn turn(&mut self) -> Result<(), ControlError> {
         self.take_worker_events()?;
+        self.carry_out_orders();
         self.sockets.receive(&mut self.engine);
         if self.engine.poll_timeout().is_some_and(|due| due <= clock::now()) {
             self.engine.handle_timeout(now());
@@ -377,6 +387,21 @@ impl ControlThread {
             }
         }
         Ok(())
+    }
+
+    fn carry_out_orders(&mut self) {
+        if !self.orders_ready {
+            return;
+        }
+        for _ in 0..CONTROL_ORDERS_PER_TURN {
+            match self.orders.try_recv() {
+                Ok(order) => order(&mut self.engine, now()),
+                Err(_) => {
+                    self.orders_ready = false;
+                    return;
+                }
+            }
+        }
     }
 
     /// The first worker to notice speaks for all.

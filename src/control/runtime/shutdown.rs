@@ -14,6 +14,8 @@ impl ControlThread {
     /// Says goodbye to the peers, stops the workers, and waits for them, but not for ever.
     pub(super) fn shut_down(&mut self) {
         self.hooks.stopping();
+        // Whoever waits for an order waits no longer.
+        self.orders = crossbeam_channel::never();
         self.engine.request_close();
         if let Err(error) = self.flush() {
             log::error!("{error}");

@@ -479,6 +479,7 @@ const fn command_name(command: &WorkerCommand) -> &'static str {
         WorkerCommand::SendKeepalive { .. } => "send keepalive",
         WorkerCommand::SetPrefixes(_) => "set prefixes",
         WorkerCommand::SetQueueAttached(_) => "attach queue",
+        WorkerCommand::LetGo(_) => "let go",
         WorkerCommand::Stop => "stop",
     }
 }

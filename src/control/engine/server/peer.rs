@@ -25,6 +25,8 @@ use super::super::{DisconnectReason, EngineEvent, PeerSetup, Target};
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) setup: PeerSetup,
+    /// Whether it is a guest beside the configured peers.
+    pub(super) is_admitted: bool,
     /// Of the newest initiation that was granted.
     pub(super) last_timestamp: Option<Timestamp>,
     /// Where that initiation came from.
@@ -41,10 +43,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(id: PeerId, setup: PeerSetup) -> Self {
+    pub(super) fn new(id: PeerId, setup: PeerSetup, is_admitted: bool) -> Self {
         Self {
             id,
             setup,
+            is_admitted,
             last_timestamp: None,
             origin: None,
             next: None,

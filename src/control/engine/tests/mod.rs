@@ -1,6 +1,7 @@
 //! Two engines with their workers, joined by a scripted network, in virtual time:
 //! [`crate::control::simulator`] without weather.
 
+mod admitted;
 mod connecting;
 mod lifecycle;
 mod paths;
