@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::problems::{Origin, Problems, names_secret};
-use crate::config::schema::{PeerSection, PeerTable, Role, Section, Sections, Setting, TABLES};
+use crate::config::schema::{PeerSection, PeerTable, Role, Section, Sections, Setting, tables};
 use crate::config::source::{Override, PeerOverride};
 use crate::config::values::Reader;
 
@@ -51,11 +51,9 @@ pub(crate) fn apply(
     let value = parsed
         .unwrap_or_else(|_| Spanned::new(0..toml.len(), DeValue::String(toml.as_str().into())));
     let reader = &mut Reader { key, flag: Some(flag), problems };
-    let known =
-        (section != other(role).section()).then(|| sections.set(section, &value, reader)).flatten();
-    if known != Some(true) {
+    if sections.set(role, section, &value, reader) != Some(true) {
         let what = format!("there is no key `{key}` in [{section}] for `{}`", role.command());
-        match hint(section, key) {
+        match hint(role, section, key) {
             Some(help) => problems.error_with_help(Origin::Flag(flag.clone()), what, help),
             None => problems.error(Origin::Flag(flag.clone()), what),
         }
@@ -102,13 +100,14 @@ impl Walker<'_> {
             return self.peers(value);
         }
         let other = other(self.role);
-        if name == other.section() || name == PeerSection::NAME {
+        let is_known = |role: Role| tables(role).iter().any(|(known, _)| *known == name);
+        if is_known(other) && !is_known(self.role) {
             let what = format!("[{name}] has no meaning for `{}`", self.role.command());
             let help = format!("a file for `{}` has it", other.command());
             return self.problems.error_with_help(Origin::File(span), what, help);
         }
-        if !TABLES.iter().any(|(known, _)| *known == name) {
-            return self.unknown("section", name, span, hint_for_section(name));
+        if !is_known(self.role) {
+            return self.unknown("section", name, span, hint_for_section(self.role, name));
         }
         let Some(table) = value.get_ref().as_table() else {
             let what = format!("`{name}` is a section: write `[{name}]` on a line of its own");
@@ -119,7 +118,7 @@ impl Walker<'_> {
         }
         for (key, value) in table {
             let reader = &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
-            if self.sections.set(name, value, reader) != Some(true) {
+            if self.sections.set(self.role, name, value, reader) != Some(true) {
                 self.unknown_key(name, key);
             }
         }
@@ -148,7 +147,7 @@ impl Walker<'_> {
     }
 
     fn unknown_key(&mut self, section: &str, key: &Spanned<std::borrow::Cow<'_, str>>) {
-        self.unknown("key", key.get_ref(), key.span(), hint(section, key.get_ref()));
+        self.unknown("key", key.get_ref(), key.span(), hint(self.role, section, key.get_ref()));
     }
 
     fn unknown(&mut self, what: &str, name: &str, span: Range<usize>, help: Option<String>) {
@@ -161,7 +160,7 @@ impl Walker<'_> {
 }
 
 /// What was probably meant by an unknown key of a section.
-fn hint(section: &str, key: &str) -> Option<String> {
+fn hint(role: Role, section: &str, key: &str) -> Option<String> {
     if names_secret(key) {
         return Some(
             "secrets stay out of this file: put the key into a file of its own (mode 0600) and \
@@ -169,20 +168,23 @@ fn hint(section: &str, key: &str) -> Option<String> {
                 .to_owned(),
         );
     }
-    let home = TABLES.iter().find(|(name, keys)| *name != section && keys.contains(&key));
-    let own = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, keys)| keys);
+    // First what this role has: a section may mean something else for the other.
+    let mut all = [role, other(role)].into_iter().flat_map(tables);
+    let home = all.clone().find(|(name, keys)| *name != section && keys.contains(&key));
+    let own = all.find(|(name, _)| *name == section).map_or(&[][..], |(_, keys)| keys);
     match (home, nearest(key, own)) {
         (Some((name, _)), _) => Some(format!("`{key}` is a key of [{name}]")),
         (None, Some(near)) => Some(format!("did you mean `{near}`?")),
-        (None, None) if own.is_empty() => hint_for_section(section),
+        (None, None) if own.is_empty() => hint_for_section(role, section),
         (None, None) => Some(format!("[{section}] has: {}", own.join(", "))),
     }
 }
 
 /// What was probably meant by an unknown section, or by a key outside any.
-fn hint_for_section(name: &str) -> Option<String> {
-    let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
-    if let Some((section, _)) = TABLES.iter().find(|(_, keys)| keys.contains(&name)) {
+fn hint_for_section(role: Role, name: &str) -> Option<String> {
+    let names: Vec<&str> = tables(role).iter().map(|(name, _)| *name).collect();
+    let mut all = [role, other(role)].into_iter().flat_map(tables);
+    if let Some((section, _)) = all.find(|(_, keys)| keys.contains(&name)) {
         return Some(format!("`{name}` is a key of [{section}]"));
     }
     match nearest(name, &names) {

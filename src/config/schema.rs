@@ -290,51 +290,70 @@ impl Sections {
         sections
     }
 
-    /// Sets a key of a table other than `[[peer]]`; `None` if there is no such table, `false` if
+    /// Sets a key of a table other than `[[peer]]`; `None` if `role` has no such table, `false` if
     /// the table has no such key.
     pub(crate) fn set(
         &mut self,
+        role: Role,
         section: &str,
         value: &Spanned<DeValue<'_>>,
         reader: &mut Reader<'_>,
     ) -> Option<bool> {
-        Some(match section {
-            ServerSection::NAME => self.server.set(value, reader),
-            ClientSection::NAME => self.client.set(value, reader),
-            TunSection::NAME => self.tun.set(value, reader),
-            WorkersSection::NAME => self.workers.set(value, reader),
-            TuningSection::NAME => self.tuning.set(value, reader),
-            LogSection::NAME => self.log.set(value, reader),
-            StatusSection::NAME => self.status.set(value, reader),
+        Some(match (role, section) {
+            (Role::Server, ServerSection::NAME) => self.server.set(value, reader),
+            (Role::Client, ClientSection::NAME) => self.client.set(value, reader),
+            (_, TunSection::NAME) => self.tun.set(value, reader),
+            (_, WorkersSection::NAME) => self.workers.set(value, reader),
+            (_, TuningSection::NAME) => self.tuning.set(value, reader),
+            (_, LogSection::NAME) => self.log.set(value, reader),
+            (_, StatusSection::NAME) => self.status.set(value, reader),
             _ => return None,
         })
     }
 
     /// The tables a configuration of `role` consists of, without peers.
     pub(crate) fn entries(&self, role: Role) -> Vec<(&'static str, Vec<Entry>)> {
-        let own = match role {
-            Role::Server => self.server.entries(),
-            Role::Client => self.client.entries(),
+        let mut entries = match role {
+            Role::Server => vec![(ServerSection::NAME, self.server.entries())],
+            Role::Client => vec![(ClientSection::NAME, self.client.entries())],
         };
-        vec![
-            (role.section(), own),
+        entries.extend([
             (TunSection::NAME, self.tun.entries()),
             (WorkersSection::NAME, self.workers.entries()),
             (TuningSection::NAME, self.tuning.entries()),
             (LogSection::NAME, self.log.entries()),
             (StatusSection::NAME, self.status.entries()),
-        ]
+        ]);
+        entries
     }
 }
 
-/// Every table with its keys.
-pub(crate) const TABLES: &[(&str, &[&str])] = &[
+/// A table and its keys.
+pub(crate) type Table = (&'static str, &'static [&'static str]);
+
+/// Every table that a configuration of `role` may have, with its keys.
+pub(crate) fn tables(role: Role) -> &'static [Table] {
+    match role {
+        Role::Server => SERVER_TABLES,
+        Role::Client => CLIENT_TABLES,
+    }
+}
+
+const SERVER_TABLES: &[Table] = &[
     (ServerSection::NAME, ServerSection::KEYS),
-    (ClientSection::NAME, ClientSection::KEYS),
     (TunSection::NAME, TunSection::KEYS),
     (WorkersSection::NAME, WorkersSection::KEYS),
     (TuningSection::NAME, TuningSection::KEYS),
     (LogSection::NAME, LogSection::KEYS),
     (StatusSection::NAME, StatusSection::KEYS),
     (PeerSection::NAME, PeerSection::KEYS),
+];
+
+const CLIENT_TABLES: &[Table] = &[
+    (ClientSection::NAME, ClientSection::KEYS),
+    (TunSection::NAME, TunSection::KEYS),
+    (WorkersSection::NAME, WorkersSection::KEYS),
+    (TuningSection::NAME, TuningSection::KEYS),
+    (LogSection::NAME, LogSection::KEYS),
+    (StatusSection::NAME, StatusSection::KEYS),
 ];
