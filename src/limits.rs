@@ -320,6 +320,19 @@ pub const INTERFACE_NEWS_PER_TURN: usize = 64;
 pub const ADDRESSES_USABLE_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is looked whether it has.
 pub const ADDRESSES_LOOK_EVERY: Duration = Duration::from_micros(200);
+/// How long `nft` may take, which takes milliseconds; the control thread waits for it.
+pub const FIREWALL_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is looked whether another program has ended.
+pub const PROGRAM_LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Bytes of what another program writes that are read.
+pub const PROGRAM_OUTPUT_MAX: u64 = 4 << 20;
+/// How long after a look at its table of the packet filter a daemon looks again at the soonest,
+/// however often another program removes it.
+pub const FIREWALL_LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// How often at most it is told that another program changes the packet filter.
+pub const FIREWALL_WARNING_EVERY: Duration = Duration::from_secs(60);
+/// Messages about the packet filter read before other sources have their turn.
+pub const FIREWALL_NEWS_PER_TURN: usize = 256;
 /// How long a clean stop waits for the workers to leave off.
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long it then waits for the kernel to close their TUN queues and sockets.

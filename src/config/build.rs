@@ -28,6 +28,7 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
         addresses: sections.tun.addresses.value.clone(),
         private_key_file: private_key_file?,
         peers,
+        nat: sections.server.nat.value,
         workers: workers(sections),
         status_socket: status_socket(sections, Role::Server),
         tuning: tuning(sections),

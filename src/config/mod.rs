@@ -24,8 +24,8 @@ pub use problems::{Origin, Problem, Report, Severity};
 pub use schema::{PORT_DEFAULT, Role};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
-    HostPort, LogConfig, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig, UpConfig,
-    WorkersConfig,
+    HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig,
+    UpConfig, WorkersConfig,
 };
 
 pub(crate) use schema::{Keepalive, Mtu, Workers};

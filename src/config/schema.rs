@@ -11,7 +11,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::problems::Origin;
-use crate::config::types::{CpuList, Directives, HostPort, InterfaceName, PeerName, Switch};
+use crate::config::types::{
+    CpuList, Directives, HostPort, InterfaceName, NatMode, PeerName, Switch,
+};
 use crate::config::values::{Auto, Bounded, ConfigValue, Reader};
 use crate::handshake::keys::PublicKey;
 use crate::host::routes::MARK_DEFAULT;
@@ -183,6 +185,7 @@ section! {
         listen: Vec<SocketAddr> =
             vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT_DEFAULT))], Restart;
         private_key_file: Option<PathBuf> = None, Restart;
+        nat: NatMode = NatMode::Off, Restart;
     }
 }
 

@@ -34,6 +34,8 @@ pub struct ServeConfig {
     pub private_key_file: PathBuf,
     /// Who may connect; no key twice.
     pub peers: Vec<PeerConfig>,
+    /// Whether clients are let out to the world.
+    pub nat: NatMode,
     /// How many workers, and where they run.
     pub workers: WorkersConfig,
     /// Where `corelane status` asks.
@@ -75,6 +77,34 @@ pub struct UpConfig {
     pub tuning: TuningConfig,
     /// What to log and how.
     pub log: LogConfig,
+}
+
+/// What a server's host does with packets that clients send to the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatMode {
+    /// Whatever the administrator has set up.
+    Off,
+    /// It forwards them with its own address as the source.
+    Masquerade,
+}
+
+impl FromStr for NatMode {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let modes = [Self::Off, Self::Masquerade];
+        let named = modes.into_iter().find(|mode| mode.to_string() == text);
+        named.ok_or(Unacceptable("masquerade or off"))
+    }
+}
+
+impl fmt::Display for NatMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Off => "off",
+            Self::Masquerade => "masquerade",
+        })
+    }
 }
 
 /// The TUN device.

@@ -14,7 +14,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::problems::{Origin, Problems};
-use crate::config::types::{CpuList, Directives, HostPort, InterfaceName, PeerName, Switch};
+use crate::config::types::{
+    CpuList, Directives, HostPort, InterfaceName, NatMode, PeerName, Switch,
+};
 use crate::handshake::keys::PublicKey;
 use crate::telemetry::logging::LogFormat;
 
@@ -343,6 +345,7 @@ text_values! {
     HostPort: "a host name or address with port such as \"vpn.example.org:20443\"";
     InterfaceName: "an interface name of 1 to 15 characters without '/', ':' or spaces";
     PeerName: "a name of 1 to 64 printable characters";
+    NatMode: "\"masquerade\" or \"off\"";
     CpuList: "a list of CPU numbers and ranges such as \"0-3,6\"";
     LogFormat: "\"text\" or \"json\"";
     Directives: "a level (off, error, warn, info, debug, trace), or levels by module such as \

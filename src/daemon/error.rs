@@ -6,6 +6,7 @@ use crate::config::ConfigError;
 use crate::config::secrets::SecretError;
 use crate::control::runtime::ControlError;
 use crate::exit::ExitCode;
+use crate::host::firewall::FirewallError;
 use crate::host::link::LinkError;
 use crate::host::netlink::NetlinkError;
 use crate::host::privileges::PrivilegeError;
@@ -43,6 +44,9 @@ pub enum DaemonError {
     /// Routes cannot be put in place.
     #[error(transparent)]
     Routes(#[from] RoutesError),
+    /// The packet filter cannot be set up.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// Capabilities cannot be given up.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
@@ -90,6 +94,7 @@ impl DaemonError {
             | Self::Udp(UdpError::PortForbidden { .. } | UdpError::MarkForbidden) => {
                 ExitCode::Denied
             }
+            Self::Firewall(FirewallError::Forbidden) => ExitCode::Denied,
             Self::Control(ControlError::DeviceGone { .. }) => ExitCode::DeviceGone,
             _ => ExitCode::Failure,
         }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::config::secrets::{ensure_foreign, load_preshared_key, load_private_key};
-use crate::config::{PeerConfig, ServeConfig, Source};
+use crate::config::{NatMode, PeerConfig, ServeConfig, Source};
 use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, ServerSetup};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
@@ -14,8 +16,9 @@ use crate::daemon::resolve::find_leftovers;
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
+use crate::host::firewall::nat::Nat;
 use crate::host::link::LinkError;
-use crate::host::netlink::NetlinkError;
+use crate::host::netlink::{FirewallMonitor, NetlinkError};
 use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::limits::{CLAIMS_RECEIVE_BUFFER_LEN, CONTROL_RECEIVE_BUFFER_LEN};
 use crate::sys::clock;
@@ -45,6 +48,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;
+    let (nat, firewall) = set_up_nat(&config, &tun.name)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
     let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
@@ -76,7 +80,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let summary = format!("{workers} workers on {}", info.tun);
     let names = peer_names(&config.peers);
     let configuration = Configuration::new(source, reserve);
-    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep };
+    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_server(setup, Randomness::open()?, clock::now()),
         poll,
@@ -85,6 +89,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         events,
         orders: crossbeam_channel::never(),
         interface: Some(interface),
+        firewall,
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,
@@ -147,6 +152,27 @@ fn peer_setups(peers: &[PeerConfig], own: &PublicKey) -> Result<Vec<PeerSetup>, 
     peers.iter().map(setup).collect()
 }
 
+/// Lets clients out to the world, if they are to be; undoes what a run that was killed has left.
+fn set_up_nat(
+    config: &ServeConfig,
+    tun: &str,
+) -> Result<(Option<Nat>, Option<FirewallMonitor>), DaemonError> {
+    match config.nat {
+        NatMode::Off => {
+            if let Err(error) = Nat::remove_leftovers(tun) {
+                log::warn!("what an earlier run may have left in the packet filter stays: {error}");
+            }
+            Ok((None, None))
+        }
+        NatMode::Masquerade => {
+            let networks: Vec<_> = config.addresses.iter().map(IpNet::trunc).collect();
+            let nat = Nat::install(tun, &networks)?;
+            let monitor = FirewallMonitor::open(nat.tables()).map_err(LinkError::from)?;
+            Ok((Some(nat), Some(monitor)))
+        }
+    }
+}
+
 /// What the configuration calls its peers.
 fn peer_names(peers: &[PeerConfig]) -> BTreeMap<PublicKey, String> {
     peers.iter().filter_map(|peer| Some((peer.public_key, peer.name.clone()?))).collect()
@@ -158,6 +184,7 @@ struct ServerHooks {
     own_key: PublicKey,
     names: BTreeMap<PublicKey, String>,
     upkeep: Upkeep,
+    nat: Option<Nat>,
 }
 
 impl ControlHooks for ServerHooks {
@@ -190,7 +217,20 @@ impl ControlHooks for ServerHooks {
         self.upkeep.mend(no_routes).map_err(|error| error.to_string())
     }
 
+    fn mend_firewall(&mut self) -> Result<usize, String> {
+        let restored = self.nat.as_mut().map_or(Ok(0), Nat::restore);
+        restored.map_err(|error| error.to_string())
+    }
+
     fn stopping(&mut self) {
         notify::stopping();
+    }
+
+    fn stopped(&mut self) {
+        if let Some(nat) = self.nat.take()
+            && let Err(error) = nat.remove()
+        {
+            log::error!("the host goes on forwarding, the next start mends that: {error}");
+        }
     }
 }

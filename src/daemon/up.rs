@@ -86,6 +86,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         events,
         orders: crossbeam_channel::never(),
         interface: Some(interface),
+        firewall: None,
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,

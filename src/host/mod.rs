@@ -5,15 +5,18 @@
 //! - [`routes`]: the client's routes and policy rules, installed, reconciled, removed and, after a
 //!   crash, repaired.
 //! - [`upkeep`]: puts back what the TUN device loses while the daemon runs.
+//! - [`firewall`]: tables of the packet filter and the forwarding of a server.
 //! - [`privileges`]: which capabilities the process keeps.
 //!
 //! Everything here runs before the workers start or on the control thread; nothing is on the
 //! packet path.
 
+pub mod firewall;
 pub mod link;
 pub mod netlink;
 pub mod privileges;
 pub mod routes;
 pub mod upkeep;
 
+mod program;
 mod sysctl;

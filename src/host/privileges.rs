@@ -82,6 +82,26 @@ impl Reserve {
     }
 }
 
+/// Does `start`, which starts another program, so that this program has `capability` as far as the
+/// calling thread has it, whoever runs it: root passes its capabilities on, another user's are lost
+/// unless they are ambient.
+pub(super) fn lend<T>(capability: Capability, start: impl FnOnce() -> T) -> T {
+    let sets = [CapSet::Inheritable, CapSet::Ambient];
+    let lacking = sets.map(|set| (set, !caps::has_cap(None, set, capability).unwrap_or(true)));
+    for (set, _) in lacking.iter().filter(|(_, is_lacking)| *is_lacking) {
+        if let Err(error) = caps::raise(None, *set, capability) {
+            log::debug!("{capability} cannot be lent to another program: {error}");
+        }
+    }
+    let started = start();
+    for (set, _) in lacking.iter().rev().filter(|(_, is_lacking)| *is_lacking) {
+        if let Err(error) = caps::drop(None, *set, capability) {
+            log::warn!("{capability} stays for programs that are started: {error}");
+        }
+    }
+    started
+}
+
 /// Leaves what is in `keep` in effect, `reserve` held beside it, and nothing else.
 fn narrow(keep: &[Capability], reserve: Option<Capability>) -> Result<(), PrivilegeError> {
     let keep: CapsHashSet = keep.iter().copied().collect();

@@ -1,6 +1,9 @@
-//! What processes and threads have used, CPU time and memory, and how much they may.
+//! What processes and threads have used, CPU time and memory, how much they may, and what starting
+//! another program needs.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::FromRawFd;
 use std::time::Duration;
 
 /// CPU time, user and system, that a process has used in all its threads so far. Nanosecond
@@ -85,6 +88,28 @@ fn status_bytes(pid: u32, key: &str) -> io::Result<u64> {
         .and_then(|kibibytes| kibibytes.trim().parse::<u64>().ok())
         .map(|kibibytes| kibibytes * 1024)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {key} in status")))
+}
+
+/// A file without a name that lives in memory (`memfd_create(2)`) and is closed in programs that
+/// are started, unless it is handed to them.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn memory_file() -> io::Result<File> {
+    // SAFETY: the name is a C string, and the flags are the kernel's.
+    let fd = unsafe { libc::memfd_create(c"corelane".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Whether this program has rights that whoever started it has not (`AT_SECURE`, getauxval(3)):
+/// then that one's environment is not to be trusted.
+pub fn has_more_rights_than_its_starter() -> bool {
+    // SAFETY: getauxval takes an integer and reads what the kernel gave this process.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod lifecycle;
 mod loops;
 mod lossy;
 mod marks;
+mod masquerade;
 mod mtu;
 mod nat;
 mod order;

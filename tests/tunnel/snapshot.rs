@@ -8,7 +8,7 @@ use crate::harness::PATIENCE;
 use crate::tools::run;
 
 /// The commands whose output says it.
-const QUESTIONS: [&str; 10] = [
+const QUESTIONS: [&str; 11] = [
     "ip -oneline -4 address",
     "ip -oneline -6 address",
     "ip -4 route show table all",
@@ -18,11 +18,13 @@ const QUESTIONS: [&str; 10] = [
     "nft list ruleset",
     "sysctl net.ipv4.conf.all.src_valid_mark",
     "sysctl net.ipv4.ip_forward",
+    "grep -r --include=forwarding --include=accept_ra --include=accept_redirects . \
+     /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf",
     // All hosts have the name servers of the machine that they are on.
     "cat /etc/resolv.conf",
 ];
 
-/// The state of a host's network: addresses, routes, rules, firewall, name servers.
+/// The state of a host's network: addresses, routes, rules, firewall, forwarding, name servers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot(BTreeSet<String>);
 

@@ -178,6 +178,7 @@ impl Server {
                 events: event_receiver,
                 orders,
                 interface: None,
+                firewall: None,
                 status_socket: Some(path),
                 catch_signals,
                 info: info(),

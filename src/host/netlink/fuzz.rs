@@ -2,11 +2,14 @@
 
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::{Answer, Family, address, interpret, link, route, rule, split_message};
+use super::{
+    Answer, Family, address, firewall_monitor, interpret, link, route, rule, split_message,
+};
 
 /// Reads `data` as a datagram from the kernel, to its end or to what makes no sense, and makes of
 /// every object what the program would.
 pub fn netlink_answer(data: &[u8]) {
+    firewall_monitor::concerns(data, &["corelane_corelane0".to_owned()]);
     let mut rest = data;
     while !rest.is_empty() {
         let (message, remaining) = match split_message("fuzz", rest) {

@@ -8,6 +8,7 @@
 //! afterwards: to work in another namespace, open it on a thread that has entered that namespace.
 
 mod address;
+mod firewall_monitor;
 #[doc(hidden)]
 pub mod fuzz;
 mod link;
@@ -18,6 +19,7 @@ mod rule;
 mod tests;
 
 pub use address::Address;
+pub use firewall_monitor::{FirewallMonitor, FirewallNews};
 pub use link::{Link, VethEnd};
 pub use monitor::{InterfaceMonitor, InterfaceNews};
 pub use route::{Route, RouteLookup, RouteScope, TABLE_MAIN};
