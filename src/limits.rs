@@ -244,6 +244,23 @@ pub const PATH_MTU_RAISE_FIRST: Duration = Duration::from_secs(20);
 /// The longest such wait (`PMTU_RAISE_TIMER`, RFC 8899 section 5.1.1).
 pub const PATH_MTU_RAISE_MAX: Duration = Duration::from_secs(600);
 
+// ---- Limits of a user's rate ----
+
+/// How much of a rate that was not used may be used later.
+pub const LIMIT_CREDIT: Duration = Duration::from_millis(5);
+/// How long a packet may wait for its turn under a limit. TCP's CUBIC fills a link whose queue is
+/// three sevenths of the round trip, so this is enough for 100 ms.
+pub const LIMIT_QUEUE: Duration = Duration::from_millis(50);
+/// Bytes that may wait even if a slow rate takes longer for them: a dozen packets.
+pub const LIMIT_QUEUE_LEN_MIN: usize = 18_000;
+/// The longest that they may take.
+pub const LIMIT_QUEUE_MAX: Duration = Duration::from_secs(1);
+/// Bytes of one block of the memory in which a worker holds what waits.
+pub const HELD_BLOCK_LEN: usize = 2048;
+/// Blocks that a worker has for that: what 1 Gbit/s lets wait, and some. They become resident as
+/// they are used.
+pub const HELD_BLOCKS: usize = 4096;
+
 // ---- Accounts ----
 
 /// Bytes of the name of a user, a group or a device.
@@ -478,6 +495,9 @@ const _: () = {
     assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
     assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");
     assert!(COOKIE_LEN == MAC_LEN, "a cookie is the key of mac2");
+    assert!(LIMIT_CREDIT.as_millis() < LIMIT_QUEUE.as_millis());
+    assert!(LIMIT_QUEUE.as_millis() < LIMIT_QUEUE_MAX.as_millis());
+    assert!(HELD_BLOCKS * HELD_BLOCK_LEN > 16 * (VIRTIO_HEADER_LEN + PACKET_LEN_MAX));
     assert!(BENCH_SILENCE_MAX.as_secs() >= 10 * BENCH_INTERVAL.as_secs());
     assert!(BENCH_SEQUENCE_WINDOW.is_power_of_two() && BENCH_SEQUENCE_WINDOW >= 64);
     assert!(BENCH_STREAMS_MAX as usize * 400 < BENCH_LINE_LEN_MAX, "a report fits one line");

@@ -124,6 +124,7 @@ fn lanes(criterion: &mut Criterion) {
                 features: Features::empty(),
                 endpoint: None,
                 usage: Arc::new(SessionUsage::new(2)),
+                policy: None,
             })));
         }
         let mut next = indices.iter().cycle();

@@ -180,6 +180,7 @@ fn side(role: Role) -> OfflineWorker {
         features: Features::CHECKSUM_OFFLOAD,
         endpoint: Some(Endpoint { remote, local: None, listener: 0 }),
         usage: Arc::new(SessionUsage::new(1)),
+        policy: None,
     })));
     let prefixes = PrefixTable::from_entries([(IpAddr::V4(owned).into(), PeerId(1))]);
     worker.command(WorkerCommand::SetPrefixes(Arc::new(prefixes)));

@@ -76,6 +76,7 @@ impl Population {
             public_key: *identity_of(client).public(),
             preshared_key: PresharedKey::default(),
             allowed: prefixes(client, 1),
+            policy: None,
         };
         let setup = ServerSetup {
             identity,

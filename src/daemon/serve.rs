@@ -147,7 +147,7 @@ fn peer_setups(peers: &[PeerConfig], own: &PublicKey) -> Result<Vec<PeerSetup>, 
             None => Default::default(),
         };
         let allowed = peer.allowed_ips.clone();
-        Ok(PeerSetup { public_key: peer.public_key, preshared_key, allowed })
+        Ok(PeerSetup { public_key: peer.public_key, preshared_key, allowed, policy: None })
     };
     peers.iter().map(setup).collect()
 }

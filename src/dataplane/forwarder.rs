@@ -204,6 +204,9 @@ impl Forwarder {
             }
             WorkerCommand::SendKeepalive { session } => self.send_keepalive(session, datagrams),
             WorkerCommand::SetPrefixes(prefixes) => self.tables.set_prefixes(prefixes),
+            WorkerCommand::SetPolicy { peer, policy } => {
+                self.tables.set_policy(peer, policy.as_ref());
+            }
             WorkerCommand::SetQueueAttached(attached) => self.requests.attach = Some(attached),
             WorkerCommand::LetGo(receipt) => drop(receipt),
             WorkerCommand::Stop => self.requests.stop = true,

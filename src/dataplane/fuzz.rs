@@ -55,6 +55,7 @@ fn worker(now: Instant, role: Role, features: Features) -> Option<OfflineWorker>
         features,
         endpoint: Some(Endpoint { remote, local: None, listener: 0 }),
         usage: Arc::new(SessionUsage::new(1)),
+        policy: None,
     })));
     let everything =
         [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)].map(|address| {

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::policy::PeerPolicy;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
 use crate::session::lanes::LanePlan;
@@ -52,6 +53,8 @@ pub struct SessionInstall {
     pub endpoint: Option<Endpoint>,
     /// Where the worker counts what the session carries.
     pub usage: Arc<SessionUsage>,
+    /// What the peer may reach, and how fast; everything if there is none.
+    pub policy: Option<Arc<PeerPolicy>>,
 }
 
 /// Something that is let go of when it is no longer needed, which whoever waits for that notices:
@@ -93,6 +96,8 @@ pub enum WorkerCommand {
     SendKeepalive { session: SessionIndex },
     /// Which peer owns which inner prefix.
     SetPrefixes(Arc<PrefixTable>),
+    /// What a peer may reach, and how fast, from now on.
+    SetPolicy { peer: PeerId, policy: Option<Arc<PeerPolicy>> },
     /// Attach or detach this worker's TUN queue (a client falling back to one path).
     SetQueueAttached(bool),
     /// Let go of this, now that all commands before it are carried out.

@@ -12,6 +12,7 @@ use crate::dataplane::index_map::IndexMap;
 use crate::dataplane::messages::{Endpoint, SessionInstall};
 use crate::limits::{LANE_EVENTS_BURST, LANE_EVENTS_PPS, SESSIONS_PER_PEER_MAX};
 use crate::packet::{Parsed, Transport};
+use crate::policy::PeerPolicy;
 use crate::rate::Rate;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
@@ -34,6 +35,8 @@ pub(super) struct Session {
     pub(super) plan: LanePlan,
     pub(super) features: Features,
     pub(super) usage: Arc<SessionUsage>,
+    /// What the peer may reach, and how fast; everything if there is none.
+    pub(super) policy: Option<Arc<PeerPolicy>>,
     /// Where this worker's lane sends to, once known.
     pub(super) send_endpoint: Option<Endpoint>,
     /// The largest plaintext that fits the path this worker sends on.
@@ -78,6 +81,7 @@ impl Session {
             plan: install.plan,
             features: install.features,
             usage: install.usage,
+            policy: install.policy,
             send_endpoint: install.endpoint,
             plaintext_max,
             expires,
@@ -411,6 +415,16 @@ impl Tables {
             && session.plan.send_path(worker) == path
         {
             session.plaintext_max = bytes;
+        }
+    }
+
+    /// Sets what a peer may do, in all of its sessions.
+    pub(super) fn set_policy(&mut self, peer: PeerId, policy: Option<&Arc<PeerPolicy>>) {
+        let Self { peers, sessions, .. } = self;
+        for index in peers.get(&peer).map(PeerSessions::known).unwrap_or_default() {
+            if let Some(session) = sessions.get_mut(index) {
+                session.policy = policy.cloned();
+            }
         }
     }
 

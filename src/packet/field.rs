@@ -69,6 +69,7 @@ pub(super) mod protocol {
     pub(in crate::packet) const UDP: u8 = 17;
     pub(in crate::packet) const ROUTING: u8 = 43;
     pub(in crate::packet) const FRAGMENT: u8 = 44;
+    pub(in crate::packet) const AUTHENTICATION: u8 = 51;
     pub(in crate::packet) const ICMPV6: u8 = 58;
     pub(in crate::packet) const DESTINATION_OPTIONS: u8 = 60;
 }

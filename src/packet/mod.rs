@@ -12,6 +12,7 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod ecn;
+pub mod ends;
 pub mod error;
 pub mod flags;
 pub mod fragment;
@@ -32,6 +33,7 @@ mod testing;
 mod tests;
 
 pub use coalesce::{CoalesceOptions, Coalescer, FinishedRun};
+pub use ends::{Ends, Upper};
 pub use error::PacketError;
 pub use parse::{IpVersion, Parsed, Transport};
 pub use run::RunTracker;

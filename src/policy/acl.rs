@@ -21,6 +21,15 @@ pub enum Action {
     Deny,
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        })
+    }
+}
+
 /// The transport protocols that a rule can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -115,10 +124,7 @@ fn parse_ports(text: &str) -> Option<RangeInclusive<u16>> {
 
 impl fmt::Display for AclRule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self.action {
-            Action::Allow => "allow ",
-            Action::Deny => "deny ",
-        })?;
+        write!(out, "{} ", self.action)?;
         match self.destination {
             Some(network) => write!(out, "{network}")?,
             None => out.write_str("any")?,

@@ -103,6 +103,32 @@ pub struct LaneUsage {
     pub sent: Traffic,
     /// Received on this worker's lanes.
     pub received: Traffic,
+    /// What of these bytes was taken into account ([`SessionUsage::take`]): the control thread is
+    /// the one to write it.
+    taken: Taken,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    sent_bytes: Counter,
+    received_bytes: Counter,
+}
+
+/// Inner bytes that a session has carried since somebody last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Sent to the peer.
+    pub sent_bytes: u64,
+    /// Received from it.
+    pub received_bytes: u64,
+}
+
+impl Carried {
+    /// Adds what another session has carried.
+    pub fn add(&mut self, other: Self) {
+        self.sent_bytes += other.sent_bytes;
+        self.received_bytes += other.received_bytes;
+    }
 }
 
 /// What one session carried, one entry per worker of this side.
@@ -136,6 +162,19 @@ impl SessionUsage {
     /// If `worker` is not one of the workers this was made for.
     pub fn lane(&self, worker: usize) -> &LaneUsage {
         &self.lanes[worker]
+    }
+
+    /// What was carried since the last call. Only the control thread may call this.
+    pub fn take(&self) -> Carried {
+        let mut carried = Carried::default();
+        for LaneUsage { sent, received, taken } in self.lanes.iter() {
+            let (sent, received) = (sent.bytes.get(), received.bytes.get());
+            carried.sent_bytes += sent - taken.sent_bytes.get();
+            carried.received_bytes += received - taken.received_bytes.get();
+            taken.sent_bytes.set(sent);
+            taken.received_bytes.set(received);
+        }
+        carried
     }
 
     /// The sum over all workers.

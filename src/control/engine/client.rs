@@ -186,7 +186,7 @@ impl Client {
         {
             oldest.remove(core, &mut self.history);
         }
-        let session = Session::install(core, SERVER, established, Some(self.server), since);
+        let session = Session::install(core, SERVER, None, established, Some(self.server), since);
         let rekey_at = self.options.rekey_at(since, core);
         let confirmation = Confirmation {
             retry_at: now + PATH_CONFIRM_RETRY,

@@ -35,6 +35,7 @@ mod session;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ use rand::CryptoRng;
 
 use crate::dataplane::messages::{Endpoint, Receipt, WorkerCommand, WorkerEvent};
 use crate::handshake::keys::PublicKey;
-use crate::telemetry::counters::DropCounters;
+use crate::policy::PeerPolicy;
+use crate::telemetry::counters::{Carried, DropCounters};
 use crate::telemetry::status::PeerStatus;
 
 pub use event::{DisconnectReason, EngineEvent, Now, Target};
@@ -218,6 +220,25 @@ impl Engine {
     pub fn set_server(&mut self, server: SocketAddr) {
         if let Role::Client(client) = &mut self.role {
             client.set_server(server);
+        }
+    }
+
+    /// Sets what a peer of a server may do from now on, also in the sessions that it has. Returns
+    /// whether there is such a peer.
+    pub fn set_policy(&mut self, peer: &PublicKey, policy: Option<Arc<PeerPolicy>>) -> bool {
+        match &mut self.role {
+            Role::Server(server) => server.set_policy(&mut self.core, peer, policy),
+            Role::Client(_) => false,
+        }
+    }
+
+    /// What each peer of a server that has a policy has carried since the last call: inner bytes
+    /// that its policy let pass. Every byte is told once, also of sessions that were replaced and
+    /// of peers that are gone, so ask often enough for what it is for, and once more at the end.
+    pub fn take_usage(&mut self) -> Vec<(PublicKey, Carried)> {
+        match &mut self.role {
+            Role::Server(server) => server.take_usage(),
+            Role::Client(_) => Vec::new(),
         }
     }
 

@@ -10,14 +10,17 @@ use std::time::Instant;
 use crate::dataplane::messages::{Endpoint, WorkerCommand, WorkerEvent};
 use crate::handshake::keys::PublicKey;
 use crate::handshake::{AcceptedInitiation, InitiationOutcome, Origin, Responder, ResponderParams};
+use crate::policy::PeerPolicy;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::lanes::{LanePlan, grant_base};
+use crate::telemetry::counters::Carried;
 use crate::telemetry::drops::DropReason;
 use crate::telemetry::status::PeerStatus;
 use crate::wire::{MessageType, PathMessage, SessionIndex};
 
 use super::core::Core;
 use super::session::{CloseReason, Session};
+use super::usage::Ledger;
 use super::{DisconnectReason, Now, PeerSetup, Target};
 use peer::Peer;
 
@@ -36,6 +39,7 @@ pub(super) struct Server {
     /// Sessions received on each worker, to spread new ones.
     load: Vec<u32>,
     wakeups: Wakeups,
+    ledger: Ledger,
     peers_made: u32,
 }
 
@@ -51,6 +55,7 @@ impl Server {
             prefixes: PrefixTable::default(),
             load: vec![0; usize::from(core.workers)],
             wakeups: Wakeups::default(),
+            ledger: Ledger::default(),
             peers_made: 0,
         }
     }
@@ -62,7 +67,7 @@ impl Server {
         for setup in setups {
             if let Some(id) = self.by_key.get(&setup.public_key).copied() {
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.setup = setup;
+                    peer.replace_setup(core, setup);
                     peer.is_admitted = false;
                 }
                 order.push(id);
@@ -119,6 +124,22 @@ impl Server {
             }
         }
         self.prefixes = prefixes;
+    }
+
+    /// Sets what a peer may do from now on; whether there is such a peer.
+    pub(super) fn set_policy(
+        &mut self,
+        core: &mut Core,
+        peer: &PublicKey,
+        policy: Option<Arc<PeerPolicy>>,
+    ) -> bool {
+        let peer = self.by_key.get(peer).and_then(|id| self.peers.get_mut(id));
+        peer.map(|peer| peer.set_policy(core, policy)).is_some()
+    }
+
+    pub(super) fn take_usage(&mut self) -> Vec<(PublicKey, Carried)> {
+        let live = self.peers.values().filter(|peer| peer.setup.policy.is_some());
+        self.ledger.take(live.flat_map(Peer::usage))
     }
 
     fn announce_prefixes(&self, core: &mut Core) {
@@ -198,7 +219,8 @@ impl Server {
                 self.responder.remove_regular(before);
             }
         }
-        let session = Session::install(core, id, established, None, now.monotonic);
+        let policy = peer.setup.policy.clone();
+        let session = Session::install(core, id, policy, established, None, now.monotonic);
         self.by_session.insert(local, id);
         adjust_load(&mut self.load, &session.plan, 1);
         let superseded = peer.next.replace(session);
@@ -295,6 +317,9 @@ impl Server {
     fn forget(&mut self, core: &mut Core, peer: &mut Peer, session: Session) {
         self.by_session.remove(&session.local);
         adjust_load(&mut self.load, &session.plan, -1);
+        if peer.setup.policy.is_some() {
+            self.ledger.end(peer.setup.public_key, Arc::clone(&session.usage));
+        }
         session.remove(core, &mut peer.history);
     }
 

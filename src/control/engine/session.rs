@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::dataplane::messages::{Endpoint, SessionInstall, WorkerCommand};
 use crate::handshake::Established;
 use crate::limits::REJECT_AFTER;
+use crate::policy::PeerPolicy;
 use crate::routing::PeerId;
 use crate::session::lanes::LanePlan;
 use crate::telemetry::counters::{SessionUsage, UsageTotals};
@@ -47,6 +48,7 @@ impl Session {
     pub(super) fn install(
         core: &mut Core,
         peer: PeerId,
+        policy: Option<Arc<PeerPolicy>>,
         established: Established,
         endpoint: Option<Endpoint>,
         since: Instant,
@@ -63,6 +65,7 @@ impl Session {
             features: established.features,
             endpoint,
             usage: Arc::clone(&usage),
+            policy,
         };
         let session = Self {
             local: install.local,

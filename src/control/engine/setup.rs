@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PublicKey};
+use crate::policy::PeerPolicy;
 use crate::wire::Features;
 
 /// A peer of a server.
@@ -19,6 +20,9 @@ pub struct PeerSetup {
     pub preshared_key: PresharedKey,
     /// Inner prefixes that belong to the peer.
     pub allowed: Vec<IpNet>,
+    /// What the peer may reach, and how fast; everything if there is none. What it has used is
+    /// counted ([`Engine::take_usage`](super::Engine::take_usage)) if there is one.
+    pub policy: Option<Arc<PeerPolicy>>,
 }
 
 /// A server as it starts.

@@ -108,6 +108,7 @@ fn server_engine() -> Engine {
         public_key: *identity(2).public(),
         preshared_key: PresharedKey::default(),
         allowed: Vec::new(),
+        policy: None,
     };
     let setup = ServerSetup {
         identity: identity(1),

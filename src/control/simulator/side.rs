@@ -93,6 +93,7 @@ pub(crate) fn peer(key: PublicKey, allowed: &[&str]) -> PeerSetup {
         public_key: key,
         preshared_key: PresharedKey::default(),
         allowed: allowed.iter().map(|text| text.parse().unwrap()).collect(),
+        policy: None,
     }
 }
 

@@ -478,6 +478,7 @@ const fn command_name(command: &WorkerCommand) -> &'static str {
         WorkerCommand::SendPathMessage { .. } => "send path message",
         WorkerCommand::SendKeepalive { .. } => "send keepalive",
         WorkerCommand::SetPrefixes(_) => "set prefixes",
+        WorkerCommand::SetPolicy { .. } => "set policy",
         WorkerCommand::SetQueueAttached(_) => "attach queue",
         WorkerCommand::LetGo(_) => "let go",
         WorkerCommand::Stop => "stop",

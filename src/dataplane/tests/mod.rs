@@ -103,6 +103,7 @@ pub(super) fn install(role: Role, server_workers: u8, client_workers: u8) -> Ses
         features: Features::CHECKSUM_OFFLOAD,
         endpoint,
         usage,
+        policy: None,
     }
 }
 

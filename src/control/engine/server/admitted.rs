@@ -46,7 +46,7 @@ impl Server {
         }
         let allowed = setup.allowed.clone();
         let (id, before) = match known.and_then(|id| Some((id, self.peers.get_mut(&id)?))) {
-            Some((id, peer)) => (id, std::mem::replace(&mut peer.setup, setup).allowed),
+            Some((id, peer)) => (id, peer.replace_setup(core, setup).allowed),
             None => (self.add_peer(setup, true), Vec::new()),
         };
         if allowed != before {

@@ -1,13 +1,16 @@
 //! One peer of a server: its sessions and its paths.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::keys::PublicKey;
 use crate::handshake::{Origin, Timestamp};
 use crate::limits::{PEER_WARNING_EVERY, SESSION_HANDOVER};
+use crate::policy::PeerPolicy;
 use crate::routing::PeerId;
+use crate::telemetry::counters::SessionUsage;
 use crate::telemetry::status::PeerStatus;
 use crate::wire::{PathMessage, SessionIndex};
 
@@ -58,6 +61,29 @@ impl Peer {
             paths: Vec::new(),
             warned: None,
         }
+    }
+
+    /// Takes over what is said of the peer now; returns what was said before.
+    pub(super) fn replace_setup(&mut self, core: &mut Core, setup: PeerSetup) -> PeerSetup {
+        self.set_policy(core, setup.policy.clone());
+        std::mem::replace(&mut self.setup, setup)
+    }
+
+    /// Sets what the peer may do from now on, in sessions that there are, too.
+    pub(super) fn set_policy(&mut self, core: &mut Core, policy: Option<Arc<PeerPolicy>>) {
+        let is_same = match (&self.setup.policy, &policy) {
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+            (before, after) => before.is_none() && after.is_none(),
+        };
+        if !is_same {
+            self.setup.policy = policy.clone();
+            core.command(Target::All, WorkerCommand::SetPolicy { peer: self.id, policy });
+        }
+    }
+
+    /// What its sessions have carried.
+    pub(super) fn usage(&self) -> impl Iterator<Item = (&PublicKey, &SessionUsage)> {
+        self.sessions().map(|session| (&self.setup.public_key, &*session.usage))
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -5,6 +5,7 @@ mod admitted;
 mod connecting;
 mod lifecycle;
 mod paths;
+mod policies;
 mod sessions;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ fn guest() -> PeerSetup {
         public_key: *identity(3).public(),
         preshared_key: PresharedKey::default(),
         allowed: vec!["10.7.0.3/32".parse().unwrap()],
+        policy: None,
     }
 }
 
