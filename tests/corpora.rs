@@ -9,7 +9,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use corelane::{bench, cli, config, dataplane, handshake, host, packet, session, sys, wire};
+use corelane::{bench, cli, config, dataplane, handshake, host, login, packet, session, sys, wire};
 
 /// A function that must not panic, whatever the bytes.
 type Target = fn(&[u8]);
@@ -36,6 +36,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("command_line", cli::fuzz::command_line),
     ("status_exchange", cli::fuzz::status_exchange),
     ("config_text", config_text),
+    ("carrier_frames", login::carrier::fuzz::frames),
 ];
 
 fn config_text(data: &[u8]) {

@@ -100,6 +100,15 @@ drop_reasons! {
         "A handshake answer matched no handshake in progress.";
     CookieInvalid, "cookie_invalid",
         "A cookie reply failed to authenticate.";
+    // The carrier.
+    CarrierQueueFull, "carrier_queue_full",
+        "A datagram found no room in front of a carrier's TLS connection.";
+    CarrierTooLate, "carrier_too_late",
+        "A datagram had waited too long for a carrier's TLS connection to take it.";
+    CarrierStranger, "carrier_stranger",
+        "A carrier's socket on loopback got a datagram from somebody else.";
+    CarrierSendFailed, "carrier_send_failed",
+        "The kernel refused a datagram that a carrier had brought.";
 }
 
 #[cfg(test)]
