@@ -46,7 +46,7 @@ pub use cookie::Cookie;
 pub use identity::LocalIdentity;
 pub use initiator::{PendingInitiation, Request};
 pub use responder::{AcceptedInitiation, InitiationOutcome, Responder};
-pub use source::Origin;
+pub use source::{Origin, Source};
 pub use timestamp::{Timestamp, TimestampClock};
 
 use keys::PublicKey;

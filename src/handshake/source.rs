@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 /// What counts as one sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
     /// One address.
     V4([u8; 4]),
     /// A /64, the least that one subscriber gets.

@@ -1,0 +1,75 @@
+//! Notices that certificate, key, client CA or revocation list have been replaced.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::limits::LOGIN_FILES_LOOK_EVERY;
+use crate::login::tls::{ServerTls, TlsFiles};
+
+/// What tells one version of a file from another: device, inode, bytes, and when it was changed in
+/// seconds and nanoseconds. `None` if it is not there.
+type Stamp = Option<[i64; 5]>;
+
+/// The files as they were when they were last read.
+#[derive(Debug)]
+pub(super) struct FilesWatch {
+    files: TlsFiles,
+    stamps: Vec<Stamp>,
+    due: Instant,
+}
+
+impl FilesWatch {
+    pub(super) fn new(files: TlsFiles, now: Instant) -> Self {
+        let stamps = stamps(&files);
+        Self { files, stamps, due: now + LOGIN_FILES_LOOK_EVERY }
+    }
+
+    /// When to look again.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Looks, if it is time; what the files say if they have changed. Those that make no sense are
+    /// told of once, and what was read before stays in force.
+    pub(super) fn look(&mut self, now: Instant) -> Option<ServerTls> {
+        if now < self.due {
+            return None;
+        }
+        self.due = now + LOGIN_FILES_LOOK_EVERY;
+        let stamps = stamps(&self.files);
+        if stamps == self.stamps {
+            return None;
+        }
+        self.stamps = stamps;
+        match ServerTls::load(&self.files) {
+            Ok(tls) => {
+                log::info!("the TLS certificates or revocations have changed and are in force");
+                Some(tls)
+            }
+            Err(error) => {
+                log::error!("{error}; what was read before stays in force");
+                None
+            }
+        }
+    }
+}
+
+fn stamps(files: &TlsFiles) -> Vec<Stamp> {
+    let TlsFiles { certificate, key, client_ca, client_crl } = files;
+    let optional = [client_ca.as_deref(), client_crl.as_deref()];
+    let always = [Some(certificate.as_path()), Some(key.as_path())];
+    always.into_iter().chain(optional).flatten().map(stamp).collect()
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let file = fs::metadata(path).ok()?;
+    Some([
+        file.dev() as i64,
+        file.ino() as i64,
+        file.size() as i64,
+        file.ctime(),
+        file.ctime_nsec(),
+    ])
+}
