@@ -7,9 +7,11 @@ use std::time::Duration;
 
 mod bench;
 mod login;
+mod store;
 
 pub use bench::*;
 pub use login::*;
+pub use store::*;
 
 // ---- Message layout (docs/protocol.md, "Messages") ----
 

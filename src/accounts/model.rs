@@ -4,6 +4,7 @@
 //! that a server makes them without asking the database. Times are milliseconds since 1970 in UTC.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::{CryptoRng, Rng as _};
@@ -32,7 +33,7 @@ impl Id {
 }
 
 /// An account.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Which row.
     pub id: Id,
@@ -62,8 +63,19 @@ pub struct User {
     pub reserved_ipv6: Option<Ipv6Addr>,
 }
 
+/// Without what the user's secrets could be guessed from.
+impl fmt::Debug for User {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("User")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("disabled", &self.disabled)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A group of users.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// What people call it; it is its identity.
     pub name: Name,
@@ -74,7 +86,7 @@ pub struct Group {
 }
 
 /// A machine of a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Which row.
     pub id: Id,
@@ -92,7 +104,7 @@ pub struct Device {
 
 /// A secret that stands for a user: an API token, the token inside an invite, or the one that a
 /// device got when it redeemed its invite.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Which row.
     pub id: Id,
@@ -129,7 +141,7 @@ pub enum TokenScope {
 }
 
 /// A client certificate that the CA has issued.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// Serial number in lower-case hexadecimal digits; it is its identity.
     pub serial: String,
@@ -147,7 +159,7 @@ pub struct Certificate {
 
 /// The inner addresses of a device at one server. It outlives the login, so that the device gets
 /// the same again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRecord {
     /// Whose.
     pub device: Id,
@@ -164,7 +176,7 @@ pub struct LeaseRecord {
 }
 
 /// One stay of a device, from login to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// Which row.
     pub id: Id,
@@ -207,7 +219,7 @@ pub enum SessionEnd {
 }
 
 /// Bytes that a user has moved on one day at one server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRecord {
     /// Whose.
     pub user: Id,

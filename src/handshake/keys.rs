@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use rand::CryptoRng;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -25,7 +26,8 @@ pub enum KeyParseError {
 }
 
 /// A static X25519 public key: who a peer is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PublicKey(pub [u8; KEY_LEN]);
 
 impl fmt::Display for PublicKey {
@@ -45,6 +47,20 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, KeyParseError> {
         parse(text).map(|key| Self(**key))
+    }
+}
+
+impl TryFrom<String> for PublicKey {
+    type Error = KeyParseError;
+
+    fn try_from(text: String) -> Result<Self, KeyParseError> {
+        text.parse()
+    }
+}
+
+impl From<PublicKey> for String {
+    fn from(key: PublicKey) -> Self {
+        key.to_string()
     }
 }
 

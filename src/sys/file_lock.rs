@@ -23,6 +23,21 @@ pub fn lock(file: &File) -> io::Result<()> {
     }
 }
 
+/// Takes the lock of this file if nobody holds it; `false` if somebody does.
+///
+/// # Errors
+/// As [`lock`].
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: no memory is involved, and the descriptor is open as long as `file` is.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,5 +60,16 @@ mod tests {
             is_released.store(true, Ordering::SeqCst);
             drop(first);
         });
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_waited_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let first = File::open(file.path()).unwrap();
+        let second = File::open(file.path()).unwrap();
+        assert!(try_lock(&first).unwrap());
+        assert!(!try_lock(&second).unwrap());
+        drop(first);
+        assert!(try_lock(&second).unwrap());
     }
 }
