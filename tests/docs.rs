@@ -308,7 +308,8 @@ fn commands_in_the_documents_exist() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     assert!(commands.contains("serve") && commands.len() > 10, "{commands:?}");
-    let is_word = |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase());
+    let is_letter = |c: char| c.is_ascii_lowercase() || c == '-';
+    let is_word = |word: &&str| !word.starts_with('-') && word.chars().all(is_letter);
     let mut missing = Vec::new();
     for name in ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/architecture.md"] {
         let text = document(name);
@@ -316,9 +317,10 @@ fn commands_in_the_documents_exist() {
             let before = &text[..rest.as_ptr() as usize - text.as_ptr() as usize];
             // Of code and shell lines only: a command follows a quote, a blank or a line's start.
             let starts = before.trim_end_matches("corelane ").ends_with(['`', '\n', ' ', '(']);
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+            let end =
+                rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
             let word = &rest[..end];
-            let is_command = starts && is_word(&word) && in_a_command(before);
+            let is_command = starts && end > 0 && is_word(&word) && in_a_command(before);
             if is_command && !commands.contains(word) {
                 missing.push(format!("{name}: corelane {word}"));
             }

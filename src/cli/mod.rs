@@ -10,6 +10,7 @@ mod error;
 pub mod fuzz;
 mod generate;
 mod key;
+mod kill_switch;
 mod output;
 mod settings;
 mod status;
@@ -47,6 +48,11 @@ enum Command {
     Key {
         #[command(subcommand)]
         command: key::KeyCommand,
+    },
+    /// Look after the kill switch that a client has left on
+    KillSwitch {
+        #[command(subcommand)]
+        command: kill_switch::KillSwitchCommand,
     },
     /// Check and show configurations
     Config {
@@ -104,6 +110,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
         Command::Key { command } => key::run(&command),
+        Command::KillSwitch { command } => kill_switch::run(command),
         Command::Config { command } => config::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),

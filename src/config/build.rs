@@ -59,6 +59,8 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
         rekey_after_s: client.rekey_after_s.value.as_u16(),
         status_socket: status_socket(sections, Role::Client),
         mark: client.firewall_mark.value.as_u32(),
+        kill_switch: client.kill_switch.value,
+        kill_switch_allow: without_host_bits(&client.kill_switch_allow, problems),
         tuning: tuning(sections),
         log: log(sections),
     })

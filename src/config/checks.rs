@@ -28,6 +28,7 @@ pub(crate) fn server(sections: &Sections, problems: &mut Problems) {
 /// What holds for a client.
 pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
     let client = &sections.client;
+    kill_switch(sections, problems);
     key_has_an_owner(&client.server_key, problems);
     let addresses = &sections.tun.addresses.value;
     let has_family = |prefix: &IpNet| addresses.iter().any(|own| same_family(own, prefix));
@@ -35,6 +36,20 @@ pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
         let family = if route.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         let what = format!("`{route}` is routed into the tunnel, which has no {family} address");
         problems.warning(client.routes.origin.clone(), what);
+    }
+}
+
+/// The kill switch names the device before it exists, and finds what an earlier run left by it.
+fn kill_switch(sections: &Sections, problems: &mut Problems) {
+    let (client, name) = (&sections.client, &sections.tun.name);
+    if client.kill_switch.value && name.value.0.contains('%') {
+        let what = "with `kill_switch` the TUN device needs a fixed name";
+        let help = "leave `%d` out of `name` in [tun]";
+        problems.error_with_help(client.kill_switch.origin.clone(), what, help);
+    }
+    if !client.kill_switch.value && !client.kill_switch_allow.value.is_empty() {
+        let what = "`kill_switch_allow` has no effect while `kill_switch` is false";
+        problems.warning(client.kill_switch_allow.origin.clone(), what);
     }
 }
 

@@ -200,6 +200,8 @@ section! {
         keepalive_s: Keepalive = Keepalive::clamped(0), Live;
         rekey_after_s: RekeyAfter = RekeyAfter::clamped(limits::REKEY_AFTER.as_secs()), Live;
         firewall_mark: Mark = Mark::clamped(u64::from(MARK_DEFAULT)), Restart;
+        kill_switch: bool = false, Restart;
+        kill_switch_allow: Vec<IpNet> = Vec::new(), Restart;
     }
 }
 

@@ -73,6 +73,11 @@ pub struct UpConfig {
     pub status_socket: PathBuf,
     /// Firewall mark of the tunnel's own packets, never 0.
     pub mark: u32,
+    /// Whether nothing may leave the host but through the tunnel. The TUN device has a fixed name
+    /// then.
+    pub kill_switch: bool,
+    /// What may, nevertheless, host bits cleared.
+    pub kill_switch_allow: Vec<IpNet>,
     /// What to use of the kernel's offloads, and sizes.
     pub tuning: TuningConfig,
     /// What to log and how.

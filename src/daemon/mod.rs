@@ -2,6 +2,7 @@
 //! control thread, which is the thread that called.
 
 mod error;
+mod kill_switch;
 mod notify;
 mod pool;
 mod randomness;

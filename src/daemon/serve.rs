@@ -226,7 +226,7 @@ impl ControlHooks for ServerHooks {
         notify::stopping();
     }
 
-    fn stopped(&mut self) {
+    fn stopped(&mut self, _by_request: bool) {
         if let Some(nat) = self.nat.take()
             && let Err(error) = nat.remove()
         {

@@ -10,6 +10,7 @@ use crate::config::secrets::{ensure_foreign, load_preshared_key, load_private_ke
 use crate::config::{Source, UpConfig};
 use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engine, Reload};
 use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
+use crate::daemon::kill_switch::KillSwitch;
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
@@ -28,6 +29,7 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 /// # Errors
 /// See [`DaemonError`].
 pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
+    let kill_switch = KillSwitch::set(&config)?;
     tunnel::allow_many_files();
     let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
     ensure_foreign(identity.public(), std::iter::once(&config.server_key))?;
@@ -40,6 +42,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let (tun, upkeep) =
         tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
+    let firewall = kill_switch.monitor()?;
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
@@ -69,15 +72,9 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
     let seats = seats.map(|(tun, socket)| WorkerSeat { tun, sockets: vec![socket] }).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
-    let hooks = ClientHooks {
-        configuration: Configuration::new(source, reserve),
-        tun: info.tun.clone(),
-        request: route_request(&config, server),
-        server,
-        routes: None,
-        upkeep,
-        resolver: Resolver::new(config.server.clone()),
-    };
+    let configuration = Configuration::new(source, reserve);
+    let tun = info.tun.clone();
+    let hooks = ClientHooks::new(&config, configuration, tun, server, upkeep, kill_switch);
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_client(setup, Randomness::open()?, clock::now()),
         poll,
@@ -86,7 +83,7 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         events,
         orders: crossbeam_channel::never(),
         interface: Some(interface),
-        firewall: None,
+        firewall,
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,
@@ -152,7 +149,23 @@ struct ClientHooks {
     server: SocketAddr,
     routes: Option<ClientRoutes>,
     upkeep: Upkeep,
+    kill_switch: KillSwitch,
     resolver: Resolver,
+}
+
+impl ClientHooks {
+    fn new(
+        config: &UpConfig,
+        configuration: Configuration,
+        tun: String,
+        server: SocketAddr,
+        upkeep: Upkeep,
+        kill_switch: KillSwitch,
+    ) -> Self {
+        let request = route_request(config, server);
+        let resolver = Resolver::new(config.server.clone());
+        Self { configuration, tun, request, server, routes: None, upkeep, kill_switch, resolver }
+    }
 }
 
 impl ControlHooks for ClientHooks {
@@ -206,15 +219,22 @@ impl ControlHooks for ClientHooks {
         mended.map_err(|error| error.to_string())
     }
 
+    fn mend_firewall(&mut self) -> Result<usize, String> {
+        self.kill_switch.restore()
+    }
+
     fn stopping(&mut self) {
         notify::stopping();
     }
 
-    fn stopped(&mut self) {
+    fn stopped(&mut self, by_request: bool) {
         if let Some(routes) = self.routes.take()
             && let Err(error) = routes.remove()
         {
             log::error!("routes are left behind, the next start mends that: {error}");
+        }
+        if by_request {
+            self.kill_switch.open();
         }
     }
 }

@@ -8,7 +8,7 @@ use corelane::lab::addresses;
 
 use crate::harness::{Options, SERVER_V4, SERVER_V6, Tunnel};
 use crate::routing::{FAR_V4, FAR_V6, full_tunnel};
-use crate::tools::{PingSummary, attempt, echo, ping, run, start};
+use crate::tools::{PingSummary, attempt, echo, ping, start};
 
 /// Payloads in bytes: one that is small, one that is about what a packet holds, one that does not
 /// fit one.
@@ -68,9 +68,6 @@ fn a_client_that_is_stopped_was_never_there() {
 #[test]
 fn a_client_that_was_killed_and_runs_again_leaves_no_more() {
     let mut tunnel = full_tunnel();
-    // A crash leaves this on, as nobody knows what it was before.
-    run(tunnel.lab.client(), "sysctl -w net.ipv4.conf.all.src_valid_mark=1");
-    tunnel.remember_hosts();
     tunnel.start_server();
     assert_silent(&tunnel);
     tunnel.start_client();

@@ -15,7 +15,7 @@ use corelane::sys::capture::Capture;
 
 use crate::harness::{PATIENCE, PORT, SERVER_V4, capture};
 use crate::routing::{FAR_V4, full_tunnel};
-use crate::tools::{attempt, ping, run};
+use crate::tools::{attempt, ping};
 
 /// Destinations of no other traffic.
 const INSIDE: [IpAddr; 2] = [
@@ -180,8 +180,6 @@ fn resolving_by_own_files(directory: &Path) -> Vec<String> {
 #[test]
 fn nothing_leaves_in_the_clear_from_a_kill_to_the_next_good_start() {
     let mut tunnel = full_tunnel();
-    run(tunnel.lab.client(), "sysctl -w net.ipv4.conf.all.src_valid_mark=1");
-    tunnel.remember_hosts();
     let (_name_server, asked) = start_name_server(tunnel.lab.router());
     tunnel.client.wrapper = resolving_by_own_files(tunnel.directory.path());
     tunnel.options.connect = format!("{NAME}:{PORT}");

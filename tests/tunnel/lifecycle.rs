@@ -113,9 +113,6 @@ fn daemons_that_were_killed_and_started_again_leave_every_setting_as_it_was() {
         routes: vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
         ..Options::default()
     });
-    // A crash leaves this on, as nobody knows what it was before.
-    run(tunnel.lab.client(), "sysctl -w net.ipv4.conf.all.src_valid_mark=1");
-    tunnel.remember_hosts();
     let before = [settings(tunnel.lab.server()), settings(tunnel.lab.client())];
     for _ in 0..2 {
         tunnel.start_server();

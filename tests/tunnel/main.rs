@@ -16,6 +16,7 @@ mod fallbacks;
 mod footprint;
 mod interface;
 mod keys;
+mod kill_switch;
 mod killed;
 mod life;
 mod lifecycle;

@@ -123,8 +123,9 @@ pub trait ControlHooks {
     /// A clean stop begins.
     fn stopping(&mut self) {}
 
-    /// The workers have stopped and closed their devices, or not in time. Runs on every way out.
-    fn stopped(&mut self) {}
+    /// The workers have stopped and closed their devices, or not in time. Runs on every way out, of
+    /// which one is `by_request`, the others are failures.
+    fn stopped(&mut self, _by_request: bool) {}
 }
 
 /// What a control thread is made of.
@@ -292,7 +293,7 @@ impl ControlThread {
         if let Err(error) = &outcome {
             log::error!("{error}");
         }
-        self.shut_down();
+        self.shut_down(outcome.is_ok());
         outcome
     }
 

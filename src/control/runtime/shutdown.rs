@@ -12,7 +12,7 @@ use crate::sys::clock;
 
 impl ControlThread {
     /// Says goodbye to the peers, stops the workers, and waits for them, but not for ever.
-    pub(super) fn shut_down(&mut self) {
+    pub(super) fn shut_down(&mut self, by_request: bool) {
         self.hooks.stopping();
         // Whoever waits for an order waits no longer.
         self.orders = crossbeam_channel::never();
@@ -23,7 +23,7 @@ impl ControlThread {
         self.workers.stop();
         let have_stopped = self.await_workers(Life::Stopped, STOP_WITHIN);
         // Nothing passes the tunnel any more, so nothing must be led into it.
-        self.hooks.stopped();
+        self.hooks.stopped(by_request);
         if have_stopped {
             self.await_workers(Life::Closed, CLOSE_WITHIN);
         }

@@ -67,7 +67,7 @@ impl ControlHooks for Hooks {
         self.called.send(Called::Stopping).unwrap();
     }
 
-    fn stopped(&mut self) {
+    fn stopped(&mut self, _by_request: bool) {
         self.called.send(Called::Stopped).unwrap();
     }
 }

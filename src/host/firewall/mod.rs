@@ -1,12 +1,14 @@
 //! What the program has in the packet filter (nftables): tables of its own, put in place, kept as
 //! they are and removed each as a whole. Nothing of anybody else's is touched.
 //!
+//! - [`kill_switch`]: a client that lets nothing out but through its tunnel.
 //! - [`nat`]: a server that passes its clients' packets on to the world.
 //!
 //! The names of the tables are derived from the name of the TUN device, so the kernel's state alone
 //! says what is whose, after a crash, too.
 
 mod forwarding;
+pub mod kill_switch;
 pub mod nat;
 mod nft;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod tests;
 
 use std::io;
 
+use ipnet::IpNet;
 use ring::digest::{SHA256, digest};
 
 use super::program::ProgramError;
@@ -104,6 +107,22 @@ fn put_table(name: &str, body: &str) -> Result<(), FirewallError> {
 /// Removes the table of this name; one that is not there is no matter.
 fn remove_table(name: &str) -> Result<(), FirewallError> {
     nft::apply(&format!("table inet {name}\ndelete table inet {name}\n"))
+}
+
+/// The names of all tables of both families.
+fn tables() -> Result<Vec<String>, FirewallError> {
+    let objects = nft::json(&["list", "tables", "inet"])?;
+    let name =
+        |object: &serde_json::Value| object.pointer("/table/name")?.as_str().map(str::to_owned);
+    Ok(objects.iter().filter_map(name).collect())
+}
+
+/// Those of `prefixes` that are `wanted` as an anonymous set; `None` if there are none. No two
+/// elements of a set may overlap, so what lies next to each other becomes one.
+fn address_set(prefixes: &[IpNet], wanted: impl Fn(&IpNet) -> bool) -> Option<String> {
+    let prefixes = prefixes.iter().filter(|prefix| wanted(prefix)).map(IpNet::trunc).collect();
+    let elements: Vec<_> = IpNet::aggregate(&prefixes).iter().map(IpNet::to_string).collect();
+    (!elements.is_empty()).then(|| format!("{{ {} }}", elements.join(", ")))
 }
 
 /// The name of a table of the tunnel with this TUN device. `nft` takes letters, digits, `_`, `-`

@@ -25,7 +25,9 @@ use ipnet::{IpNet, Ipv6Net};
 use serde_json::Value;
 
 use super::forwarding::{self, Forwarding};
-use super::{FirewallError, Table, nft, quoted_device, remove_table, table_name};
+use super::{
+    FirewallError, Table, address_set, nft, quoted_device, remove_table, table_name, tables,
+};
 use crate::host::netlink::Family;
 
 /// What the names of tables that let clients out begin with.
@@ -128,25 +130,15 @@ fn switch_back_unless_needed(tables: &[String]) -> Result<(), FirewallError> {
     }
 }
 
-/// The names of all tables of both families.
-fn tables() -> Result<Vec<String>, FirewallError> {
-    let objects = nft::json(&["list", "tables", "inet"])?;
-    let name = |object: &Value| object.pointer("/table/name")?.as_str().map(str::to_owned);
-    Ok(objects.iter().filter_map(name).collect())
-}
-
 fn body(tun: &str, networks: &[IpNet]) -> Result<String, FirewallError> {
     let tun = quoted_device(tun)?;
-    // No two elements of a set may overlap.
-    let networks = IpNet::aggregate(&networks.iter().map(IpNet::trunc).collect());
     let (mut forward, mut postrouting) = (String::new(), String::new());
     for (family, keyword) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
-        let inside: Vec<_> = networks.iter().filter(|it| Family::of(it) == family).collect();
-        if let Some(set) = set(&inside) {
+        let is_inside = |network: &IpNet| Family::of(network) == family;
+        if let Some(set) = address_set(networks, is_inside) {
             forward += &format!("iifname {tun} {keyword} saddr {set} accept\n");
         }
-        let masked: Vec<_> = inside.into_iter().filter(|it| is_translated(it)).collect();
-        if let Some(set) = set(&masked) {
+        if let Some(set) = address_set(networks, |it| is_inside(it) && is_translated(it)) {
             postrouting +=
                 &format!("iifname {tun} oifname != {tun} {keyword} saddr {set} masquerade\n");
         }
@@ -158,11 +150,6 @@ fn body(tun: &str, networks: &[IpNet]) -> Result<String, FirewallError> {
          chain postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
          {postrouting}}}\n"
     ))
-}
-
-fn set(networks: &[&IpNet]) -> Option<String> {
-    let elements: Vec<_> = networks.iter().map(|network| network.to_string()).collect();
-    (!elements.is_empty()).then(|| format!("{{ {} }}", elements.join(", ")))
 }
 
 /// Whether packets from a network need another source to be answered.

@@ -43,12 +43,11 @@
 //! so do the routes that refuse: what was meant for the tunnel stays shut out. The next start under
 //! the same name finds them under its own number. It adds what is missing and then removes what its
 //! configuration does not ask for any more, so there is no moment without them in between.
-//! [`Leftovers`] says what becomes of those of other names. Only the sysctl
-//! `net.ipv4.conf.all.src_valid_mark` stays as the tunnel set it, since after a crash nobody knows
-//! what it was (nor does the second of two tunnels that overlap in time); it affects marked packets
-//! only.
+//! [`Leftovers`] says what becomes of those of other names. The sysctl
+//! `net.ipv4.conf.all.src_valid_mark` is set back when the last tunnel that needs it ends.
 
 mod leftovers;
+mod marked_sources;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -84,8 +83,6 @@ const RULE_PRIORITY_MAIN: u32 = 32764;
 /// Places of the rules that let a server's answers in.
 const RULE_PRIORITY_ANSWERS: u32 = 32763;
 const RULE_PRIORITY_TUNNEL: u32 = 32765;
-
-const SOURCE_VALID_MARK: &str = "ipv4/conf/all/src_valid_mark";
 
 /// Why routes could not be put in place.
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +141,6 @@ pub struct ClientRoutes {
     name: String,
     tunnel: Tunnel,
     plan: RoutePlan,
-    /// What `src_valid_mark` was before this tunnel changed it.
-    source_valid_mark_before: Option<String>,
 }
 
 impl ClientRoutes {
@@ -172,7 +167,7 @@ impl ClientRoutes {
             );
         }
         let name = tun.to_owned();
-        let mut routes = Self { netlink, name, tunnel, plan, source_valid_mark_before: None };
+        let mut routes = Self { netlink, name, tunnel, plan };
         if let Err(error) = routes.update(request) {
             // What was there before is no business of the drop.
             routes.plan = RoutePlan::default();
@@ -204,7 +199,7 @@ impl ClientRoutes {
             return Err(error);
         }
         if plan.has_rules_for(Family::V4) {
-            self.accept_marked_sources();
+            marked_sources::accept(&mut self.netlink)?;
             if !strict.is_empty() {
                 log::info!("strict reverse path filtering on {strict:?}: the server is let in");
             }
@@ -234,13 +229,8 @@ impl ClientRoutes {
     fn clear(&mut self) -> Result<(), RoutesError> {
         self.reconcile(&RoutePlan::default())?;
         self.plan = RoutePlan::default();
-        if let Some(before) = self.source_valid_mark_before.take()
-            && !self.another_tunnel_has_rules()?
-            && let Err(error) = sysctl::write(SOURCE_VALID_MARK, &before)
-        {
-            log::warn!(
-                "net.ipv4.conf.all.src_valid_mark could not be set back to {before}: {error}"
-            );
+        if !self.another_tunnel_has_rules()? {
+            marked_sources::forget(&mut self.netlink)?;
         }
         Ok(())
     }
@@ -285,25 +275,6 @@ impl ClientRoutes {
         present.routes.retain(|route| !plan.routes.contains(route));
         remove(netlink, present)?;
         Ok(added)
-    }
-
-    /// Lets a packet's mark count when its source is validated, so that a firewall which marks the
-    /// tunnel's incoming packets (conntrack marks) makes strict reverse path filtering work.
-    fn accept_marked_sources(&mut self) {
-        if self.source_valid_mark_before.is_some() {
-            return;
-        }
-        match sysctl::read(SOURCE_VALID_MARK) {
-            Ok(before) if before == "1" => {}
-            Ok(before) => match sysctl::write(SOURCE_VALID_MARK, "1") {
-                Ok(()) => self.source_valid_mark_before = Some(before),
-                Err(error) => log::warn!(
-                    "net.ipv4.conf.all.src_valid_mark could not be set: {error}; \
-                     in a container start it with --sysctl net.ipv4.conf.all.src_valid_mark=1"
-                ),
-            },
-            Err(error) => log::warn!("net.ipv4.conf.all.src_valid_mark is not there: {error}"),
-        }
     }
 
     fn another_tunnel_has_rules(&mut self) -> Result<bool, NetlinkError> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use socket2::SockRef;
 
+use super::marked_sources::SOURCE_VALID_MARK;
 use super::{
     ClientRoutes, Leftovers, MARK_DEFAULT, RouteRequest, RoutesError, own_table,
     strict_reverse_path_interfaces,
@@ -143,10 +144,10 @@ fn removing_leaves_everything_as_it_was() {
     let lab = lab();
     let _tun = open_tun(&lab.client, "vpn0");
     let before = snapshot(&lab.client);
-    let mark_before = lab.client.run(|| sysctl::read(super::SOURCE_VALID_MARK)).unwrap().unwrap();
+    let mark_before = lab.client.run(|| sysctl::read(SOURCE_VALID_MARK)).unwrap().unwrap();
     let routes = install(&lab.client, "vpn0", FULL).unwrap();
     assert_ne!(snapshot(&lab.client), before);
-    let valid = || lab.client.run(|| sysctl::read(super::SOURCE_VALID_MARK)).unwrap().unwrap();
+    let valid = || lab.client.run(|| sysctl::read(SOURCE_VALID_MARK)).unwrap().unwrap();
     assert_eq!((mark_before.as_str(), valid().as_str()), ("0", "1"));
     lab.client.run(|| routes.remove().unwrap()).unwrap();
     assert_eq!(snapshot(&lab.client), before);
@@ -348,7 +349,7 @@ fn an_update_changes_only_what_differs() {
         lab.client.run(|| update(&["10.0.0.0/8", "0.0.0.0/0"])).unwrap();
     });
     assert!(!events.iter().any(|event| event.contains("10.0.0.0/8")), "{events:#?}");
-    assert_eq!(events.len(), 10, "{events:#?}");
+    assert_eq!(events.len(), 11, "{events:#?}");
     assert!(events[0].contains("10.3.0.0/16") && events[1].starts_with("Deleted 10.2.0.0/16"));
     assert!(events[2].starts_with("default") && events[3].starts_with("unreachable default"));
     assert!(events[4].starts_with("192.0.2.1") && events[5].starts_with("unreachable 192.0.2.1"));
@@ -356,6 +357,7 @@ fn an_update_changes_only_what_differs() {
     assert!(events[7].contains("suppress_prefixlength 0"));
     assert!(events[8].contains("not from all fwmark 0xc1"));
     assert!(events[9].starts_with("Deleted 10.3.0.0/16"));
+    assert!(events[10].contains("table 1940000000"), "what src_valid_mark was");
     assert_eq!(leaves_by(&lab.client, "203.0.113.9", 0), "vpn0");
 }
 
@@ -449,9 +451,9 @@ fn as_an_ordinary_user() {
     let mut routes = ClientRoutes::install("vpn0", &request(&["10.0.0.0/8"])).unwrap();
     drop_to(&keep).unwrap();
     routes.update(&request(FULL)).unwrap();
-    assert_eq!(sysctl::read(super::SOURCE_VALID_MARK).unwrap(), "1");
+    assert_eq!(sysctl::read(SOURCE_VALID_MARK).unwrap(), "1");
     routes.remove().unwrap();
-    assert_eq!(sysctl::read(super::SOURCE_VALID_MARK).unwrap(), "0");
+    assert_eq!(sysctl::read(SOURCE_VALID_MARK).unwrap(), "0");
 }
 
 #[test]
