@@ -35,6 +35,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("bench_message", bench::fuzz::bench_message),
     ("command_line", cli::fuzz::command_line),
     ("status_exchange", cli::fuzz::status_exchange),
+    ("control_frames", login::fuzz::control_frames),
     ("config_text", config_text),
     ("carrier_frames", login::carrier::fuzz::frames),
 ];

@@ -9,6 +9,8 @@ pub mod carrier;
 pub mod client;
 mod codec;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod message;
 pub mod pki;
 pub mod server;

@@ -19,6 +19,8 @@ use crate::login::tls::why_unreachable;
 mod channel;
 mod dialogue;
 mod live;
+#[cfg(test)]
+mod tests;
 
 pub use channel::{Carrier, Channel, Destination, Load};
 pub use live::{LiveChannel, News};

@@ -12,6 +12,7 @@ use crate::login::testing::{Desk, SOON, Site, Told, connect, request};
 use super::{LoginAttempt, LoginId};
 
 mod certificates;
+mod session;
 
 fn heard(told: &Receiver<Told>) -> Told {
     told.recv_timeout(SOON).expect("the desk is told something")
