@@ -212,7 +212,10 @@ impl Connections {
         if let Some(Some(connection)) = self.slots.get_mut(slot) {
             connection.readable |= readable;
             connection.writable |= writable;
-            self.enqueue(slot);
+            // Every connection can be written once it is there, and most have nothing to say.
+            if readable || connection.session.wants_write() {
+                self.enqueue(slot);
+            }
         }
     }
 
@@ -368,18 +371,18 @@ impl Connections {
         };
     }
 
-    /// Goes on with one connection for a bounded number of steps. Returns whether there was one.
+    /// Goes on with one connection for a bounded number of steps. Returns whether it got further.
     fn serve(&mut self, now: Instant, slot: usize) -> bool {
         match self.slots.get_mut(slot) {
             Some(Some(connection)) if connection.queued => connection.queued = false,
             _ => return false,
         }
-        for _ in 0..LOGIN_STEPS_PER_TURN {
+        for step in 0..LOGIN_STEPS_PER_TURN {
             match self.step(now, slot) {
                 Step::Again => {}
                 Step::Wait => {
                     self.update_tables(slot);
-                    return true;
+                    return step > 0;
                 }
                 Step::Over => {
                     self.remove(slot);

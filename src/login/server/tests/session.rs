@@ -62,8 +62,8 @@ impl Kit {
     fn greeted(&self) -> Pair {
         let mut pair = self.strangers();
         while pair.session.phase() == Phase::Handshake {
-            pair.to_server();
-            pair.to_client();
+            pair.carry_there();
+            pair.carry_back();
         }
         assert_eq!(pair.session.phase(), Phase::Login);
         pair
@@ -74,7 +74,7 @@ impl Kit {
         let mut pair = self.greeted();
         let Some(Event::Login(login)) = pair.say(&login()) else { panic!() };
         pair.session.decide(pair.now, login.id, Ok(terms()));
-        pair.to_client();
+        pair.carry_back();
         assert!(matches!(pair.heard[..], [ServerMessage::Lease(_)]));
         pair.heard.clear();
         pair
@@ -83,15 +83,15 @@ impl Kit {
 
 impl Pair {
     /// Moves what the client has to say. Returns what the session wants.
-    fn to_server(&mut self) -> Option<Event> {
+    fn carry_there(&mut self) -> Option<Event> {
         let mut bytes = Vec::new();
         while self.client.wants_write() {
             self.client.write_tls(&mut bytes).unwrap();
         }
-        self.bytes_to_server(&bytes)
+        self.carry_bytes(&bytes)
     }
 
-    fn bytes_to_server(&mut self, bytes: &[u8]) -> Option<Event> {
+    fn carry_bytes(&mut self, bytes: &[u8]) -> Option<Event> {
         let mut bytes = Cursor::new(bytes);
         while (bytes.position() as usize) < bytes.get_ref().len() && self.session.wants_read() {
             self.session.read_tls(self.now, &mut bytes).unwrap();
@@ -103,7 +103,7 @@ impl Pair {
     }
 
     /// Moves what the session has to say.
-    fn to_client(&mut self) {
+    fn carry_back(&mut self) {
         let mut bytes = Vec::new();
         self.session.write_tls(self.now, &mut bytes).unwrap();
         let mut bytes = &bytes[..];
@@ -130,7 +130,7 @@ impl Pair {
 
     fn say_bytes(&mut self, bytes: &[u8]) -> Option<Event> {
         self.client.writer().write_all(bytes).unwrap();
-        self.to_server()
+        self.carry_there()
     }
 
     /// Lets the session's time come. Returns whether it goes on.
@@ -140,7 +140,7 @@ impl Pair {
     }
 
     fn is_refused_as(&mut self, expected: RefusalCode) -> bool {
-        self.to_client();
+        self.carry_back();
         let refused = |heard: &ServerMessage| matches!(heard, ServerMessage::Refused { code, .. } if *code == expected);
         self.session.is_over() && self.heard.last().is_some_and(refused)
     }
@@ -197,7 +197,7 @@ fn a_message_with_any_byte_flipped_is_another_one_or_refused() {
                     assert_eq!(pair.session.phase(), expected);
                     assert!((1..4).contains(&position), "it waits for {position} of {message:?}");
                     assert!(pair.wait(), "it says goodbye");
-                    pair.to_client();
+                    pair.carry_back();
                     assert!(pair.session.is_over());
                 } else {
                     let is_schema = pair.is_refused_as(RefusalCode::Incompatible);
@@ -242,7 +242,7 @@ fn a_byte_flipped_under_way_ends_the_connection_without_an_event() {
         let mut pair = kit.greeted();
         let mut sealed = sealed_len(&mut pair);
         sealed[position] ^= 0x01;
-        let event = pair.bytes_to_server(&sealed);
+        let event = pair.carry_bytes(&sealed);
         if position < RECORD_VERSION.end {
             // Neither does the type of a record that is encrypted; what is inside is as it was.
             continue;
@@ -252,7 +252,7 @@ fn a_byte_flipped_under_way_ends_the_connection_without_an_event() {
             assert!((3..5).contains(&position), "it waits for a longer record");
             assert!(pair.wait());
         }
-        pair.to_client();
+        pair.carry_back();
         assert!(pair.session.is_over());
     }
 }
@@ -267,13 +267,13 @@ fn a_handshake_with_any_byte_flipped_or_cut_gets_nobody_in() {
         let mut bytes = Vec::new();
         pair.client.write_tls(&mut bytes).unwrap();
         bytes[position] ^= 0x01;
-        assert!(pair.bytes_to_server(&bytes).is_none());
-        pair.to_client();
-        pair.to_server();
+        assert!(pair.carry_bytes(&bytes).is_none());
+        pair.carry_back();
+        pair.carry_there();
         assert!(matches!(pair.session.phase(), Phase::Handshake | Phase::Closing), "{position}");
 
         let mut cut = kit.strangers();
-        assert!(cut.bytes_to_server(&bytes[..position]).is_none());
+        assert!(cut.carry_bytes(&bytes[..position]).is_none());
         cut.session.read_tls(cut.now, &mut &[][..]).unwrap();
         assert!(cut.session.is_over(), "it was left after {position} bytes");
     }
@@ -326,7 +326,7 @@ fn a_login_that_is_said_twice_counts_once() {
     assert!(pair.session.advance(pair.now, || ID).is_none(), "nothing is read meanwhile");
     assert!(!pair.session.wants_read());
     pair.session.decide(pair.now, ID, Ok(terms()));
-    pair.to_client();
+    pair.carry_back();
     assert!(pair.session.advance(pair.now, || ID).is_none());
     assert!(pair.is_refused_as(RefusalCode::Malformed));
     assert_eq!(pair.session.login(), Some(ID), "whoever drops the session is told of the login");
@@ -345,7 +345,7 @@ fn whoever_is_silent_is_given_up_in_each_phase() {
     let mut greeted = kit.greeted();
     assert_eq!(greeted.session.deadline(), greeted.now + timeouts.login);
     assert!(greeted.wait());
-    greeted.to_client();
+    greeted.carry_back();
     assert!(greeted.session.is_over());
     assert_eq!(greeted.session.deadline(), greeted.now + LOGIN_CLOSE_WITHIN);
     assert!(!greeted.wait(), "who does not close is not waited for");
@@ -386,7 +386,7 @@ fn a_desk_that_does_not_answer_is_not_waited_for() {
     let mut pair = kit.logged_in();
     assert!(pair.say(&ClientMessage::Renew {}).is_some());
     assert!(pair.wait());
-    pair.to_client();
+    pair.carry_back();
     assert!(matches!(pair.heard[..], [ServerMessage::Refused { code: RefusalCode::Busy, .. }]));
     assert_eq!(pair.session.phase(), Phase::LoggedIn(ID), "the lease goes on");
 }
@@ -396,7 +396,7 @@ fn a_refused_renewal_leaves_the_lease_as_it_is() {
     let mut pair = Kit::new().logged_in();
     assert!(pair.say(&ClientMessage::Renew {}).is_some());
     pair.session.decide(pair.now, ID, Err(denied()));
-    pair.to_client();
+    pair.carry_back();
     assert!(matches!(pair.heard[..], [ServerMessage::Refused { .. }]));
     assert_eq!(pair.session.phase(), Phase::LoggedIn(ID));
 }
@@ -432,7 +432,7 @@ fn strangers_may_ask_for_the_load_a_few_times() {
     for nonce in 0..u64::from(LOGIN_PINGS_BEFORE_MAX) {
         assert!(matches!(pair.say(&ClientMessage::Ping { nonce }), Some(Event::Ping(_))));
         pair.session.pong(pair.now, nonce, 5);
-        pair.to_client();
+        pair.carry_back();
     }
     assert!(pair.say(&ClientMessage::Ping { nonce: 99 }).is_none());
     assert!(pair.is_refused_as(RefusalCode::Malformed));
@@ -453,7 +453,7 @@ fn a_session_weighs_at_most_sixteen_kibibytes_in_any_state_a_stranger_can_bring_
         ("silent", &|| kit.strangers().session),
         ("half a ClientHello", &|| {
             let mut pair = kit.strangers();
-            pair.bytes_to_server(&hello[..hello.len() - 1]);
+            pair.carry_bytes(&hello[..hello.len() - 1]);
             pair.session
         }),
         ("silent after TLS", &|| kit.greeted().session),
