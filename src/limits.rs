@@ -312,6 +312,38 @@ pub const FAILURE_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// as many, the ones that were longest without a failure are forgotten.
 pub const FAILURES_REMEMBERED: usize = 1 << 15;
 
+/// Devices that a user may have where nothing else is said.
+pub const DEVICES_PER_USER_DEFAULT: u32 = 16;
+/// Logins that wait to be looked at. One more is told that the server is busy.
+pub const LOGINS_QUEUED_MAX: usize = 1024;
+/// After how long a client that found the server busy should try again.
+pub const BUSY_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How often it is looked which leases have run out.
+pub const LEASES_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often usage is handed to the journal: what a crash can lose of it.
+pub const USAGE_WRITE_EVERY: Duration = Duration::from_secs(10);
+/// How long after its end what a session has moved is still counted.
+pub const ENDED_SESSION_KEPT: Duration = Duration::from_secs(30);
+/// Changes about usage that are handed over at a time.
+pub const USAGE_CHANGES_PER_BATCH: usize = 512;
+/// How long a lease lasts unless configured otherwise.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(3600);
+/// How long an administrator waits for the database before being told that it will come later.
+pub const OPERATION_STORED_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes of what a token is for.
+pub const TOKEN_LABEL_LEN_MAX: usize = 128;
+/// Hexadecimal digits of a certificate's serial number (RFC 5280 section 4.1.2.2: 20 bytes).
+pub const CERTIFICATE_SERIAL_LEN_MAX: usize = 40;
+/// Lines of one answer about usage.
+pub const STATS_LINES_MAX: u32 = 100_000;
+/// How long it is waited for that a revocation closes every path, before it is said that it has
+/// not.
+pub const REVOCATION_WITHIN: Duration = Duration::from_secs(5);
+/// Refused logins per second of which the audit log is told.
+pub const AUDIT_REFUSALS_PPS: u32 = 10;
+/// The burst on top.
+pub const AUDIT_REFUSALS_BURST: u32 = 1000;
+
 // ---- Carrier (docs/protocol.md, "Carrier") ----
 
 /// Bytes of a frame's header.
@@ -505,6 +537,10 @@ const _: () = {
     assert!(padded_len(TUN_MTU_DEFAULT as usize) == TUN_MTU_DEFAULT as usize);
     assert!(padded_len(TUN_MTU_MAX as usize) + DATA_OVERHEAD_LEN <= UDP_PAYLOAD_MAX);
     assert!(TUN_MTU_DEFAULT as usize + DATA_OVERHEAD_LEN + 48 <= 1500, "fits outer IPv6");
+    assert!(SPOOL_RECORD_LEN_MAX as u64 * 8 <= SPOOL_LEN_MAX, "one batch does not fill the spool");
+    assert!(SPOOL_MERGED_LEN <= SPOOL_RECORD_LEN_MAX);
+    assert!(USAGE_PER_BATCH * 256 <= SPOOL_RECORD_LEN_MAX, "so does usage, 256 bytes each");
+
     assert!(CARRIER_CHANNELS_MAX <= 255, "a channel is named by one byte");
     assert!(CARRIERS_MAX < 1 << 16, "each has a /24 of 127.0.0.0/8");
     assert!(CARRIER_QUEUE_LEN_MIN > CARRIER_HEADER_LEN + 0xffff, "any frame fits");

@@ -2,7 +2,7 @@
 
 use rand::CryptoRng;
 use ring::digest::{SHA256, digest};
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 
 use crate::accounts::credentials::password::random_text;
 use crate::accounts::secret::Secret;
@@ -18,16 +18,14 @@ pub fn generate(rng: &mut impl CryptoRng) -> (Vec<Secret>, Vec<[u8; 32]>) {
     (codes.into_iter().map(Secret::new).collect(), hashes)
 }
 
-/// Which of `hashes` is that of `code`.
-pub fn position(code: &str, hashes: &[[u8; 32]]) -> Option<usize> {
+/// The one of `hashes` that is that of `code`.
+pub fn find(code: &str, hashes: &[[u8; 32]]) -> Option<[u8; 32]> {
     let hash = hash(code);
-    let mut found = None;
-    for (position, known) in hashes.iter().enumerate() {
-        if known.ct_eq(&hash).into() {
-            found = Some(position);
-        }
+    let mut is_known = Choice::from(0);
+    for known in hashes {
+        is_known |= known.ct_eq(&hash);
     }
-    found
+    bool::from(is_known).then_some(hash)
 }
 
 /// Dashes, blanks and the case do not count.
@@ -52,13 +50,13 @@ mod tests {
     fn a_code_is_found_however_it_is_typed() {
         let (codes, hashes) = generate(&mut rand::rng());
         assert_eq!((codes.len(), hashes.len()), (RECOVERY_CODES, RECOVERY_CODES));
-        for (number, code) in codes.iter().enumerate() {
+        for (code, hash) in codes.iter().zip(&hashes) {
             let code = code.expose();
-            assert_eq!(position(code, &hashes), Some(number));
+            assert_eq!(find(code, &hashes), Some(*hash));
             let typed = code.replace('-', " ").to_uppercase();
-            assert_eq!(position(&typed, &hashes), Some(number));
-            assert_eq!(position(&code[1..], &hashes), None);
+            assert_eq!(find(&typed, &hashes), Some(*hash));
+            assert_eq!(find(&code[1..], &hashes), None);
         }
-        assert_eq!(position("", &hashes), None);
+        assert_eq!(find("", &hashes), None);
     }
 }

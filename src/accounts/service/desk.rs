@@ -1,0 +1,336 @@
+//! The desk: one thread at which logins, renewals and ends arrive, so that whoever sends them never
+//! waits for a hash, a disk or a lock that is held for long.
+
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::accounts::change::Change;
+use crate::accounts::credentials::backoff::{Charge, Claimant, LoginSource};
+use crate::accounts::credentials::password;
+use crate::accounts::model::{Id, SessionEnd};
+use crate::accounts::refusal::{Refusal, RefusalCode};
+use crate::accounts::secret::Secret;
+use crate::accounts::service::Shared;
+use crate::accounts::service::admit::{Admission, Terms, admit};
+use crate::accounts::service::attempt::{Grant, LoginAnswer, LoginAttempt};
+use crate::accounts::service::audit::Deed;
+use crate::accounts::service::calendar::Moment;
+use crate::accounts::service::judge::{
+    Case, Identified, NotProved, PasswordCheck, UsedCode, claimed_user, ensure_enough, judge,
+};
+use crate::accounts::service::notices::Enforcement;
+use crate::accounts::service::state::State;
+use crate::limits::{BUSY_RETRY_AFTER, LEASES_LOOK_EVERY, USAGE_WRITE_EVERY};
+use crate::sys::clock;
+
+/// Where the outcome of a renewal goes: until when the lease lasts.
+pub type RenewalAnswer = Box<dyn FnOnce(Result<Instant, Refusal>) + Send>;
+
+/// What arrives at the desk.
+pub(super) enum DeskJob {
+    Login(Box<LoginAttempt>, LoginAnswer),
+    Checked(Box<Checked>),
+    Renew(Id, RenewalAnswer),
+    End(Id, SessionEnd),
+    /// The sessions of a user are to be looked at.
+    Review(Id),
+    Stop,
+}
+
+/// A login whose password has been checked.
+pub(super) struct Checked {
+    attempt: Box<LoginAttempt>,
+    answer: LoginAnswer,
+    charge: Charge,
+    password: PasswordCheck,
+}
+
+/// A login whose password is to be checked.
+pub(super) struct ToCheck {
+    attempt: Box<LoginAttempt>,
+    answer: LoginAnswer,
+    charge: Charge,
+    shown: Secret,
+    /// The user's hash, or nobody's.
+    hash: String,
+}
+
+impl ToCheck {
+    /// Takes as long as argon2 does.
+    pub(super) fn check(self) -> DeskJob {
+        let Self { attempt, answer, charge, shown, hash } = self;
+        let password = match password::is_right(shown.expose(), &hash) {
+            true => PasswordCheck::Right { hash },
+            false => PasswordCheck::Wrong,
+        };
+        DeskJob::Checked(Box::new(Checked { attempt, answer, charge, password }))
+    }
+}
+
+pub(super) fn busy() -> Refusal {
+    let message = "the server has too many logins to look at";
+    Refusal::for_now(RefusalCode::Busy, message, BUSY_RETRY_AFTER)
+}
+
+/// Works until it is told to stop.
+pub(super) fn run(shared: &Shared, jobs: &Receiver<DeskJob>) {
+    let desk = Desk { shared };
+    let mut leases_due = clock::now() + LEASES_LOOK_EVERY;
+    let mut usage_due = clock::now() + USAGE_WRITE_EVERY;
+    loop {
+        let wait = leases_due.saturating_duration_since(clock::now());
+        match jobs.recv_timeout(wait) {
+            Ok(DeskJob::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Ok(job) => desk.handle(job),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let now = Moment::now();
+        if now.instant >= leases_due {
+            leases_due = now.instant + LEASES_LOOK_EVERY;
+            shared.end_sessions(now, |state| expired(state, now.instant));
+        }
+        if now.instant >= usage_due {
+            usage_due = now.instant + USAGE_WRITE_EVERY;
+            shared.write_usage(now);
+        }
+    }
+    let all =
+        |state: &State| state.live.keys().map(|id| (*id, SessionEnd::ServerStopped)).collect();
+    shared.end_sessions(Moment::now(), all);
+}
+
+fn expired(state: &State, now: Instant) -> Vec<(Id, SessionEnd)> {
+    let expired = state.live.iter().filter(|(_, live)| live.expires <= now);
+    expired.map(|(session, _)| (*session, SessionEnd::Expired)).collect()
+}
+
+struct Desk<'a> {
+    shared: &'a Shared,
+}
+
+impl Desk<'_> {
+    fn handle(&self, job: DeskJob) {
+        match job {
+            DeskJob::Login(attempt, answer) => self.begin(attempt, answer),
+            DeskJob::Checked(checked) => self.decide(*checked),
+            DeskJob::Renew(session, answer) => answer(self.renew(session)),
+            DeskJob::End(session, end) => {
+                self.shared.end_sessions(Moment::now(), |_| vec![(session, end)]);
+            }
+            DeskJob::Review(user) => {
+                self.shared.review(&[user].into(), Moment::now());
+            }
+            DeskJob::Stop => {}
+        }
+    }
+
+    fn begin(&self, attempt: Box<LoginAttempt>, answer: LoginAnswer) {
+        let now = Moment::now();
+        let mut state = self.shared.state();
+        let policy = &self.shared.settings.policy;
+        if let Err(not_proved) = ensure_enough(policy, &attempt.shown()) {
+            drop(state);
+            return answer(Err(not_proved.refusal));
+        }
+        let charge = match begin_charged(&mut state, &attempt, now.instant) {
+            Ok(charge) => charge,
+            Err(refusal) => {
+                drop(state);
+                return answer(Err(refusal));
+            }
+        };
+        let Some(shown) = attempt.password.clone() else {
+            drop(state);
+            let password = PasswordCheck::NotShown;
+            return self.decide(Checked { attempt, answer, charge, password });
+        };
+        // Who does not exist is as much work as who does.
+        let user = claimed_user(&state.book, &attempt).ok();
+        let hash = user.and_then(|user| user.password.clone());
+        drop(state);
+        let hash = hash.unwrap_or_else(|| self.shared.settings.nobodys_hash.clone());
+        let to_check = ToCheck { attempt, answer, charge, shown, hash };
+        if let Err(ToCheck { answer, charge, .. }) = self.shared.hashers.submit(to_check) {
+            self.shared.state().backoff.give_back(charge);
+            answer(Err(busy()));
+        }
+    }
+
+    fn decide(&self, checked: Checked) {
+        let Checked { attempt, answer, charge, password } = checked;
+        let outcome = self.outcome(&attempt, charge, &password);
+        answer(outcome);
+    }
+
+    fn outcome(
+        &self,
+        attempt: &LoginAttempt,
+        charge: Charge,
+        password: &PasswordCheck,
+    ) -> Result<Grant, Refusal> {
+        let now = Moment::now();
+        let shared = self.shared;
+        let mut state = shared.state();
+        let policy = &shared.settings.policy;
+        let case = Case { book: &state.book, codes_used: &state.codes_used, policy };
+        let who = match judge(&case, attempt, password, now.unix) {
+            Ok(who) => who,
+            Err(NotProved { refusal, reason }) => {
+                // Who has only to show a code as well has guessed nothing.
+                if refusal.code == RefusalCode::CodeNeeded {
+                    state.backoff.give_back(charge);
+                }
+                drop(state);
+                shared.audit_refusal(attempt, refusal.code, reason, now);
+                return Err(refusal);
+            }
+        };
+        state.backoff.give_back(charge);
+        let lease = shared.settings.lease;
+        let terms = Terms { lease, token_is_enough: policy.takes_token_alone() };
+        match admit(&mut state, attempt, &who, terms, now, &mut rand::rng()) {
+            Ok(admission) => self.enter(state, attempt, &who, admission, now),
+            Err(refusal) => {
+                drop(state);
+                shared.audit_refusal(attempt, refusal.code, &refusal.message, now);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Makes the login safe, and then true.
+    fn enter(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        attempt: &LoginAttempt,
+        who: &Identified,
+        admission: Admission,
+        now: Moment,
+    ) -> Result<Grant, Refusal> {
+        let Admission { mut changes, replaced, live, grant } = admission;
+        let entry = login_deed(attempt, &grant).entry(&state.server, now.unix);
+        changes.push(Change::Audit(entry.clone()));
+        let new_device = changes.iter().find(|change| matches!(change, Change::PutDevice(_)));
+        if let Err(error) = self.shared.journal.append(changes.clone()) {
+            log::error!("a login of {} cannot be kept: {error}", grant.user);
+            if let Some(Change::PutDevice(device)) = new_device {
+                state.addresses.forget(device.id, now.unix);
+            }
+            let message = "the server cannot write its accounts (its log says why)";
+            return Err(Refusal::for_now(RefusalCode::Busy, message, BUSY_RETRY_AFTER));
+        }
+        let (_, done) = Enforcement::begin();
+        let mut ended = Vec::new();
+        for session in replaced {
+            ended.extend(state.close(session, SessionEnd::Replaced, now, &done));
+        }
+        for change in changes.iter().chain(&ended) {
+            state.book.apply(change);
+        }
+        if let Some(UsedCode::Totp(step)) = who.code {
+            state.codes_used.insert(who.user, step);
+        }
+        state.live.insert(grant.session, live);
+        state.familiar.remember(who.user, LoginSource::from(attempt.from.ip()));
+        self.shared.keep(&state, ended);
+        drop(state);
+        self.shared.write_audit(&entry);
+        Ok(grant)
+    }
+
+    fn renew(&self, session: Id) -> Result<Instant, Refusal> {
+        let now = Moment::now();
+        let lease = self.shared.settings.lease;
+        let mut state = self.shared.state();
+        let gone =
+            || Refusal::new(RefusalCode::LeaseExpired, "the lease has run out: log in again");
+        let live = state.live.get(&session).ok_or_else(gone)?;
+        if let Some(end) = state.fate(live, now.unix) {
+            drop(state);
+            self.shared.end_sessions(now, |_| vec![(session, end)]);
+            return Err(refusal_of(end));
+        }
+        let device = live.device;
+        let server = state.server.clone();
+        let mut record = state.book.lease(device, &server).cloned().ok_or_else(gone)?;
+        let expires = now.instant + lease;
+        if let Some(live) = state.live.get_mut(&session) {
+            live.expires = expires;
+        }
+        record.granted = now.unix;
+        record.expires.0 = now.unix.0.saturating_add(lease.as_millis() as i64);
+        let change = Change::PutLease(record);
+        state.book.apply(&change);
+        self.shared.keep(&state, vec![change]);
+        Ok(expires)
+    }
+}
+
+/// What a client is told whose session has ended.
+pub fn refusal_of(end: SessionEnd) -> Refusal {
+    let (code, message) = match end {
+        SessionEnd::LoggedOut => (RefusalCode::LeaseExpired, "the lease was given back"),
+        SessionEnd::Expired => (RefusalCode::LeaseExpired, "the lease has run out: log in again"),
+        SessionEnd::Replaced => (RefusalCode::Replaced, "this device has logged in elsewhere"),
+        SessionEnd::Kicked => (RefusalCode::Kicked, "an administrator has ended the session"),
+        SessionEnd::Revoked => (
+            RefusalCode::Revoked,
+            "the account, the device, the token or the certificate is no longer good",
+        ),
+        SessionEnd::QuotaExceeded => (
+            RefusalCode::QuotaExceeded,
+            "what this account may move in a day or a month is used up",
+        ),
+        SessionEnd::ServerStopped => (RefusalCode::Stopping, "the server stops"),
+    };
+    Refusal::new(code, message)
+}
+
+fn begin_charged(
+    state: &mut State,
+    attempt: &LoginAttempt,
+    now: Instant,
+) -> Result<Charge, Refusal> {
+    let source = LoginSource::from(attempt.from.ip());
+    let user = claimed_user(&state.book, attempt).ok();
+    let device = state.book.device_with_key(&attempt.device_key);
+    let device = device.filter(|device| user.is_some_and(|user| user.id == device.user));
+    let can_be_guessed = attempt.password.is_some() || attempt.code.is_some();
+    let named = attempt.user.as_deref().and_then(|name| name.parse().ok());
+    let name = named.or_else(|| user.map(|user| user.name.clone()));
+    let claimant = Claimant {
+        source,
+        user: name.filter(|_| can_be_guessed),
+        known_device: device.map(|device| device.public_key),
+        known_source: user.is_some_and(|user| state.familiar.contains(user.id, source)),
+    };
+    state.backoff.begin(&claimant, now).map_err(|wait| {
+        // Whole seconds, so that who waits as long as told has waited long enough.
+        let wait = Duration::from_secs(wait.as_secs() + 1);
+        let message = format!("too many logins have failed: try again in {} s", wait.as_secs());
+        Refusal::for_now(RefusalCode::TooManyFailures, message, wait)
+    })
+}
+
+fn login_deed(attempt: &LoginAttempt, grant: &Grant) -> Deed {
+    let addresses = grant.ipv4.map(|address| address.to_string()).into_iter();
+    let addresses = addresses.chain(grant.ipv6.map(|address| address.to_string()));
+    let detail = format!(
+        "session {}, device {} ({}), addresses {}, client {}",
+        grant.session.0,
+        attempt.device_name,
+        attempt.device_key,
+        addresses.collect::<Vec<_>>().join(" "),
+        attempt.version.chars().take(64).collect::<String>()
+    );
+    Deed {
+        actor: grant.user.to_string(),
+        action: "login",
+        subject: grant.user.to_string(),
+        from: Some(attempt.from.ip()),
+        outcome: "ok".to_owned(),
+        detail,
+    }
+}
