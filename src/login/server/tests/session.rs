@@ -141,8 +141,11 @@ impl Pair {
 
     fn is_refused_as(&mut self, expected: RefusalCode) -> bool {
         self.carry_back();
-        let refused = |heard: &ServerMessage| matches!(heard, ServerMessage::Refused { code, .. } if *code == expected);
-        self.session.is_over() && self.heard.last().is_some_and(refused)
+        let is_it = |heard: &ServerMessage| match heard {
+            ServerMessage::Refused { code, .. } => *code == expected,
+            _ => false,
+        };
+        self.session.is_over() && self.heard.last().is_some_and(is_it)
     }
 }
 
