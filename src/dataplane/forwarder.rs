@@ -15,6 +15,7 @@ use mio::Waker;
 use crate::dataplane::messages::{WorkerCommand, WorkerEvent};
 use crate::dataplane::tables::Tables;
 use crate::dataplane::trains::TrainBuilder;
+use crate::dataplane::waiting::WaitingRoom;
 use crate::limits::{PACKET_LEN_MAX, RUN_PACKETS_MAX, VIRTIO_HEADER_LEN};
 use crate::packet::{CoalesceOptions, Coalescer, RunTracker};
 use crate::sys::clock;
@@ -108,6 +109,10 @@ pub(super) struct Forwarder {
     pub(super) too_big_full_at: Instant,
     /// Where single packets are put together that TUN will not take as part of a whole.
     pub(super) scratch: Box<[u8]>,
+    /// The session that the coalescer's packets are from.
+    pub(super) coalesced: Option<SessionIndex>,
+    /// Where packets wait for their turn, once there is a peer with a limit.
+    pub(super) waiting: Option<Box<WaitingRoom>>,
     commands: Receiver<WorkerCommand>,
     requests: Requests,
 }
@@ -144,6 +149,8 @@ impl Forwarder {
             now,
             too_big_full_at: now,
             scratch: vec![0; VIRTIO_HEADER_LEN + PACKET_LEN_MAX].into_boxed_slice(),
+            coalesced: None,
+            waiting: None,
             commands,
             requests: Requests::default(),
         }
@@ -191,7 +198,10 @@ impl Forwarder {
 
     fn apply(&mut self, command: WorkerCommand, datagrams: &mut impl DatagramOutput) {
         match command {
-            WorkerCommand::InstallSession(install) => self.tables.install(self.now, *install),
+            WorkerCommand::InstallSession(install) => {
+                self.prepare_for(install.policy.as_ref());
+                self.tables.install(self.now, *install);
+            }
             WorkerCommand::SetPathEndpoint { session, path, endpoint } => {
                 self.tables.set_path_endpoint(session, path, endpoint);
             }
@@ -205,6 +215,7 @@ impl Forwarder {
             WorkerCommand::SendKeepalive { session } => self.send_keepalive(session, datagrams),
             WorkerCommand::SetPrefixes(prefixes) => self.tables.set_prefixes(prefixes),
             WorkerCommand::SetPolicy { peer, policy } => {
+                self.prepare_for(policy.as_ref());
                 self.tables.set_policy(peer, policy.as_ref());
             }
             WorkerCommand::SetQueueAttached(attached) => self.requests.attach = Some(attached),

@@ -6,13 +6,17 @@ use std::time::Instant;
 
 use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput};
 use crate::dataplane::messages::{Endpoint, WorkerEvent};
+use crate::dataplane::policing::{Passage, frame_len, take_turn};
+use crate::dataplane::tables::Tables;
+use crate::dataplane::waiting::{Released, Waiter, WaitingRoom, Way};
 use crate::limits::{DATA_HEADER_LEN, REKEY_AFTER_PACKETS, RUN_PACKETS_MAX, VIRTIO_HEADER_LEN};
-use crate::packet::{CoalesceOptions, FinishedRun, Parsed, Transport, ecn, mss};
+use crate::packet::{CoalesceOptions, Coalescer, FinishedRun, Parsed, Split, Transport, ecn, mss};
+use crate::policy::Direction;
 use crate::session::lane::OpenError;
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::counters::WorkerCounters;
 use crate::telemetry::drops::DropReason;
-use crate::wire::{DataHeader, Inner, PathMessage, SessionIndex, WireError, classify};
+use crate::wire::{DataHeader, FLAGS, Inner, PathMessage, SessionIndex, WireError, classify};
 
 /// Datagrams received in one system call.
 pub(super) struct Received<'a> {
@@ -68,15 +72,35 @@ impl Forwarder {
                 }
             }
         }
-        let Self { coalescer, counters, scratch, .. } = self;
-        let mut refused = None;
-        coalescer.flush(arena, |arena, run| {
-            let outcome = write_run(packets, counters, scratch, arena, run);
-            refused = refused.or(outcome);
-        });
-        if let Some(transport) = refused {
+        self.flush_run(arena, packets);
+    }
+
+    /// Delivers the run that the coalescer has put together so far.
+    fn flush_run(&mut self, arena: &mut [u8], packets: &mut impl PacketOutput) {
+        let (coalescer, mut delivery) = self.delivery(packets);
+        coalescer.flush(arena, |arena, run| delivery.deliver(arena, run));
+        if let Some(transport) = delivery.refused {
             self.give_up_super_packets(transport);
         }
+    }
+
+    /// The coalescer, and where its runs go.
+    #[inline]
+    fn delivery<'a, P>(&'a mut self, packets: &'a mut P) -> (&'a mut Coalescer, Delivery<'a, P>) {
+        let Self { coalescer, counters, scratch, tables, waiting, worker, now, coalesced, .. } =
+            self;
+        let delivery = Delivery {
+            packets,
+            counters,
+            scratch,
+            tables,
+            waiting,
+            worker: *worker,
+            now: *now,
+            session: *coalesced,
+            refused: None,
+        };
+        (coalescer, delivery)
     }
 
     /// Finds a datagram's lane and opens it in place.
@@ -159,7 +183,6 @@ impl Forwarder {
         }
         let parsed = Parsed::parse_plaintext(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let owner = self.tables.owner(parsed.source);
-        let worker = self.worker;
         let session = self.tables.session(index).ok_or(DropReason::SessionUnknown)?;
         if owner != Some(session.peer) {
             return Err(DropReason::InnerSourceNotAllowed);
@@ -169,15 +192,17 @@ impl Forwarder {
             ecn::set(bytes, parsed.version, mark);
         }
         mss::clamp(bytes, &parsed, session.plaintext_max, parsed.has_partial_checksum());
-        session.usage.lane(worker).received.bytes.add(parsed.total_len as u64);
-
-        let Self { coalescer, counters, scratch, .. } = self;
-        let mut refused = None;
-        let pushed = coalescer.push(arena, range, &parsed, |arena, run| {
-            let outcome = write_run(packets, counters, scratch, arena, run);
-            refused = refused.or(outcome);
-        });
-        if let Some(transport) = refused {
+        if session.policy.is_some() {
+            self.tables.judge(index, Direction::FromPeer, bytes, &parsed)?;
+        }
+        if self.coalesced != Some(index) {
+            self.flush_run(arena, packets);
+            self.coalesced = Some(index);
+        }
+        let (coalescer, mut delivery) = self.delivery(packets);
+        let pushed =
+            coalescer.push(arena, range, &parsed, |arena, run| delivery.deliver(arena, run));
+        if let Some(transport) = delivery.refused {
             self.give_up_super_packets(transport);
         }
         pushed.map_err(|_| DropReason::InnerMalformed)
@@ -212,13 +237,86 @@ impl Forwarder {
 
     /// Stops building super-packets of a transport once the TUN device has refused one.
     #[cold]
-    fn give_up_super_packets(&mut self, transport: Transport) {
+    pub(super) fn give_up_super_packets(&mut self, transport: Transport) {
         let options = self.coalescer.options();
         self.coalescer.set_options(match transport {
             Transport::Tcp => CoalesceOptions { tcp: false, ..options },
             Transport::Udp => CoalesceOptions { udp: false, ..options },
         });
     }
+}
+
+/// Where the runs of one session go.
+struct Delivery<'a, P> {
+    packets: &'a mut P,
+    counters: &'a WorkerCounters,
+    scratch: &'a mut [u8],
+    tables: &'a mut Tables,
+    waiting: &'a mut Option<Box<WaitingRoom>>,
+    worker: usize,
+    now: Instant,
+    session: Option<SessionIndex>,
+    /// The transport of a super-packet that TUN has refused.
+    refused: Option<Transport>,
+}
+
+impl<P: PacketOutput> Delivery<'_, P> {
+    /// Writes a run, or has it wait for its turn under its peer's limit.
+    #[inline]
+    fn deliver(&mut self, arena: &[u8], run: &FinishedRun<'_>) {
+        // It may have been removed since its packets were opened.
+        let Some(session) = self.session.and_then(|index| self.tables.session(index)) else {
+            return self.counters.drops.add(DropReason::SessionUnknown, run.packets as u64);
+        };
+        let received = &session.usage.lane(self.worker).received;
+        let bytes = run.packets_len();
+        if let Some(bucket) = session.policy.as_ref().and_then(|policy| policy.up.as_ref()) {
+            let waiter =
+                Waiter { way: Way::ToTun, peer: session.peer, bucket, packets: run.packets };
+            let pieces = std::iter::once(&run.head).chain(run.tails).map(|it| &arena[it.clone()]);
+            let len = frame_len(run.bytes);
+            match take_turn(self.waiting, self.now, &waiter, bytes, len, pieces) {
+                Passage::Now => {}
+                Passage::Later => return received.bytes.add(bytes as u64),
+                Passage::Never(reason) => {
+                    return self.counters.drops.add(reason, run.packets as u64);
+                }
+            }
+        }
+        received.bytes.add(bytes as u64);
+        let refused = write_run(self.packets, self.counters, self.scratch, arena, run);
+        self.refused = self.refused.or(refused);
+    }
+}
+
+/// Writes a packet or super-packet that has waited for its turn; returns the transport of a
+/// super-packet that TUN refuses, which is then written as single packets.
+pub(super) fn write_released(
+    packets: &mut impl PacketOutput,
+    counters: &WorkerCounters,
+    scratch: &mut [u8],
+    released: &Released,
+) -> Option<Transport> {
+    let (header, packet) = released.parts()?;
+    match packets.write(&[IoSlice::new(released.frame())]) {
+        Ok(()) => count_written(counters, released.packets, packet.len()),
+        Err(error) if error.kind() == ErrorKind::InvalidInput && released.packets > 1 => {
+            counters.tun_fallbacks.add(1);
+            let Ok(split) = Split::new(&header, packet, false) else {
+                counters.drops.add(DropReason::TunWriteFailed, released.packets as u64);
+                return None;
+            };
+            scratch[..VIRTIO_HEADER_LEN].fill(0);
+            for segment in 0..split.segments() {
+                let len = split.write_segment(segment, &mut scratch[VIRTIO_HEADER_LEN..]);
+                scratch[VIRTIO_HEADER_LEN] &= !FLAGS;
+                write_single(packets, counters, &scratch[..VIRTIO_HEADER_LEN + len]);
+            }
+            return split.parsed().transport;
+        }
+        Err(error) => counters.drops.add(write_reason(&error), released.packets as u64),
+    }
+    None
 }
 
 /// Writes a run, as single packets if TUN refuses the whole: then returns its transport.

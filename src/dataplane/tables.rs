@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use crate::dataplane::index_map::IndexMap;
 use crate::dataplane::messages::{Endpoint, SessionInstall};
+use crate::dataplane::policing::Passed;
 use crate::limits::{LANE_EVENTS_BURST, LANE_EVENTS_PPS, SESSIONS_PER_PEER_MAX};
 use crate::packet::{Parsed, Transport};
-use crate::policy::PeerPolicy;
+use crate::policy::{Direction, PeerPolicy};
 use crate::rate::Rate;
 use crate::routing::{PeerId, PrefixTable};
 use crate::session::keys::LaneSecret;
 use crate::session::lane::{ReceiveLane, SendLane};
 use crate::session::lanes::LanePlan;
 use crate::telemetry::counters::SessionUsage;
+use crate::telemetry::drops::DropReason;
 use crate::wire::{DataHeader, Features, SessionIndex};
 
 /// How often one lane may have something for the control thread.
@@ -271,6 +273,8 @@ pub(super) struct Tables {
     prefixes: Arc<PrefixTable>,
     /// The owner of the address looked up last: packets come in runs to one address.
     last_lookup: Option<(IpAddr, PeerId)>,
+    /// Conversations of peers with a policy that need not be judged again.
+    passed: Passed,
 }
 
 impl Tables {
@@ -286,6 +290,7 @@ impl Tables {
             next_expiry: None,
             prefixes: Arc::default(),
             last_lookup: None,
+            passed: Passed::default(),
         }
     }
 
@@ -300,6 +305,25 @@ impl Tables {
                 Some(peer)
             }
         }
+    }
+
+    /// Whether the policy of a session's peer, if it has one, lets a packet pass.
+    #[inline]
+    pub(super) fn judge(
+        &mut self,
+        index: SessionIndex,
+        direction: Direction,
+        packet: &[u8],
+        parsed: &Parsed,
+    ) -> Result<(), DropReason> {
+        let Self { sessions, prefixes, passed, .. } = self;
+        let session = sessions.get(&index).ok_or(DropReason::SessionUnknown)?;
+        let Some(policy) = &session.policy else { return Ok(()) };
+        if policy.judge.passes_everything() {
+            return Ok(());
+        }
+        let owner = |address| prefixes.lookup(address);
+        passed.judge(session.peer, policy, direction, packet, parsed, owner)
     }
 
     /// The session that packets to `peer` are sealed for.
@@ -343,6 +367,7 @@ impl Tables {
         if !has_place || now >= install.expires || self.sessions.contains_key(&local) {
             return;
         }
+        self.passed.clear();
         let has_room = self.peers.get(&peer).is_none_or(PeerSessions::has_room);
         debug_assert!(has_room, "the control thread bounds them");
         if !has_room || !install.send_secret.claim(install.plan.send_lane(self.worker)) {
@@ -420,7 +445,8 @@ impl Tables {
 
     /// Sets what a peer may do, in all of its sessions.
     pub(super) fn set_policy(&mut self, peer: PeerId, policy: Option<&Arc<PeerPolicy>>) {
-        let Self { peers, sessions, .. } = self;
+        let Self { peers, sessions, passed, .. } = self;
+        passed.clear();
         for index in peers.get(&peer).map(PeerSessions::known).unwrap_or_default() {
             if let Some(session) = sessions.get_mut(index) {
                 session.policy = policy.cloned();
@@ -432,6 +458,7 @@ impl Tables {
     pub(super) fn set_prefixes(&mut self, prefixes: Arc<PrefixTable>) {
         self.prefixes = prefixes;
         self.last_lookup = None;
+        self.passed.clear();
     }
 
     /// Picks the newest session of `peer` whose address is known.

@@ -64,7 +64,9 @@ impl PacketOutput for MemoryTun {
         if let Some(kind) = self.refuse {
             return Err(kind.into());
         }
-        if self.refuse_super_packets && pieces.len() > 1 {
+        // A super-packet is what its virtio header says one is.
+        let is_super = pieces.first().and_then(|piece| piece.get(1)).is_some_and(|gso| *gso != 0);
+        if self.refuse_super_packets && is_super {
             return Err(ErrorKind::InvalidInput.into());
         }
         self.frames.push(pieces.iter().flat_map(|piece| piece.iter().copied()).collect());
@@ -139,6 +141,17 @@ impl MemoryWorker {
         self.forwarder.encapsulate(&mut frame, &mut self.wire, &mut self.tun);
         self.forwarder.flush(&mut self.wire);
         std::mem::take(&mut self.wire.datagrams)
+    }
+
+    /// Sends and writes what has waited for its turn until now, if it has come; returns the
+    /// datagrams and the frames.
+    pub(in crate::dataplane) fn release(&mut self) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        self.forwarder.begin_turn(self.now);
+        self.forwarder.release_to_tun(&mut self.tun);
+        while self.forwarder.release_to_wire(&mut self.wire, &mut self.tun) {
+            self.forwarder.flush(&mut self.wire);
+        }
+        (std::mem::take(&mut self.wire.datagrams), std::mem::take(&mut self.tun.frames))
     }
 
     /// Hands received messages to the forwarder and returns the frames it writes.

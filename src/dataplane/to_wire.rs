@@ -4,14 +4,17 @@ use std::io::IoSlice;
 
 use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput, SendOutcome};
 use crate::dataplane::messages::WorkerEvent;
+use crate::dataplane::policing::{Passage, frame_len, take_turn};
 use crate::dataplane::tables::Session;
 use crate::dataplane::trains::TrainBuilder;
+use crate::dataplane::waiting::{Waiter, Way};
 use crate::limits::{
     DATA_HEADER_LEN, DATA_OVERHEAD_LEN, REKEY_AFTER_PACKETS, TOO_BIG_ANSWERS_BURST,
     TOO_BIG_ANSWERS_PPS, VIRTIO_HEADER_LEN, padded_len,
 };
 use crate::packet::fragment::Fragments;
 use crate::packet::{Parsed, Split, VirtioHeader, icmp, mss};
+use crate::policy::Direction;
 use crate::rate::Rate;
 use crate::telemetry::drops::DropReason;
 use crate::wire::{FLAGS, Features, PATH_MESSAGE_LEN, PathMessage, SessionIndex};
@@ -87,6 +90,27 @@ impl Forwarder {
         datagrams: &mut impl DatagramOutput,
         packets: &mut impl PacketOutput,
     ) {
+        self.encapsulate_frame(frame, false, datagrams, packets);
+    }
+
+    /// The same for a frame that a limit was charged for when it came, and that has waited since.
+    pub(super) fn encapsulate_charged(
+        &mut self,
+        frame: &mut [u8],
+        datagrams: &mut impl DatagramOutput,
+        packets: &mut impl PacketOutput,
+    ) {
+        self.encapsulate_frame(frame, true, datagrams, packets);
+    }
+
+    #[inline]
+    fn encapsulate_frame(
+        &mut self,
+        frame: &mut [u8],
+        is_charged: bool,
+        datagrams: &mut impl DatagramOutput,
+        packets: &mut impl PacketOutput,
+    ) {
         let Some((header, packet)) = frame.split_first_chunk_mut::<VIRTIO_HEADER_LEN>() else {
             return self.drop_packets(DropReason::PacketMalformed, 1);
         };
@@ -105,6 +129,7 @@ impl Forwarder {
         let (index, plaintext_max) = (session.local, session.plaintext_max);
         let partial_checksums = session.features.contains(Features::CHECKSUM_OFFLOAD);
         let is_looped = session.has_sent(&parsed, packet);
+        let has_policy = session.policy.is_some();
         let copy_dscp = self.copy_dscp;
         mss::clamp(packet, &parsed, plaintext_max, header.needs_checksum());
         let Ok(mut split) = Split::with_parsed(&header, packet, parsed, partial_checksums) else {
@@ -113,9 +138,20 @@ impl Forwarder {
         if is_looped {
             return self.drop_packets(DropReason::RoutingLoop, split.segments());
         }
+        if has_policy && let Err(reason) = self.judge_split(index, &split) {
+            return self.drop_packets(reason, split.segments());
+        }
         let tos = if copy_dscp { parsed.traffic_class } else { parsed.ecn };
-        if split.largest_segment_len() > plaintext_max {
-            return self.send_oversized(index, &header, &split, tos, datagrams, packets);
+        let is_oversized = split.largest_segment_len() > plaintext_max;
+        if is_oversized && parsed.dont_fragment {
+            let reason = self.answer_too_big(&split, plaintext_max, packets);
+            return self.drop_packets(reason, split.segments());
+        }
+        if has_policy && !is_charged && !self.takes_turn(index, &header, &split) {
+            return;
+        }
+        if is_oversized {
+            return self.send_fragmented(index, &header, &split, tos, datagrams);
         }
         if self.tracked != Some(index) {
             self.tracked = Some(index);
@@ -123,6 +159,39 @@ impl Forwarder {
         }
         split.set_continues_run(self.run_tracker.continues(&split));
         self.seal_split(index, &split, tos, datagrams);
+    }
+
+    /// Whether the policy of a session's peer lets a packet pass to it.
+    fn judge_split(&mut self, index: SessionIndex, split: &Split<'_>) -> Result<(), DropReason> {
+        self.tables.judge(index, Direction::ToPeer, split.packet(), split.parsed())
+    }
+
+    /// Whether a packet may go on now. If not, it waits for its turn, or it is dropped.
+    fn takes_turn(
+        &mut self,
+        index: SessionIndex,
+        header: &VirtioHeader,
+        split: &Split<'_>,
+    ) -> bool {
+        let Some(session) = self.tables.session(index) else { return false };
+        let Some(bucket) = session.policy.as_ref().and_then(|it| it.down.as_ref()) else {
+            return true;
+        };
+        let packets = split.segments();
+        let waiter = Waiter { way: Way::ToWire, peer: session.peer, bucket, packets };
+        let mut header_bytes = [0; VIRTIO_HEADER_LEN];
+        header.emit(&mut header_bytes);
+        let pieces = [&header_bytes[..], split.packet()];
+        let len = frame_len(split.packet().len());
+        let bytes = split.segments_len();
+        match take_turn(&mut self.waiting, self.now, &waiter, bytes, len, pieces.into_iter()) {
+            Passage::Now => true,
+            Passage::Later => false,
+            Passage::Never(reason) => {
+                self.drop_packets(reason, packets);
+                false
+            }
+        }
     }
 
     /// Seals every segment of a packet for a session.
@@ -183,24 +252,18 @@ impl Forwarder {
         self.note_outcome(outcome);
     }
 
-    /// Deals with a packet that does not fit its path: in fragments where its sender allows them,
-    /// otherwise the sender is told the size that fits.
+    /// Sends a packet that does not fit its path in fragments, as its sender allows.
     #[cold]
-    fn send_oversized(
+    fn send_fragmented(
         &mut self,
         index: SessionIndex,
         header: &VirtioHeader,
         split: &Split<'_>,
         tos: u8,
         datagrams: &mut impl DatagramOutput,
-        packets: &mut impl PacketOutput,
     ) {
         let Some(session) = self.tables.session(index) else { return };
         let plaintext_max = session.plaintext_max;
-        if split.parsed().dont_fragment {
-            let reason = self.answer_too_big(split, plaintext_max, packets);
-            return self.drop_packets(reason, split.segments());
-        }
         // Fragments cannot carry a checksum that is only begun.
         let Ok(split) = Split::with_parsed(header, split.packet(), *split.parsed(), false) else {
             return self.drop_packets(DropReason::PacketMalformed, split.segments());
@@ -254,6 +317,7 @@ impl Forwarder {
 
     /// Tells the sender of a packet through TUN that packets of at most `mtu` bytes fit, unless
     /// that has been told too often of late. Returns what the packet is dropped for.
+    #[cold]
     fn answer_too_big(
         &mut self,
         split: &Split<'_>,

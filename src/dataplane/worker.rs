@@ -159,7 +159,7 @@ impl Worker {
         loop {
             let asleep_at = clock::now();
             self.counters.busy_ns.add((asleep_at - woken_at).as_nanos() as u64);
-            let has_slept = self.await_work(&mut events)?;
+            let has_slept = self.await_work(&mut events, asleep_at)?;
             woken_at = if has_slept { clock::now() } else { asleep_at };
             self.links.now = woken_at;
             self.forwarder.begin_turn(woken_at);
@@ -172,14 +172,19 @@ impl Worker {
     }
 
     /// Sleeps until there is something to do and notes what. Returns whether it slept at all.
-    fn await_work(&mut self, events: &mut Events) -> Result<bool, WorkerError> {
+    fn await_work(&mut self, events: &mut Events, now: Instant) -> Result<bool, WorkerError> {
         self.links.watch_for_room(self.poll.registry()).map_err(WorkerError::Poll)?;
         if !self.has_work() && self.finds_work_by_spinning(events)? {
             return Ok(true);
         }
-        let timeout = self.has_work().then_some(Duration::ZERO);
+        let timeout = if self.has_work() {
+            Some(Duration::ZERO)
+        } else {
+            let release = self.forwarder.next_release(self.links.is_blocked());
+            release.map(|at| at.saturating_duration_since(now))
+        };
         self.poll_for(events, timeout)?;
-        Ok(timeout.is_none())
+        Ok(timeout != Some(Duration::ZERO))
     }
 
     /// Looks for something to do as long as that seems worth while. Returns whether it came.
@@ -264,11 +269,19 @@ impl Worker {
 
     /// One batch in each direction.
     fn turn(&mut self) -> Result<(), WorkerError> {
+        // What has waited goes before what comes now.
+        let mut tun = TunOutput { queue: &self.tun, counters: &self.counters };
+        self.forwarder.release_to_tun(&mut tun);
         for listener in 0..self.links.links.len() {
             self.receive(listener);
         }
         // What a full socket has left over goes first, so that TUN is read into an empty batch.
         self.forwarder.flush(&mut self.links);
+        let mut tun = TunOutput { queue: &self.tun, counters: &self.counters };
+        while !self.links.is_blocked() && self.forwarder.release_to_wire(&mut self.links, &mut tun)
+        {
+            self.forwarder.flush(&mut self.links);
+        }
         if self.tun_ready && self.attached && !self.links.is_blocked() {
             self.read_tun()?;
         }

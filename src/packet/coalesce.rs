@@ -337,6 +337,12 @@ impl FinishedRun<'_> {
         !self.tails.is_empty()
     }
 
+    /// Bytes of all packets that the run stands for, headers included.
+    #[inline]
+    pub fn packets_len(&self) -> usize {
+        self.bytes + (self.packets - 1) * self.first.payload_offset
+    }
+
     /// The transport of the first packet, and so of all.
     #[inline]
     pub fn transport(&self) -> Option<Transport> {

@@ -59,6 +59,20 @@ pub fn set(packet: &mut [u8], version: IpVersion, ecn: u8) {
     }
 }
 
+/// Mark a packet as having met congestion on its way (RFC 3168), if its sender takes part in that.
+/// What is no IP packet is left alone.
+pub fn mark_congestion(packet: &mut [u8]) {
+    let Some(header) = packet.first_chunk::<{ ipv4::HEADER_LEN }>() else { return };
+    let (version, ecn) = match header[0] >> 4 {
+        4 => (IpVersion::V4, header[ipv4::TOS] & 3),
+        6 => (IpVersion::V6, (header[1] >> 4) & 3),
+        _ => return,
+    };
+    if ecn == ECT_0 || ecn == ECT_1 {
+        set(packet, version, CE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +109,19 @@ mod tests {
         for ecn in [NOT_ECT, ECT_1, ECT_0, CE] {
             assert_eq!(encapsulate(ecn), ecn);
         }
+    }
+
+    #[test]
+    fn congestion_is_marked_on_packets_that_can_bear_it() {
+        for build in [Build::tcp_v4(), Build::udp_v6()] {
+            for (before, after) in [(NOT_ECT, NOT_ECT), (ECT_0, CE), (ECT_1, CE), (CE, CE)] {
+                let mut packet = Build { tos: 0xb8 | before, ..build.clone() }.packet();
+                mark_congestion(&mut packet);
+                assert_eq!(packet, Build { tos: 0xb8 | after, ..build.clone() }.packet());
+            }
+        }
+        mark_congestion(&mut [0x45; 10]);
+        mark_congestion(&mut [0; 40]);
     }
 
     #[test]

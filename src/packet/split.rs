@@ -115,6 +115,17 @@ impl<'a> Split<'a> {
         }
     }
 
+    /// Bytes of all segments together, headers included.
+    #[inline]
+    pub fn segments_len(&self) -> usize {
+        match &self.shape {
+            Shape::Single => self.packet.len(),
+            Shape::Super { template, segments, .. } => {
+                self.packet.len() + (segments - 1) * template.header_len()
+            }
+        }
+    }
+
     /// Bytes of the longest segment: the first.
     #[inline]
     pub fn largest_segment_len(&self) -> usize {

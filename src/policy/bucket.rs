@@ -70,17 +70,18 @@ impl Bucket {
         self.bits_per_second
     }
 
-    /// Takes `bytes`, and says when they may leave. Of two calls whose times are not before one
-    /// another, the later one gets the later time.
+    /// Takes `bytes`, and says when they may leave: later calls get later times. What cannot leave
+    /// at once is refused unless it `may_wait`.
     #[inline]
-    pub fn charge(&self, now: Instant, bytes: usize) -> Charge {
+    pub fn charge(&self, now: Instant, bytes: usize, may_wait: bool) -> Charge {
         let now_ticks = ticks(now.saturating_duration_since(self.origin));
         let price = ticks_of(self.bits_per_second, bytes);
+        let latest = now_ticks.saturating_add(if may_wait { self.queue } else { 0 });
         let (mut paid_at, earliest) =
             (self.paid_at.load(Relaxed), now_ticks.saturating_sub(self.credit));
         let leaves_at = loop {
             let leaves_at = paid_at.max(earliest);
-            if leaves_at > now_ticks.saturating_add(self.queue) {
+            if leaves_at > latest {
                 return Charge::Refused;
             }
             let after = leaves_at.saturating_add(price);
@@ -146,13 +147,13 @@ mod tests {
         let bucket = Bucket::new(8_000_000, start);
         let now = start + Duration::from_secs(1);
         let credit = LIMIT_CREDIT.as_micros() as usize;
-        assert_eq!(bucket.charge(now, credit), Charge::Now);
-        assert_eq!(bucket.charge(now, 1000), Charge::Now, "paid for by now");
+        assert_eq!(bucket.charge(now, credit, true), Charge::Now);
+        assert_eq!(bucket.charge(now, 1000, true), Charge::Now, "paid for by now");
         let at = |ms, congested| Charge::At { time: now + ms * MS, congested };
-        assert_eq!(bucket.charge(now, 1000), at(1, false));
-        assert_eq!(bucket.charge(now, 1000), at(2, false));
-        assert_eq!(bucket.charge(now + 2 * MS, 1000), at(3, false));
-        assert_eq!(bucket.charge(now + 10 * MS, 0), Charge::Now);
+        assert_eq!(bucket.charge(now, 1000, true), at(1, false));
+        assert_eq!(bucket.charge(now, 1000, true), at(2, false));
+        assert_eq!(bucket.charge(now + 2 * MS, 1000, true), at(3, false));
+        assert_eq!(bucket.charge(now + 10 * MS, 0, true), Charge::Now);
     }
 
     #[test]
@@ -160,7 +161,7 @@ mod tests {
         let start = clock::now();
         let bucket = Bucket::new(8_000_000, start);
         let mut seen = Vec::new();
-        while let charge = bucket.charge(start, 1000)
+        while let charge = bucket.charge(start, 1000, true)
             && charge != Charge::Refused
         {
             seen.push(charge);
@@ -170,9 +171,14 @@ mod tests {
         let congested =
             seen.iter().filter(|it| matches!(it, Charge::At { congested: true, .. })).count();
         assert_eq!(congested, queue / 2);
-        let before = bucket.charge(start, 1000);
-        assert_eq!((before, bucket.charge(start, 1)), (Charge::Refused, Charge::Refused));
-        assert!(matches!(bucket.charge(start + MS, 1), Charge::At { .. }), "nothing was taken");
+        let before = bucket.charge(start, 1000, true);
+        assert_eq!((before, bucket.charge(start, 1, true)), (Charge::Refused, Charge::Refused));
+        assert!(
+            matches!(bucket.charge(start + MS, 1, true), Charge::At { .. }),
+            "nothing was taken"
+        );
+        assert_eq!(bucket.charge(start + MS, 1, false), Charge::Refused, "it may not wait");
+        assert_eq!(bucket.charge(start + LIMIT_QUEUE_MAX, 1, false), Charge::Now);
     }
 
     #[test]
@@ -180,7 +186,7 @@ mod tests {
         let start = clock::now();
         let taken = |bps| {
             let bucket = Bucket::new(bps, start);
-            (0..1000).take_while(|_| bucket.charge(start, 1000) != Charge::Refused).count()
+            (0..1000).take_while(|_| bucket.charge(start, 1000, true) != Charge::Refused).count()
         };
         assert_eq!(taken(1_000_000), LIMIT_QUEUE_LEN_MIN / 1000 + 1);
         assert_eq!(taken(64_000), LIMIT_QUEUE_MAX.as_secs() as usize * 8 + 1);
@@ -190,9 +196,9 @@ mod tests {
     fn a_rate_of_nothing_lets_one_packet_pass_and_no_more() {
         let start = clock::now();
         let bucket = Bucket::new(0, start);
-        assert_eq!(bucket.charge(start, 65535), Charge::Now);
+        assert_eq!(bucket.charge(start, 65535, true), Charge::Now);
         let hour = start + Duration::from_secs(3600);
-        assert_eq!(bucket.charge(hour, 1), Charge::Refused);
+        assert_eq!(bucket.charge(hour, 1, true), Charge::Refused);
     }
 
     #[test]
@@ -203,14 +209,16 @@ mod tests {
             .map(|_| {
                 let bucket = Arc::clone(&bucket);
                 std::thread::spawn(move || {
-                    (0..10_000).filter(|_| bucket.charge(start, 100) != Charge::Refused).count()
+                    (0..10_000)
+                        .filter(|_| bucket.charge(start, 100, true) != Charge::Refused)
+                        .count()
                 })
             })
             .collect();
         let taken: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         assert_eq!(taken, 40_000, "4 MB are 4 ms");
         let expected = Charge::At { time: start + 4 * MS, congested: false };
-        assert_eq!(bucket.charge(start, 0), expected, "each byte was counted once");
+        assert_eq!(bucket.charge(start, 0, true), expected, "each byte was counted once");
     }
 
     proptest! {
@@ -227,7 +235,7 @@ mod tests {
             let mut left: Vec<(Instant, usize)> = Vec::new();
             for (pause, bytes) in packets {
                 now += Duration::from_nanos(pause);
-                match bucket.charge(now, bytes) {
+                match bucket.charge(now, bytes, true) {
                     Charge::Now => left.push((now, bytes)),
                     Charge::At { time, .. } => {
                         prop_assert!(time > now);

@@ -53,6 +53,14 @@ drop_reasons! {
         "A decrypted packet was not a well-formed IP packet or path message.";
     InnerSourceNotAllowed, "inner_source_not_allowed",
         "A decrypted packet's source address does not belong to the peer that sent it.";
+    AclDenied, "acl_denied",
+        "A packet was between a peer and a far end that the peer's rules do not allow.";
+    PeerIsolated, "peer_isolated",
+        "A packet was between two peers that are kept apart.";
+    RateExceeded, "rate_exceeded",
+        "A packet came while too many waited under its user's limit already.";
+    WaitingRoomFull, "waiting_room_full",
+        "A packet had to wait under its user's limit, and the worker had no memory for it.";
     PathMessageExcess, "path_message_excess",
         "A path message came on a lane that had brought more of them than one has a reason to.";
     EcnIllegal, "ecn_illegal",

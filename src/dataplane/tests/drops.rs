@@ -6,11 +6,13 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::policies::{OTHER_CLIENT, pair_under};
 use super::{
     CLIENT, CLIENT_INDEX, SERVER, SERVER_INDEX, Side, frame, install, pair, ping, udp_packet,
 };
 use crate::dataplane::messages::WorkerCommand;
-use crate::limits::{LANE_EVENTS_BURST, REJECT_AFTER_PACKETS, VIRTIO_HEADER_LEN};
+use crate::limits::{HELD_BLOCKS, LANE_EVENTS_BURST, REJECT_AFTER_PACKETS, VIRTIO_HEADER_LEN};
+use crate::policy::bounds::Bounds;
 use crate::session::lanes::Role;
 use crate::sys::udp::ReceivedMeta;
 use crate::telemetry::drops::DropReason;
@@ -107,6 +109,41 @@ const PROVOCATIONS: &[(DropReason, Provocation)] = &[
         assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), 1);
         assert!(server.decapsulate(&sealed, 1000, 0).is_empty());
         (server, 1)
+    }),
+    (DropReason::AclDenied, || {
+        let (mut client, mut server) = pair_under(&["allow any tcp"], Bounds::default());
+        let sealed = client.encapsulate(ping(CLIENT, SERVER));
+        assert!(server.decapsulate(&sealed, 1000, 0).is_empty());
+        assert!(server.encapsulate(ping(SERVER, CLIENT)).is_empty());
+        (server, 2)
+    }),
+    (DropReason::PeerIsolated, || {
+        let (mut client, mut server) = pair_under(&[], Bounds::default());
+        let sealed = client.encapsulate(ping(CLIENT, OTHER_CLIENT));
+        assert!(server.decapsulate(&sealed, 1000, 0).is_empty());
+        assert!(server.encapsulate(ping(OTHER_CLIENT, CLIENT)).is_empty());
+        (server, 2)
+    }),
+    (DropReason::RateExceeded, || {
+        let bounds = Bounds { up_bps: Some(1), down_bps: Some(1), ..Bounds::default() };
+        let (mut client, mut server) = pair_under(&[], bounds);
+        for passes in [1, 0] {
+            let sealed = client.encapsulate(ping(CLIENT, SERVER));
+            assert_eq!(server.decapsulate(&sealed, 1000, 0).len(), passes);
+            assert_eq!(server.encapsulate(ping(SERVER, CLIENT)).len(), passes);
+        }
+        (server, 2)
+    }),
+    (DropReason::WaitingRoomFull, || {
+        let bounds = Bounds { down_bps: Some(1_000_000_000), ..Bounds::default() };
+        let (_, mut server) = pair_under(&[], bounds);
+        let packets = 100 + HELD_BLOCKS as u64;
+        for _ in 0..packets {
+            server.encapsulate(frame(&udp_packet(SERVER, CLIENT, 1300)));
+        }
+        let dropped = server.dropped(DropReason::WaitingRoomFull);
+        assert!(dropped > packets / 3, "half of the memory is for others, not {dropped}");
+        (server, dropped)
     }),
     (DropReason::AuthenticationFailed, || {
         let (mut client, mut server) = pair();

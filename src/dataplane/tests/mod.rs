@@ -5,6 +5,7 @@ mod allocations;
 mod drops;
 mod nonces;
 mod oversized;
+mod policies;
 mod room;
 
 use std::net::{IpAddr, Ipv4Addr};
