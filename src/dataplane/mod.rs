@@ -1,9 +1,10 @@
 //! The tunnel worker: one thread that moves packets between its TUN queue and its sockets.
 //!
 //! [`worker`] is the event loop, `forwarder` what it does with packets: `to_wire` and `from_wire`
-//! are its two directions, `policing` what a peer may do, `waiting` where its packets wait for their
-//! turn; `spin` how a worker waits, `tables` what it knows, `trains` how datagrams leave together,
-//! `link` the socket they leave by. [`messages`] is all that a worker and the control thread share.
+//! are its two directions, `policing` what a peer may do, `waiting` where its packets wait for
+//! their turn; `spin` how a worker waits, `tables` what it knows, `trains` how datagrams leave
+//! together, `link` the socket they leave by. [`messages`] is all that a worker and the control
+//! thread share.
 
 #[doc(hidden)]
 pub mod fuzz;

@@ -173,7 +173,8 @@ impl Forwarder {
         }
     }
 
-    /// Seals the packets whose time has come, until the batch is due. Returns whether there was one.
+    /// Seals the packets whose time has come, until the batch is due. Returns whether there were
+    /// any.
     pub(super) fn release_to_wire(
         &mut self,
         datagrams: &mut impl DatagramOutput,
