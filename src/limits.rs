@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 mod bench;
+mod leases;
 mod login;
 mod store;
 
 pub use bench::*;
+pub use leases::*;
 pub use login::*;
 pub use store::*;
 

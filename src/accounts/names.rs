@@ -29,6 +29,14 @@ impl Name {
     }
 }
 
+impl Name {
+    /// What this host calls itself, as far as that can be a name.
+    pub fn of_this_host() -> Self {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim().parse().unwrap_or_else(|_| Self("host".to_owned()))
+    }
+}
+
 impl FromStr for Name {
     type Err = BadName;
 

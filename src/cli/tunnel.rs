@@ -11,7 +11,7 @@ use crate::cli::settings::{Overrides, SharedArgs, parse_peer};
 use crate::config::{
     HostPort, Keepalive, LogConfig, PeerOverride, Report, Role, Source, parse_argument,
 };
-use crate::daemon::{self, DaemonError};
+use crate::daemon::{self, Answers, DaemonError};
 use crate::handshake::keys::PublicKey;
 use crate::telemetry::logging;
 
@@ -48,6 +48,10 @@ pub(crate) struct UpArgs {
     /// (client.keepalive_s)
     #[arg(long, value_name = "S")]
     keepalive: Option<Keepalive>,
+    /// Read what a login needs and no file holds from standard input, a line each: the password,
+    /// and a code if the server asks for one
+    #[arg(long)]
+    password_stdin: bool,
 }
 
 impl ServeArgs {
@@ -93,10 +97,11 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), CliError> {
 }
 
 pub(crate) fn up(args: UpArgs) -> Result<(), CliError> {
+    let answers = if args.password_stdin { Answers::Stdin } else { Answers::Terminal };
     let source = args.source();
     let loaded = source.load_up()?;
     start_logging(&loaded.config.log, &loaded.warnings);
-    daemon::up(loaded.config, source).map_err(logged)
+    daemon::up(loaded.config, source, answers).map_err(logged)
 }
 
 fn start_logging(config: &LogConfig, warnings: &Report) {
@@ -115,6 +120,7 @@ fn logged(error: DaemonError) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FarSide;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -212,10 +218,11 @@ mod tests {
             "client.rekey_after_s=5",
         ];
         let config = Up::parse_from(line).args.source().load_up().unwrap().config;
-        assert_eq!((config.server.host(), config.server.port()), ("vpn.example.org", 443));
-        assert_eq!(config.server_key, KEY.parse().unwrap());
+        let FarSide::Known(far) = config.far_side else { panic!("{:?}", config.far_side) };
+        assert_eq!((far.server.host(), far.server.port()), ("vpn.example.org", 443));
+        assert_eq!(far.key, KEY.parse().unwrap());
         assert_eq!(config.routes.len(), 2);
-        assert_eq!(config.preshared_key_file, Some(PathBuf::from("/p")));
+        assert_eq!(far.preshared_key_file, Some(PathBuf::from("/p")));
         assert_eq!((config.keepalive_s, config.rekey_after_s), (Some(25), 5));
         assert_eq!((config.workers.count, config.workers.cpus), (None, None));
         assert_eq!(config.status_socket, Role::Client.status_socket());

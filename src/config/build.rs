@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::access::{FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig};
 use crate::config::checks;
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Role, Sections, Setting};
@@ -29,6 +30,8 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
         private_key_file: private_key_file?,
         peers,
         nat: sections.server.nat.value,
+        logins: LoginsConfig::of(sections, problems),
+        lease: LeaseConfig::of(sections, problems),
         workers: workers(sections),
         status_socket: status_socket(sections, Role::Server),
         tuning: tuning(sections),
@@ -41,19 +44,17 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
     checks::common(sections, problems);
     checks::client(sections, problems);
     let client = &sections.client;
-    let place = place_of_role(sections);
-    let server = require(&client.server, &place, &SERVER, problems);
-    let server_key = require(&client.server_key, &place, &SERVER_KEY, problems);
-    let private_key_file = require(&client.private_key_file, &place, &PRIVATE_KEY_FILE, problems);
+    let far_side = match sections.client_login.servers.value.is_empty() {
+        true => known_server(sections, problems).map(FarSide::Known),
+        false => Some(FarSide::Login(LoginConfig::of(sections))),
+    };
 
     Some(UpConfig {
-        server: server?,
-        server_key: server_key?,
+        far_side: far_side?,
         tun: tun(sections),
         addresses: sections.tun.addresses.value.clone(),
         routes: without_host_bits(&client.routes, problems),
-        private_key_file: private_key_file?,
-        preshared_key_file: client.preshared_key_file.value.clone(),
+        private_key_file: client.private_key_file.value.clone(),
         workers: workers(sections),
         keepalive_s: Some(client.keepalive_s.value.as_u16()).filter(|&seconds| seconds > 0),
         rekey_after_s: client.rekey_after_s.value.as_u16(),
@@ -64,6 +65,16 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
         tuning: tuning(sections),
         log: log(sections),
     })
+}
+
+/// The server of a client that does not log in.
+fn known_server(sections: &Sections, problems: &mut Problems) -> Option<KnownServer> {
+    let (client, place) = (&sections.client, place_of_role(sections));
+    let server = require(&client.server, &place, &SERVER, problems);
+    let key = require(&client.server_key, &place, &SERVER_KEY, problems);
+    require(&client.private_key_file, &place, &PRIVATE_KEY_FILE, problems)?;
+    let preshared_key_file = client.preshared_key_file.value.clone();
+    Some(KnownServer { server: server?, key: key?, preshared_key_file })
 }
 
 /// A key that has no default and must be there.
@@ -127,7 +138,10 @@ fn peers(sections: &Sections, problems: &mut Problems) -> Vec<PeerConfig> {
 }
 
 /// The prefixes with their host bits cleared, as routing takes them.
-fn without_host_bits(prefixes: &Setting<Vec<IpNet>>, problems: &mut Problems) -> Vec<IpNet> {
+pub(crate) fn without_host_bits(
+    prefixes: &Setting<Vec<IpNet>>,
+    problems: &mut Problems,
+) -> Vec<IpNet> {
     if let Some(prefix) = prefixes.value.iter().find(|prefix| prefix.trunc() != **prefix) {
         let what =
             format!("`{prefix}` has bits set beyond its prefix: it is taken as {}", prefix.trunc());

@@ -10,7 +10,9 @@ use crate::config::schema::{Sections, Setting};
 use crate::config::types::Switch;
 use crate::config::values::Auto;
 use crate::handshake::keys::PublicKey;
-use crate::limits;
+use crate::limits::{
+    self, LEASE_DOMAINS_MAX, LEASE_ENDPOINTS_MAX, LEASE_NAME_SERVERS_MAX, LEASE_ROUTES_MAX,
+};
 
 /// What holds for both roles.
 pub(crate) fn common(sections: &Sections, problems: &mut Problems) {
@@ -20,9 +22,11 @@ pub(crate) fn common(sections: &Sections, problems: &mut Problems) {
 
 /// What holds for a server.
 pub(crate) fn server(sections: &Sections, problems: &mut Problems) {
+    tunnel_has_an_address(sections, problems);
     listeners(sections, problems);
     peer_keys(sections, problems);
     peer_prefixes(sections, problems);
+    leases(sections, problems);
 }
 
 /// What holds for a client.
@@ -30,6 +34,14 @@ pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
     let client = &sections.client;
     kill_switch(sections, problems);
     key_has_an_owner(&client.server_key, problems);
+    if !sections.client_login.servers.value.is_empty() {
+        return logins(sections, problems);
+    }
+    if !sections.client_login.backup_servers.value.is_empty() {
+        let what = "`backup_servers` are for when none of `servers` answers, and there is none";
+        problems.error(sections.client_login.backup_servers.origin.clone(), what);
+    }
+    tunnel_has_an_address(sections, problems);
     let addresses = &sections.tun.addresses.value;
     let has_family = |prefix: &IpNet| addresses.iter().any(|own| same_family(own, prefix));
     if let Some(route) = client.routes.value.iter().find(|route| !has_family(route)) {
@@ -59,10 +71,6 @@ fn same_family(one: &IpNet, other: &IpNet) -> bool {
 
 fn own_addresses(sections: &Sections, problems: &mut Problems) {
     let setting = &sections.tun.addresses;
-    if setting.value.is_empty() && setting.origin == Origin::Default {
-        let what = "the tunnel has no address of its own (`addresses` in [tun], or `--address`)";
-        problems.warning(Origin::Default, what);
-    }
     let mut seen = BTreeSet::new();
     for address in &setting.value {
         let mut refuse = |what: String| problems.error(setting.origin.clone(), what);
@@ -75,6 +83,74 @@ fn own_addresses(sections: &Sections, problems: &mut Problems) {
         }
         if !seen.insert(ip) {
             refuse(format!("`{ip}` is there twice"));
+        }
+    }
+}
+
+fn tunnel_has_an_address(sections: &Sections, problems: &mut Problems) {
+    let setting = &sections.tun.addresses;
+    if setting.value.is_empty() && setting.origin == Origin::Default {
+        let what = "the tunnel has no address of its own (`addresses` in [tun], or `--address`)";
+        problems.warning(Origin::Default, what);
+    }
+}
+
+/// What holds for a client that logs in.
+fn logins(sections: &Sections, problems: &mut Problems) {
+    let (client, login) = (&sections.client, &sections.client_login);
+    for (key, origin) in [
+        ("server", &client.server.origin),
+        ("server_key", &client.server_key.origin),
+        ("preshared_key_file", &client.preshared_key_file.origin),
+    ] {
+        if *origin != Origin::Default {
+            let what = format!("`{key}` is not used: the servers of [login] say what it is");
+            problems.warning(origin.clone(), what);
+        }
+    }
+    let (certificate, key) = (&login.certificate_file, &login.certificate_key_file);
+    for (one, other, missing) in
+        [(certificate, key, "certificate_key_file"), (key, certificate, "certificate_file")]
+    {
+        if one.value.is_some() && other.value.is_none() && other.origin == Origin::Default {
+            let what = format!("`{missing}` is missing: a certificate and its key go together");
+            problems.error(one.origin.clone(), what);
+        }
+    }
+    if login.ca_pin.value.is_some() && login.ca_file.value.is_some() {
+        let what = "`ca_pin` and `ca_file` say both whom to trust";
+        problems.error_with_help(login.ca_file.origin.clone(), what, "leave one of them out");
+    }
+}
+
+/// What clients would refuse is not offered to them.
+fn leases(sections: &Sections, problems: &mut Problems) {
+    let lease = &sections.lease;
+    for (key, count, most, origin) in [
+        ("endpoints", lease.endpoints.value.len(), LEASE_ENDPOINTS_MAX, &lease.endpoints.origin),
+        ("routes", lease.routes.value.len(), LEASE_ROUTES_MAX, &lease.routes.origin),
+        (
+            "dns_servers",
+            lease.dns_servers.value.len(),
+            LEASE_NAME_SERVERS_MAX,
+            &lease.dns_servers.origin,
+        ),
+        (
+            "search_domains",
+            lease.search_domains.value.len(),
+            LEASE_DOMAINS_MAX,
+            &lease.search_domains.origin,
+        ),
+        (
+            "split_domains",
+            lease.split_domains.value.len(),
+            LEASE_DOMAINS_MAX,
+            &lease.split_domains.origin,
+        ),
+    ] {
+        if count > most {
+            let what = format!("{count} `{key}` are more than the {most} that a lease can have");
+            problems.error(origin.clone(), what);
         }
     }
 }

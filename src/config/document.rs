@@ -6,16 +6,20 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::problems::{Origin, Problems, names_secret};
-use crate::config::schema::{PeerSection, PeerTable, Role, Section, Sections, Setting, tables};
+use crate::config::schema::{
+    ClientLoginSection, PeerSection, PeerTable, Role, Section, Sections, Setting, tables,
+};
 use crate::config::source::{Override, PeerOverride};
 use crate::config::values::Reader;
 
 /// Finds out which role a file is for, by the section it has.
 pub(crate) fn role_of(text: &str) -> Option<Role> {
     let (table, _) = DeTable::parse_recoverable(text);
-    [Role::Server, Role::Client]
-        .into_iter()
-        .find(|role| table.get_ref().contains_key(role.section()))
+    let has = |section: &str| table.get_ref().contains_key(section);
+    // A client that logs in needs nothing of its own section.
+    let is_client = has(Role::Client.section()) || has(ClientLoginSection::NAME);
+    let server = has(Role::Server.section()).then_some(Role::Server);
+    server.or_else(|| is_client.then_some(Role::Client))
 }
 
 /// Reads `text` as a configuration for `role`.

@@ -6,6 +6,7 @@
 //! that a reload reads the same again. Secrets are never in the file: `secrets` reads them from
 //! files of their own.
 
+mod access;
 mod build;
 mod checks;
 mod document;
@@ -20,6 +21,9 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use access::{
+    AccountsConfig, DatabasePlace, FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig,
+};
 pub use problems::{Origin, Problem, Report, Severity};
 pub use schema::{PORT_DEFAULT, Role};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};

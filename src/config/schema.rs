@@ -2,7 +2,7 @@
 //! with it. The reader, `config show` and the test of the annotated examples all work from this
 //! table.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -10,14 +10,17 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::accounts::credentials::demand::{LoginPolicy, ProofSet};
+use crate::accounts::names::Name;
 use crate::config::problems::Origin;
 use crate::config::types::{
-    CpuList, Directives, HostPort, InterfaceName, NatMode, PeerName, Switch,
+    CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName, Switch,
 };
 use crate::config::values::{Auto, Bounded, ConfigValue, Reader};
 use crate::handshake::keys::PublicKey;
 use crate::host::routes::MARK_DEFAULT;
 use crate::limits;
+use crate::login::tls::Pin;
 use crate::telemetry::logging::LogFormat;
 
 /// Number of workers.
@@ -28,6 +31,9 @@ pub(crate) type Mtu = Bounded<{ limits::TUN_MTU_MIN as u64 }, { limits::TUN_MTU_
 pub(crate) type QueueLen = Bounded<1, 1_000_000>;
 /// Seconds between keepalives; 0 is never.
 pub(crate) type Keepalive = Bounded<0, { u16::MAX as u64 }>;
+/// Seconds that a lease lasts.
+pub(crate) type LeaseSeconds =
+    Bounded<{ limits::LEASE_MIN.as_secs() }, { limits::LEASE_MAX.as_secs() }>;
 /// Seconds after which a client replaces a session.
 pub(crate) type RekeyAfter =
     Bounded<{ limits::REKEY_AFTER_MIN.as_secs() }, { limits::REKEY_AFTER.as_secs() }>;
@@ -40,6 +46,9 @@ pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;
 /// The UDP port a server listens on by default. It lies below the range from which Linux takes
 /// the ports of outgoing connections, so none of those can occupy it before the server starts.
 pub const PORT_DEFAULT: u16 = 20443;
+
+/// Where clients that log in keep their state, each in a directory of its own.
+pub(crate) const STATE_DIRECTORY: &str = "/var/lib/corelane";
 
 /// Which end of a tunnel a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +215,62 @@ section! {
 }
 
 section! {
+    /// `[login]` of a server
+    ServerLoginSection = "login" {
+        listen: Vec<SocketAddr> = Vec::new(), Restart;
+        certificate_file: Option<PathBuf> = None, Restart;
+        key_file: Option<PathBuf> = None, Restart;
+        client_ca_file: Option<PathBuf> = None, Restart;
+        client_crl_file: Option<PathBuf> = None, Restart;
+        require: Vec<ProofSet> = LoginPolicy::default().alternatives().to_vec(), Restart;
+    }
+}
+
+section! {
+    /// `[accounts]`
+    AccountsSection = "accounts" {
+        server_name: Option<Name> = None, Restart;
+        database: Database = Database(format!("{STATE_DIRECTORY}/accounts.db")), Restart;
+        database_file: Option<PathBuf> = None, Restart;
+        spool_file: PathBuf = PathBuf::from(STATE_DIRECTORY).join("accounts.spool"), Restart;
+        audit_log_file: Option<PathBuf> = None, Restart;
+        isolate_clients: bool = true, Restart;
+    }
+}
+
+section! {
+    /// `[login]` of a client
+    ClientLoginSection = "login" {
+        servers: Vec<HostPort> = Vec::new(), Restart;
+        backup_servers: Vec<HostPort> = Vec::new(), Restart;
+        ca_file: Option<PathBuf> = None, Restart;
+        ca_pin: Option<Pin> = None, Restart;
+        user: Option<Name> = None, Restart;
+        password_file: Option<PathBuf> = None, Restart;
+        token_file: Option<PathBuf> = None, Restart;
+        certificate_file: Option<PathBuf> = None, Restart;
+        certificate_key_file: Option<PathBuf> = None, Restart;
+        device_name: Option<Name> = None, Restart;
+        state_directory: Option<PathBuf> = None, Restart;
+    }
+}
+
+section! {
+    /// `[lease]`
+    LeaseSection = "lease" {
+        pools: Vec<IpNet> = Vec::new(), Restart;
+        endpoints: Vec<HostPort> = Vec::new(), Live;
+        routes: Vec<IpNet> = Vec::new(), Live;
+        dns_servers: Vec<IpAddr> = Vec::new(), Live;
+        search_domains: Vec<Domain> = Vec::new(), Live;
+        split_domains: Vec<Domain> = Vec::new(), Live;
+        mtu: Auto<Mtu> = Auto::Auto, Live;
+        keepalive_s: Keepalive = Keepalive::clamped(25), Live;
+        lasts_s: LeaseSeconds = LeaseSeconds::clamped(limits::LEASE_DEFAULT.as_secs()), Restart;
+    }
+}
+
+section! {
     /// `[tun]`
     TunSection = "tun" {
         name: InterfaceName = InterfaceName("corelane0".to_owned()), Restart;
@@ -277,6 +342,10 @@ pub(crate) struct PeerTable {
 pub(crate) struct Sections {
     pub(crate) server: ServerSection,
     pub(crate) client: ClientSection,
+    pub(crate) client_login: ClientLoginSection,
+    pub(crate) server_login: ServerLoginSection,
+    pub(crate) accounts: AccountsSection,
+    pub(crate) lease: LeaseSection,
     pub(crate) tun: TunSection,
     pub(crate) workers: WorkersSection,
     pub(crate) tuning: TuningSection,
@@ -306,7 +375,11 @@ impl Sections {
     ) -> Option<bool> {
         Some(match (role, section) {
             (Role::Server, ServerSection::NAME) => self.server.set(value, reader),
+            (Role::Server, ServerLoginSection::NAME) => self.server_login.set(value, reader),
+            (Role::Server, AccountsSection::NAME) => self.accounts.set(value, reader),
+            (Role::Server, LeaseSection::NAME) => self.lease.set(value, reader),
             (Role::Client, ClientSection::NAME) => self.client.set(value, reader),
+            (Role::Client, ClientLoginSection::NAME) => self.client_login.set(value, reader),
             (_, TunSection::NAME) => self.tun.set(value, reader),
             (_, WorkersSection::NAME) => self.workers.set(value, reader),
             (_, TuningSection::NAME) => self.tuning.set(value, reader),
@@ -319,8 +392,16 @@ impl Sections {
     /// The tables a configuration of `role` consists of, without peers.
     pub(crate) fn entries(&self, role: Role) -> Vec<(&'static str, Vec<Entry>)> {
         let mut entries = match role {
-            Role::Server => vec![(ServerSection::NAME, self.server.entries())],
-            Role::Client => vec![(ClientSection::NAME, self.client.entries())],
+            Role::Server => vec![
+                (ServerSection::NAME, self.server.entries()),
+                (ServerLoginSection::NAME, self.server_login.entries()),
+                (AccountsSection::NAME, self.accounts.entries()),
+                (LeaseSection::NAME, self.lease.entries()),
+            ],
+            Role::Client => vec![
+                (ClientSection::NAME, self.client.entries()),
+                (ClientLoginSection::NAME, self.client_login.entries()),
+            ],
         };
         entries.extend([
             (TunSection::NAME, self.tun.entries()),
@@ -352,6 +433,9 @@ const SERVER_TABLES: &[Table] = &[
     (LogSection::NAME, LogSection::KEYS),
     (StatusSection::NAME, StatusSection::KEYS),
     (PeerSection::NAME, PeerSection::KEYS),
+    (ServerLoginSection::NAME, ServerLoginSection::KEYS),
+    (AccountsSection::NAME, AccountsSection::KEYS),
+    (LeaseSection::NAME, LeaseSection::KEYS),
 ];
 
 const CLIENT_TABLES: &[Table] = &[
@@ -361,4 +445,5 @@ const CLIENT_TABLES: &[Table] = &[
     (TuningSection::NAME, TuningSection::KEYS),
     (LogSection::NAME, LogSection::KEYS),
     (StatusSection::NAME, StatusSection::KEYS),
+    (ClientLoginSection::NAME, ClientLoginSection::KEYS),
 ];

@@ -396,3 +396,57 @@ const PIECES: &[&str] = &[
     "\r\n",
     "\u{feff}",
 ];
+
+#[test]
+fn a_client_that_logs_in_needs_no_more_than_a_server() {
+    let load = |text: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("client.toml");
+        std::fs::write(&file, text).unwrap();
+        Source { file: Some(file), ..Source::default() }.load_up().unwrap()
+    };
+    let text = "[login]\nservers = [\"vpn.example.org:20443\"]\n";
+    assert_eq!(lines(text), Vec::<String>::new());
+    let config = load(text).config;
+    let FarSide::Login(login) = config.far_side else { panic!("{:?}", config.far_side) };
+    assert_eq!(login.state_directory, PathBuf::from("/var/lib/corelane/vpn.example.org"));
+    assert_eq!(config.private_key_file, None);
+    let config = load(&format!("{text}user = \"alice\"\n")).config;
+    let FarSide::Login(login) = config.far_side else { panic!("{:?}", config.far_side) };
+    assert_eq!(login.state_directory, PathBuf::from("/var/lib/corelane/alice@vpn.example.org"));
+    for (more, severity, what) in [
+        ("certificate_file = \"/c\"", Severity::Error, "`certificate_key_file` is missing"),
+        ("certificate_key_file = \"/k\"", Severity::Error, "`certificate_file` is missing"),
+        ("ca_pin = \"x\"", Severity::Error, "`ca_pin` takes a pin"),
+        ("user = \"a b\"", Severity::Error, "`user` takes a name"),
+        ("[client]\nserver = \"h:1\"", Severity::Warning, "`server` is not used"),
+        ("[lease]", Severity::Error, "[lease] has no meaning for `corelane up`"),
+    ] {
+        assert_only(&format!("{text}{more}\n"), severity, what);
+    }
+    let pin = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
+    let both = format!("{text}ca_pin = \"{pin}\"\nca_file = \"/c\"\n");
+    assert_only(&both, Severity::Error, "say both whom to trust");
+    let text = client("[login]\nbackup_servers = [\"h:1\"]\n");
+    assert_only(&text, Severity::Error, "`backup_servers` are for when");
+}
+
+#[test]
+fn a_lease_is_what_the_tunnel_is_unless_the_configuration_says_more() {
+    let load = |more: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("server.toml");
+        std::fs::write(&file, server(more)).unwrap();
+        Source { file: Some(file), ..Source::default() }.load_serve().unwrap().config.lease
+    };
+    let lease = load("");
+    assert_eq!(lease.pools, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(lease.routes, lease.pools);
+    assert_eq!((lease.mtu, lease.keepalive_s, lease.lasts_s), (1408, Some(25), 3600));
+    let lease = load("[lease]\npools = [\"10.9.0.0/16\"]\nroutes = [\"0.0.0.0/0\"]\nmtu = 1300\n");
+    assert_eq!(lease.pools, ["10.9.0.0/16".parse().unwrap()]);
+    assert_eq!(lease.routes, ["0.0.0.0/0".parse().unwrap()]);
+    assert_eq!(lease.mtu, 1300);
+    let domains = format!("search_domains = [{}]", vec!["\"a\""; 33].join(", "));
+    assert_only(&server(&format!("[lease]\n{domains}\n")), Severity::Error, "33 `search_domains`");
+}

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::accounts::store::DatabaseUrl;
+use crate::config::access::{FarSide, LeaseConfig, LoginsConfig};
 use crate::handshake::keys::PublicKey;
 use crate::telemetry::logging::LogFormat;
 
@@ -36,6 +38,10 @@ pub struct ServeConfig {
     pub peers: Vec<PeerConfig>,
     /// Whether clients are let out to the world.
     pub nat: NatMode,
+    /// Who may log in, and where; nobody if `None`.
+    pub logins: Option<LoginsConfig>,
+    /// What those get who log in.
+    pub lease: LeaseConfig,
     /// How many workers, and where they run.
     pub workers: WorkersConfig,
     /// Where `corelane status` asks.
@@ -49,23 +55,22 @@ pub struct ServeConfig {
 /// Everything `corelane up` needs to know.
 #[derive(Clone, Debug)]
 pub struct UpConfig {
-    /// The server, by name or address.
-    pub server: HostPort,
-    /// The server's public key.
-    pub server_key: PublicKey,
+    /// Who the server is, and how it is known.
+    pub far_side: FarSide,
     /// The TUN device.
     pub tun: TunConfig,
-    /// The client's own inner addresses, with the prefix length of their network.
+    /// The client's own inner addresses, with the prefix length of their network; those of the
+    /// lease if there are none.
     pub addresses: Vec<IpNet>,
-    /// Destinations to send through the tunnel, host bits cleared.
+    /// Destinations to send through the tunnel, host bits cleared; those of the lease if there are
+    /// none.
     pub routes: Vec<IpNet>,
-    /// Where the private key is.
-    pub private_key_file: PathBuf,
-    /// Where the pre-shared key is, if there is one.
-    pub preshared_key_file: Option<PathBuf>,
+    /// Where the private key is; in the state directory if a client that logs in has no other.
+    pub private_key_file: Option<PathBuf>,
     /// How many workers, and where they run.
     pub workers: WorkersConfig,
-    /// Seconds of silence after which an empty packet keeps NAT mappings open. `None`: never.
+    /// Seconds of silence after which an empty packet keeps NAT mappings open. `None`: never, or as
+    /// the lease says.
     pub keepalive_s: Option<u16>,
     /// Seconds after which a session is replaced, 5 to 120.
     pub rekey_after_s: u16,
@@ -265,6 +270,57 @@ fn is_host_name(text: &str) -> bool {
         && !text.starts_with(['-', '.'])
 }
 
+/// Where accounts are kept, without a password that might be in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Database(pub(crate) String);
+
+impl FromStr for Database {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let has_password = match text.parse() {
+            Ok(DatabaseUrl::Postgres(config)) => config.get_password().is_some(),
+            Ok(DatabaseUrl::Sqlite(_)) => false,
+            Err(_) => true,
+        };
+        let error = Unacceptable("the path of a file, or the address of a PostgreSQL database");
+        if has_password { Err(error) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// A DNS domain (RFC 1035 section 2.3.1, and `_`, which names of services begin with), without a
+/// dot at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Domain(pub(crate) String);
+
+impl FromStr for Domain {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let text = text.strip_suffix('.').unwrap_or(text);
+        let acceptable = text.len() <= HOST_NAME_LEN_MAX && text.split('.').all(is_label);
+        if acceptable { Ok(Self(text.to_owned())) } else { Err(Unacceptable("a domain")) }
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
 /// The name of a network interface, or a pattern with `%d` for the kernel to number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InterfaceName(pub(crate) String);
@@ -412,6 +468,18 @@ mod tests {
             "-a:1",
         ] {
             assert!(text.parse::<HostPort>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn domains() {
+        for text in ["corp.example.org", "local", "_tcp.a-b.c", "xn--bcher-kva.example", "a."] {
+            let domain = text.parse::<Domain>().map(|domain| domain.to_string());
+            assert_eq!(domain, Ok(text.trim_end_matches('.').to_owned()));
+        }
+        let long = "a.".repeat(127) + "a";
+        for text in ["", ".", "a..b", "-a", "a-.b", "a b", "a\nb", "é", &"l".repeat(64), &long] {
+            assert!(text.parse::<Domain>().is_err(), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! types from the same text. Everything a key may hold implements [`ConfigValue`].
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,11 +13,14 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::accounts::credentials::demand::ProofSet;
+use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
 use crate::config::types::{
-    CpuList, Directives, HostPort, InterfaceName, NatMode, PeerName, Switch,
+    CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName, Switch,
 };
 use crate::handshake::keys::PublicKey;
+use crate::login::tls::Pin;
 use crate::telemetry::logging::LogFormat;
 
 /// Characters of an unacceptable value that a message repeats.
@@ -340,9 +343,15 @@ macro_rules! text_values {
 
 text_values! {
     SocketAddr: "an address and port such as \"192.0.2.1:20443\" or \"[::]:20443\"";
+    IpAddr: "an address such as \"10.77.0.1\" or \"fd77::1\"";
     IpNet: "an address with prefix length such as \"10.77.0.1/24\" or \"fd77::1/64\"";
     PublicKey: "a public key, 32 bytes in base64 as `corelane key public` prints it";
     HostPort: "a host name or address with port such as \"vpn.example.org:20443\"";
+    Database: "the path of a file, or \"postgres://user@host/database\" without a password";
+    ProofSet: "a proof, or several joined by +, of certificate, password, totp and token";
+    Pin: "a pin, 43 characters as `corelane init` prints it";
+    Domain: "a domain such as \"corp.example.org\"";
+    Name: "a name of letters, digits and . _ - @ +, beginning with a letter or a digit";
     InterfaceName: "an interface name of 1 to 15 characters without '/', ':' or spaces";
     PeerName: "a name of 1 to 64 printable characters";
     NatMode: "\"masquerade\" or \"off\"";

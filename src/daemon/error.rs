@@ -2,15 +2,20 @@
 
 use std::io;
 
+use crate::accounts::service::AccountsError;
+use crate::accounts::store::BadDatabaseUrl;
 use crate::config::ConfigError;
 use crate::config::secrets::SecretError;
 use crate::control::runtime::ControlError;
+use crate::daemon::{LoginError, StateError};
 use crate::exit::ExitCode;
 use crate::host::firewall::FirewallError;
 use crate::host::link::LinkError;
 use crate::host::netlink::NetlinkError;
 use crate::host::privileges::PrivilegeError;
 use crate::host::routes::RoutesError;
+use crate::login::server::{ListenError, LoginStartError};
+use crate::login::tls::TlsSetupError;
 use crate::sys::tun::TunError;
 use crate::sys::udp::UdpError;
 
@@ -41,6 +46,30 @@ pub enum DaemonError {
     /// Leftovers of an earlier run cannot be looked for.
     #[error("cannot look for leftovers of an earlier run: {0}")]
     Leftovers(#[source] NetlinkError),
+    /// What a client that logs in keeps cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The TLS of logins cannot be set up.
+    #[error(transparent)]
+    TlsSetup(#[from] TlsSetupError),
+    /// The address of the database, in a file of its own, is none.
+    #[error("the file with the address of the database: {0}")]
+    DatabaseUrl(#[source] BadDatabaseUrl),
+    /// The accounts cannot be opened.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
+    /// The login port cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Logins cannot be taken.
+    #[error(transparent)]
+    LoginStart(#[from] LoginStartError),
+    /// There is no lease, or none any more.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// A client that was started by a key is to log in from now on, or the other way round.
+    #[error("whether a client logs in cannot change while it runs: stop it and start it again")]
+    OtherWay,
     /// Routes cannot be put in place.
     #[error(transparent)]
     Routes(#[from] RoutesError),
@@ -95,6 +124,9 @@ impl DaemonError {
                 ExitCode::Denied
             }
             Self::Firewall(FirewallError::Forbidden) => ExitCode::Denied,
+            Self::State(error) => error.exit_code(),
+            Self::TlsSetup(_) => ExitCode::ConfigInvalid,
+            Self::Login(error) => error.exit_code(),
             Self::Control(ControlError::DeviceGone { .. }) => ExitCode::DeviceGone,
             _ => ExitCode::Failure,
         }

@@ -1,17 +1,27 @@
 //! The daemon: opens what is privileged, gives up the privileges, starts the workers and runs the
 //! control thread, which is the thread that called.
 
+mod agreement;
+mod client_host;
+mod client_state;
+mod desk;
 mod error;
 mod kill_switch;
+mod lease;
+mod logins;
 mod notify;
 mod pool;
 mod randomness;
 mod reload;
 mod resolve;
 mod serve;
+mod steward;
 mod tunnel;
 mod up;
 
+pub use client_state::StateError;
 pub use error::DaemonError;
+pub use lease::BadLease;
 pub use serve::serve;
+pub use steward::{Answers, LoginError, ProofError};
 pub use up::up;

@@ -64,6 +64,13 @@ pub(super) struct WorkerSeat {
     pub(super) sockets: Vec<UdpSocket>,
 }
 
+impl WorkerSeat {
+    /// A client's, with one socket.
+    pub(super) fn of_client((tun, socket): (TunQueue, UdpSocket)) -> Self {
+        Self { tun, sockets: vec![socket] }
+    }
+}
+
 /// The running workers.
 pub(super) struct Pool {
     threads: Vec<JoinHandle<()>>,

@@ -8,7 +8,11 @@ use ipnet::IpNet;
 use crate::config::secrets::{ensure_foreign, load_preshared_key, load_private_key};
 use crate::config::{NatMode, PeerConfig, ServeConfig, Source};
 use crate::control::engine::{DisconnectReason, Engine, PeerSetup, Reload, ServerSetup};
-use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
+use crate::control::runtime::{
+    ControlHandle, ControlHooks, ControlParts, ControlPoll, ControlThread,
+};
+use crate::daemon::desk::Desk;
+use crate::daemon::logins::Logins;
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
@@ -21,6 +25,7 @@ use crate::host::link::LinkError;
 use crate::host::netlink::{FirewallMonitor, NetlinkError};
 use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::limits::{CLAIMS_RECEIVE_BUFFER_LEN, CONTROL_RECEIVE_BUFFER_LEN};
+use crate::login::server::LoginListeners;
 use crate::sys::clock;
 use crate::sys::steering::{CONTROL_MEMBERS, attach_lane_steering};
 use crate::sys::udp::UdpSocket;
@@ -37,12 +42,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    if find_leftovers()?.shut_anything() {
-        log::warn!(
-            "a full tunnel of this host was killed and keeps it shut, so this server can answer \
-             nobody until that tunnel runs again (`corelane up`)"
-        );
-    }
+    warn_if_shut()?;
     let fixed_flows = true;
     let (tun, upkeep) =
         tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
@@ -58,21 +58,11 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let offloads =
         tunnel::offloads_in_force(tun.offloads, listening().next(), &config.tuning, true);
     let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
-    let endpoints = listening().map(|socket| socket.local_addr().to_string());
-    let info = DaemonInfo {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tun: tun.name.clone(),
-        mtu: u32::from(config.tun.mtu),
-        endpoints: endpoints.collect(),
-        offloads,
-    };
-    let setup = ServerSetup {
-        identity,
-        workers: workers as u8,
-        features: tunnel::features(&offloads),
-        tun_mtu: config.tun.mtu,
-        peers,
-    };
+    let features = tunnel::features(&offloads);
+    let endpoints = listening().map(UdpSocket::local_addr);
+    let info = tunnel::info(&tun, config.tun.mtu, endpoints, offloads);
+    let setup =
+        ServerSetup { identity, workers: workers as u8, features, tun_mtu: config.tun.mtu, peers };
     let seats = tun.queues.into_iter().zip(listeners.workers);
     let seats = seats.map(|(tun, sockets)| WorkerSeat { tun, sockets }).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
@@ -80,14 +70,20 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let summary = format!("{workers} workers on {}", info.tun);
     let names = peer_names(&config.peers);
     let configuration = Configuration::new(source, reserve);
-    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat };
+    let engine = Engine::new_server(setup, Randomness::open()?, clock::now());
+    let (handle, orders) = ControlHandle::new(&poll);
+    let knocks = listeners.logins;
+    let logins = knocks.map(|knocks| Logins::begin(&config, knocks, own_key, handle, &engine));
+    let logins = logins.transpose()?;
+    let desk = logins.as_ref().map(|logins| logins.desk().clone());
+    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat, desk };
     let control = ControlThread::new(ControlParts {
-        engine: Engine::new_server(setup, Randomness::open()?, clock::now()),
+        engine,
         poll,
         sockets: listeners.control,
         workers: handles,
         events,
-        orders: crossbeam_channel::never(),
+        orders,
         interface: Some(interface),
         firewall,
         status_socket: Some(config.status_socket),
@@ -95,8 +91,19 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         info,
         hooks: Box::new(hooks),
     })?;
-    control.run()?;
+    let outcome = control.run();
+    drop(logins);
     pool.join();
+    Ok(outcome?)
+}
+
+fn warn_if_shut() -> Result<(), DaemonError> {
+    if find_leftovers()?.shut_anything() {
+        log::warn!(
+            "a full tunnel of this host was killed and keeps it shut, so this server can answer \
+             nobody until that tunnel runs again (`corelane up`)"
+        );
+    }
     Ok(())
 }
 
@@ -106,6 +113,8 @@ struct Listeners {
     workers: Vec<Vec<UdpSocket>>,
     /// By address, [`CONTROL_MEMBERS`] each.
     control: Vec<Vec<UdpSocket>>,
+    /// Where people log in, if they do.
+    logins: Option<LoginListeners>,
 }
 
 impl Listeners {
@@ -115,8 +124,12 @@ impl Listeners {
     /// so the control thread's buffers are small.
     fn open(config: &ServeConfig, workers: usize) -> Result<Self, DaemonError> {
         let options = tunnel::udp_options(&config.tuning, None);
-        let mut listeners =
-            Self { workers: (0..workers).map(|_| Vec::new()).collect(), control: Vec::new() };
+        let logins = config.logins.as_ref().map(|logins| LoginListeners::bind(&logins.listen));
+        let mut listeners = Self {
+            workers: (0..workers).map(|_| Vec::new()).collect(),
+            control: Vec::new(),
+            logins: logins.transpose()?,
+        };
         for &address in &config.listen {
             let members = workers + CONTROL_MEMBERS;
             let mut group = UdpSocket::bind_group(address, members, &options)?;
@@ -185,6 +198,8 @@ struct ServerHooks {
     names: BTreeMap<PublicKey, String>,
     upkeep: Upkeep,
     nat: Option<Nat>,
+    /// Knows those who are logged in.
+    desk: Option<Desk>,
 }
 
 impl ControlHooks for ServerHooks {
@@ -201,7 +216,8 @@ impl ControlHooks for ServerHooks {
     fn disconnected(&mut self, _peer: &PublicKey, _reason: DisconnectReason) {}
 
     fn name_of(&self, peer: &PublicKey) -> Option<String> {
-        self.names.get(peer).cloned()
+        let user = || Some(self.desk.as_ref()?.user_of(peer)?.to_string());
+        self.names.get(peer).cloned().or_else(user)
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
@@ -209,6 +225,9 @@ impl ControlHooks for ServerHooks {
         let (config, peers) =
             self.configuration.read_again(|source| Ok(source.load_serve()?), load_peers)?;
         self.names = peer_names(&config.peers);
+        if let Some(desk) = &self.desk {
+            desk.set_lease(config.lease);
+        }
         Ok(Reload::Server { peers })
     }
 
@@ -226,7 +245,10 @@ impl ControlHooks for ServerHooks {
         notify::stopping();
     }
 
-    fn stopped(&mut self, _by_request: bool) {
+    fn stopped(&mut self, engine: &mut Engine, _by_request: bool) {
+        if let Some(desk) = &self.desk {
+            desk.add_usage(engine.take_usage());
+        }
         if let Some(nat) = self.nat.take()
             && let Err(error) = nat.remove()
         {

@@ -1,12 +1,14 @@
 //! What server and client open alike: the TUN device, its link, the switches.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use caps::Capability;
 use ipnet::IpNet;
 
 use crate::config::{Switch, TunConfig, TuningConfig};
+use crate::control::runtime::DaemonInfo;
 use crate::daemon::{DaemonError, reload};
 use crate::dataplane::ForwarderOptions;
 use crate::host::link::{self, LinkError};
@@ -110,6 +112,22 @@ pub(super) fn forwarder_options(
         plaintext_max: usize::from(mtu),
         copy_dscp: tuning.copy_dscp,
         spin: tuning.spin,
+    }
+}
+
+/// What status reports say of a daemon.
+pub(super) fn info(
+    tun: &TunDevice,
+    mtu: u16,
+    endpoints: impl Iterator<Item = SocketAddr>,
+    offloads: OffloadStatus,
+) -> DaemonInfo {
+    DaemonInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tun: tun.name.clone(),
+        mtu: u32::from(mtu),
+        endpoints: endpoints.map(|endpoint| endpoint.to_string()).collect(),
+        offloads,
     }
 }
 

@@ -1,87 +1,97 @@
 //! `corelane up`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use ipnet::IpNet;
+use rand::Rng;
 
-use crate::config::secrets::{ensure_foreign, load_preshared_key, load_private_key};
-use crate::config::{Source, UpConfig};
-use crate::control::engine::{ClientOptions, ClientSetup, DisconnectReason, Engine, Reload};
-use crate::control::runtime::{ControlHooks, ControlParts, ControlPoll, ControlThread, DaemonInfo};
+use crate::config::secrets::{ensure_foreign, load_private_key};
+use crate::config::{FarSide, KnownServer, LoginConfig, Source, TunConfig, UpConfig};
+use crate::control::engine::{ClientSetup, DisconnectReason, Engine, Reload};
+use crate::control::runtime::{
+    ControlError, ControlHandle, ControlHooks, ControlParts, ControlPoll, ControlThread,
+};
+use crate::daemon::agreement::Agreement;
+use crate::daemon::client_host::ClientHost;
+use crate::daemon::client_state::ClientState;
 use crate::daemon::kill_switch::KillSwitch;
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
 use crate::daemon::resolve::{Resolver, find_server};
+use crate::daemon::steward::{Answers, Login, Steward, Tenancy, Watch, lock};
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
-use crate::host::routes::{ClientRoutes, RouteRequest};
-use crate::host::upkeep::{InterfaceState, Upkeep};
+use crate::host::routes::RouteRequest;
+use crate::host::upkeep::InterfaceState;
 use crate::sys::clock;
 use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 
-/// Runs a client until it is told to stop; `source` is read again on SIGHUP.
+/// Runs a client until it is told to stop; `source` is read again on SIGHUP. Secrets that are
+/// needed for a login and are in no file come from `answers`.
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
+pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), DaemonError> {
     let kill_switch = KillSwitch::set(&config)?;
     tunnel::allow_many_files();
-    let identity = Arc::new(LocalIdentity::new(load_private_key(&config.private_key_file)?));
-    ensure_foreign(identity.public(), std::iter::once(&config.server_key))?;
-    let client_options = client_options(&config)?;
-    let server = find_server(&config.server, &config.tun.name)?;
+    let Begin { identity, server_key, server, agreement, outside, guide } =
+        Begin::of(&config, answers)?;
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
     let fixed_flows = false;
+    let tun_config = TunConfig { mtu: agreement.mtu, ..config.tun.clone() };
     let (tun, upkeep) =
-        tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
+        tunnel::open_tun(&tun_config, &agreement.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let firewall = kill_switch.monitor()?;
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
-    let files = source.file.iter().chain(&config.preshared_key_file);
-    let reserve = tunnel::drop_privileges(files)?;
+    let reserve = tunnel::drop_privileges(source.file.iter().chain(secret_files(&config)))?;
 
     let offloads =
         tunnel::offloads_in_force(tun.offloads, Some(&sockets.control), &config.tuning, false);
-    let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
-    let info = DaemonInfo {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        tun: tun.name.clone(),
-        mtu: u32::from(config.tun.mtu),
-        endpoints: vec![server.to_string()],
-        offloads,
-    };
+    let options = tunnel::forwarder_options(&offloads, &config.tuning, agreement.mtu);
+    let features = tunnel::features(&offloads);
+    let info = tunnel::info(&tun, agreement.mtu, std::iter::once(server), offloads);
     let setup = ClientSetup {
         identity,
         workers: workers as u8,
-        features: tunnel::features(&offloads),
-        tun_mtu: config.tun.mtu,
-        server_key: config.server_key,
+        features,
+        tun_mtu: agreement.mtu,
+        server_key,
         server,
-        options: client_options,
+        options: agreement.options(),
     };
-    let seats = tun.queues.into_iter().zip(sockets.workers);
-    let seats = seats.map(|(tun, socket)| WorkerSeat { tun, sockets: vec![socket] }).collect();
+    let seats = tun.queues.into_iter().zip(sockets.workers).map(WorkerSeat::of_client).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
-    let configuration = Configuration::new(source, reserve);
-    let tun = info.tun.clone();
-    let hooks = ClientHooks::new(&config, configuration, tun, server, upkeep, kill_switch);
+    let request = RouteRequest { prefixes: agreement.routes, outside, mark: config.mark };
+    let host = Arc::new(Mutex::new(ClientHost::new(info.tun.clone(), upkeep, request)));
+    let (handle, orders) = ControlHandle::new(&poll);
+    let (way, watch) = guide.set_out(&host, handle)?;
+    let watch = Arc::new(Mutex::new(watch));
+    let hooks = ClientHooks {
+        configuration: Configuration::new(source, reserve),
+        tun: info.tun.clone(),
+        server,
+        host,
+        way,
+        watch: Arc::clone(&watch),
+        kill_switch,
+    };
     let control = ControlThread::new(ControlParts {
         engine: Engine::new_client(setup, Randomness::open()?, clock::now()),
         poll,
         sockets: vec![vec![sockets.control]],
         workers: handles,
         events,
-        orders: crossbeam_channel::never(),
+        orders,
         interface: Some(interface),
         firewall,
         status_socket: Some(config.status_socket),
@@ -89,9 +99,127 @@ pub fn up(config: UpConfig, source: Source) -> Result<(), DaemonError> {
         info,
         hooks: Box::new(hooks),
     })?;
-    control.run()?;
+    let outcome = control.run();
     pool.join();
-    Ok(())
+    why_ended(&watch, outcome)
+}
+
+/// Why there is no lease any more says more than that the daemon was ended for it.
+fn why_ended(
+    watch: &Mutex<Option<Watch>>,
+    outcome: Result<(), ControlError>,
+) -> Result<(), DaemonError> {
+    match lock(watch).take().and_then(Watch::join) {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome?),
+    }
+}
+
+/// What is known before anything is opened.
+struct Begin {
+    identity: Arc<LocalIdentity>,
+    server_key: PublicKey,
+    server: SocketAddr,
+    agreement: Agreement,
+    /// What is never to be led into the tunnel.
+    outside: Vec<SocketAddr>,
+    guide: Guide,
+}
+
+/// Who knows where the server is.
+enum Guide {
+    Resolver(Resolver),
+    Lease { steward: Box<Steward>, login: Box<Login>, tenancy: Box<Tenancy> },
+}
+
+/// The same, once the control thread can be given orders.
+enum Way {
+    Resolver(Resolver),
+    Lease(Arc<Mutex<Tenancy>>),
+}
+
+impl Begin {
+    fn of(config: &UpConfig, answers: Answers) -> Result<Self, DaemonError> {
+        match &config.far_side {
+            FarSide::Known(far) => Self::configured(config, far),
+            FarSide::Login(login) => Self::by_login(config, login, answers),
+        }
+    }
+
+    fn configured(config: &UpConfig, far: &KnownServer) -> Result<Self, DaemonError> {
+        // The configuration has made sure that there is one.
+        let key_file = config.private_key_file.as_deref().unwrap_or_else(|| Path::new(""));
+        let identity = Arc::new(LocalIdentity::new(load_private_key(key_file)?));
+        ensure_foreign(identity.public(), std::iter::once(&far.key))?;
+        let agreement = Agreement::configured(config, far)?;
+        let server = find_server(&far.server, &config.tun.name)?;
+        Ok(Self {
+            identity,
+            server_key: far.key,
+            server,
+            agreement,
+            outside: vec![server],
+            guide: Guide::Resolver(Resolver::new(far.server.clone())),
+        })
+    }
+
+    fn by_login(
+        config: &UpConfig,
+        login: &LoginConfig,
+        answers: Answers,
+    ) -> Result<Self, DaemonError> {
+        let mut randomness = Randomness::open()?;
+        let state = ClientState::open(&login.state_directory)?;
+        let key = match &config.private_key_file {
+            Some(path) => load_private_key(path)?,
+            None => state.device_key(&mut randomness)?,
+        };
+        let identity = Arc::new(LocalIdentity::new(key));
+        let (device_key, seed) = (identity.public(), randomness.random());
+        let mut steward = Steward::new(login, config.mark, state, answers, device_key, seed)?;
+        let login = steward.first_login()?;
+        ensure_foreign(device_key, std::iter::once(&login.lease.server_key))?;
+        let tenancy = steward.tenancy(config.clone(), &login);
+        Ok(Self {
+            identity,
+            server_key: login.lease.server_key,
+            server: tenancy.endpoint(),
+            agreement: login.lease.agreement(config),
+            outside: tenancy.outside(),
+            guide: Guide::Lease {
+                steward: Box::new(steward),
+                login: Box::new(login),
+                tenancy: Box::new(tenancy),
+            },
+        })
+    }
+}
+
+impl Guide {
+    fn set_out(
+        self,
+        host: &Arc<Mutex<ClientHost>>,
+        control: ControlHandle,
+    ) -> Result<(Way, Option<Watch>), DaemonError> {
+        match self {
+            Self::Resolver(resolver) => Ok((Way::Resolver(resolver), None)),
+            Self::Lease { steward, login, tenancy } => {
+                let tenancy = Arc::new(Mutex::new(*tenancy));
+                let host = Arc::clone(host);
+                let watch = Watch::start(*steward, *login, Arc::clone(&tenancy), host, control)
+                    .map_err(DaemonError::io("starting the steward of the lease"))?;
+                Ok((Way::Lease(tenancy), Some(watch)))
+            }
+        }
+    }
+}
+
+/// The files with secrets that a reload reads again.
+fn secret_files(config: &UpConfig) -> Vec<&PathBuf> {
+    match &config.far_side {
+        FarSide::Known(far) => far.preshared_key_file.iter().collect(),
+        FarSide::Login(login) => login.password_file.iter().chain(&login.token_file).collect(),
+    }
 }
 
 /// A socket for each path, and one for handshakes.
@@ -123,100 +251,80 @@ fn bind_any(server: SocketAddr, options: &UdpOptions) -> Result<UdpSocket, UdpEr
     }
 }
 
-/// What is reached through the server: the routes, and the network of the client's own addresses.
-fn client_options(config: &UpConfig) -> Result<ClientOptions, DaemonError> {
-    let preshared_key = match &config.preshared_key_file {
-        Some(path) => load_preshared_key(path)?,
-        None => Default::default(),
-    };
-    let networks = config.addresses.iter().map(IpNet::trunc);
-    Ok(ClientOptions {
-        preshared_key,
-        allowed: networks.chain(config.routes.iter().copied()).collect(),
-        keepalive: config.keepalive_s.map(|seconds| Duration::from_secs(seconds.into())),
-        rekey_after: Duration::from_secs(config.rekey_after_s.into()),
-    })
-}
-
-fn route_request(config: &UpConfig, server: SocketAddr) -> RouteRequest {
-    RouteRequest { prefixes: config.routes.clone(), outside: vec![server], mark: config.mark }
-}
-
 struct ClientHooks {
     configuration: Configuration,
     tun: String,
-    request: RouteRequest,
     server: SocketAddr,
-    routes: Option<ClientRoutes>,
-    upkeep: Upkeep,
+    host: Arc<Mutex<ClientHost>>,
+    way: Way,
+    watch: Arc<Mutex<Option<Watch>>>,
     kill_switch: KillSwitch,
-    resolver: Resolver,
-}
-
-impl ClientHooks {
-    fn new(
-        config: &UpConfig,
-        configuration: Configuration,
-        tun: String,
-        server: SocketAddr,
-        upkeep: Upkeep,
-        kill_switch: KillSwitch,
-    ) -> Self {
-        let request = route_request(config, server);
-        let resolver = Resolver::new(config.server.clone());
-        Self { configuration, tun, request, server, routes: None, upkeep, kill_switch, resolver }
-    }
 }
 
 impl ControlHooks for ClientHooks {
     /// Routes are in place from the start, before the server has answered: what is meant for the
     /// tunnel never leaves in the clear.
     fn ready(&mut self) -> Result<(), String> {
-        let routes = ClientRoutes::install(&self.tun, &self.request);
-        self.routes = Some(routes.map_err(|error| error.to_string())?);
+        lock(&self.host).install().map_err(|error| error.to_string())?;
         log::info!("connecting to {} through {}", self.server, self.tun);
         notify::ready(&format!("connecting to {}", self.server));
         Ok(())
     }
 
     fn connected(&mut self, _peer: &PublicKey) -> Result<(), String> {
+        if let Way::Lease(tenancy) = &self.way {
+            self.server = lock(tenancy).endpoint();
+        }
         notify::status(&format!("connected to {}", self.server));
         Ok(())
     }
 
-    fn disconnected(&mut self, _peer: &PublicKey, _reason: DisconnectReason) {
+    fn disconnected(&mut self, _peer: &PublicKey, reason: DisconnectReason) {
         notify::status(&format!("connecting to {}", self.server));
+        if reason != DisconnectReason::ServerChanged
+            && let Some(watch) = &*lock(&self.watch)
+        {
+            watch.doubt();
+        }
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
-        let (config, options) =
-            self.configuration.read_again(|source| Ok(source.load_up()?), client_options)?;
-        let request = route_request(&config, self.server);
-        if let Some(routes) = &mut self.routes {
-            routes.update(&request).map_err(|error| error.to_string())?;
+        let load_keys = |config: &UpConfig| match (&config.far_side, &self.way) {
+            (FarSide::Known(far), Way::Resolver(_)) => Agreement::configured(config, far),
+            (FarSide::Login(_), Way::Lease(tenancy)) => Ok(lock(tenancy).lease.agreement(config)),
+            _ => Err(DaemonError::OtherWay),
+        };
+        let (config, agreement) =
+            self.configuration.read_again(|source| Ok(source.load_up()?), load_keys)?;
+        let mut host = lock(&self.host);
+        host.set_destinations(agreement.routes.clone()).map_err(|error| error.to_string())?;
+        if let Way::Lease(tenancy) = &self.way {
+            lock(tenancy).config = config;
         }
-        self.request = request;
-        Ok(Reload::Client(options))
+        Ok(Reload::Client(agreement.options()))
     }
 
     fn server_address(&mut self) -> Option<SocketAddr> {
-        let address = self.resolver.poll().filter(|address| *address != self.server)?;
-        self.request.outside = vec![address];
-        if let Some(routes) = &mut self.routes
-            && let Err(error) = routes.update(&self.request)
+        let address = match &mut self.way {
+            Way::Resolver(resolver) => resolver.poll()?,
+            Way::Lease(tenancy) => lock(tenancy).next_endpoint(),
+        };
+        if address == self.server {
+            return None;
+        }
+        if matches!(self.way, Way::Resolver(_))
+            && let Err(error) = lock(&self.host).set_servers(vec![address])
         {
             log::error!("routes do not follow the server to {address}: {error}");
             return None;
         }
-        log::info!("the server has moved from {} to {address}", self.server);
+        log::info!("the server is looked for at {address} instead of {}", self.server);
         self.server = address;
         Some(address)
     }
 
     fn mend_interface(&mut self) -> Result<InterfaceState, String> {
-        let routes = &mut self.routes;
-        let mended = self.upkeep.mend(|| routes.as_mut().map_or(Ok(0), ClientRoutes::restore));
-        mended.map_err(|error| error.to_string())
+        lock(&self.host).mend().map_err(|error| error.to_string())
     }
 
     fn mend_firewall(&mut self) -> Result<usize, String> {
@@ -225,14 +333,13 @@ impl ControlHooks for ClientHooks {
 
     fn stopping(&mut self) {
         notify::stopping();
+        if let Some(watch) = &mut *lock(&self.watch) {
+            watch.stop();
+        }
     }
 
-    fn stopped(&mut self, by_request: bool) {
-        if let Some(routes) = self.routes.take()
-            && let Err(error) = routes.remove()
-        {
-            log::error!("routes are left behind, the next start mends that: {error}");
-        }
+    fn stopped(&mut self, _engine: &mut Engine, by_request: bool) {
+        lock(&self.host).remove();
         if by_request {
             self.kill_switch.open();
         }

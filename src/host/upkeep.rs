@@ -74,6 +74,24 @@ impl Upkeep {
         })
     }
 
+    /// Gives the interface these addresses in place of those it was to have: first the new ones, so
+    /// that it is never without.
+    ///
+    /// # Errors
+    /// What the kernel refused. Addresses of both kinds may be there then.
+    pub fn set_addresses(&mut self, addresses: Vec<IpNet>) -> Result<(), NetlinkError> {
+        let former = std::mem::replace(&mut self.addresses, addresses);
+        let name = self.netlink.link_by_index(self.device)?.name;
+        self.mend_addresses(&name)?;
+        for surplus in former.iter().filter(|it| !self.addresses.contains(it)) {
+            match self.netlink.delete_address(self.device, *surplus) {
+                Err(error) if error.is_not_found() => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
     fn mend_addresses(&mut self, name: &str) -> Result<usize, NetlinkError> {
         let has_ipv6 = link::ipv6_state(name) == Ipv6State::On;
         let present = self.netlink.addresses(self.device)?;

@@ -51,7 +51,7 @@ use sockets::Sockets;
 use status_socket::StatusSocket;
 use workers::{Life, Workers};
 
-pub use orders::{ControlHandle, ControlOrder};
+pub use orders::{ControlHandle, ControlOrder, EngineOrder};
 pub use poll::ControlPoll;
 pub use report::DaemonInfo;
 pub use status_socket::StatusSocketError;
@@ -124,8 +124,9 @@ pub trait ControlHooks {
     fn stopping(&mut self) {}
 
     /// The workers have stopped and closed their devices, or not in time. Runs on every way out, of
-    /// which one is `by_request`, the others are failures.
-    fn stopped(&mut self, _by_request: bool) {}
+    /// which one is `by_request`, the others are failures. The engine has nothing to do any more,
+    /// but knows what was.
+    fn stopped(&mut self, _engine: &mut Engine, _by_request: bool) {}
 }
 
 /// What a control thread is made of.
@@ -199,6 +200,9 @@ pub enum ControlError {
     /// A hook refused.
     #[error("{0}")]
     Hook(String),
+    /// Another thread has found that there is no sense in going on.
+    #[error("{0}")]
+    Ended(String),
 }
 
 /// The control thread.
@@ -362,7 +366,7 @@ impl ControlThread {
     /// One bounded helping of work from every source.
     fn turn(&mut self) -> Result<(), ControlError> {
         self.take_worker_events()?;
-        self.carry_out_orders();
+        self.carry_out_orders()?;
         self.sockets.receive(&mut self.engine);
         if self.engine.poll_timeout().is_some_and(|due| due <= clock::now()) {
             self.engine.handle_timeout(now());
@@ -425,19 +429,21 @@ impl ControlThread {
         Ok(())
     }
 
-    fn carry_out_orders(&mut self) {
+    fn carry_out_orders(&mut self) -> Result<(), ControlError> {
         if !self.orders_ready {
-            return;
+            return Ok(());
         }
         for _ in 0..CONTROL_ORDERS_PER_TURN {
             match self.orders.try_recv() {
-                Ok(order) => order(&mut self.engine, now()),
+                Ok(ControlOrder::Engine(order)) => order(&mut self.engine, now()),
+                Ok(ControlOrder::End(reason)) => return Err(ControlError::Ended(reason)),
                 Err(_) => {
                     self.orders_ready = false;
-                    return;
+                    return Ok(());
                 }
             }
         }
+        Ok(())
     }
 
     /// The first worker to notice speaks for all.

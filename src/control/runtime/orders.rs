@@ -11,8 +11,16 @@ use crate::control::engine::{AdmitError, Engine, Now, PeerSetup};
 use crate::dataplane::messages::Receipt;
 use crate::handshake::keys::PublicKey;
 
-/// Something to be done with the engine, on the control thread.
-pub type ControlOrder = Box<dyn FnOnce(&mut Engine, Now) + Send>;
+/// Something to be done with the engine.
+pub type EngineOrder = Box<dyn FnOnce(&mut Engine, Now) + Send>;
+
+/// What the control thread is to do.
+pub enum ControlOrder {
+    /// Something with the engine.
+    Engine(EngineOrder),
+    /// To end, for this reason.
+    End(String),
+}
 
 /// Gives orders to a control thread, from any other. An order for a thread that has ended is
 /// dropped, and what it holds with it.
@@ -30,10 +38,19 @@ impl ControlHandle {
         (Self { orders, waker: poll.waker() }, receiver)
     }
 
-    /// Has the control thread do something. It must not wait there for anything.
+    /// Has the control thread do something with its engine. It must not wait there for anything.
     pub fn order(&self, order: impl FnOnce(&mut Engine, Now) + Send + 'static) {
+        self.give(ControlOrder::Engine(Box::new(order)));
+    }
+
+    /// Has the control thread end as it does after a failure, for this reason.
+    pub fn end(&self, reason: String) {
+        self.give(ControlOrder::End(reason));
+    }
+
+    fn give(&self, order: ControlOrder) {
         // Both fail only if the control thread is gone, and then nothing is to be done any more.
-        let _ = self.orders.send(Box::new(order));
+        let _ = self.orders.send(order);
         let _ = self.waker.wake();
     }
 

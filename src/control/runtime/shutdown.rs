@@ -23,7 +23,7 @@ impl ControlThread {
         self.workers.stop();
         let have_stopped = self.await_workers(Life::Stopped, STOP_WITHIN);
         // Nothing passes the tunnel any more, so nothing must be led into it.
-        self.hooks.stopped(by_request);
+        self.hooks.stopped(&mut self.engine, by_request);
         if have_stopped {
             self.await_workers(Life::Closed, CLOSE_WITHIN);
         }

@@ -67,7 +67,7 @@ impl ControlHooks for Hooks {
         self.called.send(Called::Stopping).unwrap();
     }
 
-    fn stopped(&mut self, _by_request: bool) {
+    fn stopped(&mut self, _: &mut Engine, _by_request: bool) {
         self.called.send(Called::Stopped).unwrap();
     }
 }

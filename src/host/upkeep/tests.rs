@@ -126,3 +126,21 @@ fn news_of_other_interfaces_is_passed_over_in_helpings_and_its_loss_taken_for_a_
         assert!(changed, "more than the kernel keeps for a listener");
     });
 }
+
+#[test]
+fn an_interface_goes_over_to_other_addresses() {
+    looked_after(|netlink, index, mut upkeep| {
+        let wanted: [IpNet; 2] =
+            ["172.20.0.1/24".parse().unwrap(), "fd00:d::1/128".parse().unwrap()];
+        let present = |netlink: &mut Netlink| -> Vec<IpNet> {
+            netlink.addresses(index).unwrap().iter().map(|found| found.address).collect()
+        };
+        // Somebody has removed one that is to go, and it is not missed.
+        netlink.delete_address(index, "fd00:c::1/64".parse().unwrap()).unwrap();
+        upkeep.set_addresses(wanted.to_vec()).unwrap();
+        assert_eq!(present(netlink), wanted);
+        upkeep.set_addresses(vec![wanted[1]]).unwrap();
+        assert_eq!(present(netlink), wanted[1..]);
+        assert_eq!(mend(&mut upkeep), InterfaceState::Whole);
+    });
+}

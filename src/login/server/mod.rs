@@ -26,7 +26,7 @@ mod tests;
 
 pub use listeners::{ListenError, LoginListeners};
 pub use session::Timeouts;
-pub use thread::{LoginHandle, LoginOptions, LoginThread};
+pub use thread::{LoginHandle, LoginOptions, LoginStartError, LoginThread};
 
 /// One login, from the attempt to its end. Never used twice while the process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

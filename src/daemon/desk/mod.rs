@@ -1,0 +1,369 @@
+//! The desk of a server that has accounts: joins those who decide (accounts), those who listen (the
+//! login thread) and those who move packets (the control thread and its workers).
+//!
+//! A login goes from the login thread to the accounts; what they grant becomes an order to the
+//! control thread, and only when that is carried out the client hears of its lease. The other way
+//! round, a thread of the desk takes the accounts' notices: a session that has ended is dismissed
+//! by the control thread, its carriers are closed, and its connection is told. The accounts learn
+//! when the last worker has let go.
+
+mod load;
+mod residents;
+mod rounds;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ipnet::IpNet;
+use rand::rngs::OsRng;
+use rand::{RngCore as _, TryRngCore as _};
+
+use crate::accounts::model::{Id, SessionEnd};
+use crate::accounts::names::Name;
+use crate::accounts::refusal::{Refusal, RefusalCode};
+use crate::accounts::secret::Secret;
+use crate::accounts::service::LoginAttempt as AccountsAttempt;
+use crate::accounts::service::{Accounts, Acknowledgement, Grant, ShownCertificate, refusal_of};
+use crate::config::{HostPort, LeaseConfig};
+use crate::control::engine::{AdmitError, PeerSetup};
+use crate::control::runtime::ControlHandle;
+use crate::dataplane::messages::Receipt;
+use crate::handshake::keys::{PresharedKey, PublicKey};
+use crate::limits::RETURN_WITHIN;
+use crate::login::carrier::{CarrierHandle, CarrierStream};
+use crate::login::message::LeaseTerms;
+use crate::login::server::{
+    Answer, CarrierConnection, CarrierSink, LoginAttempt, LoginDesk, LoginHandle, LoginId, Refused,
+};
+use crate::policy::{Defaults, Policies};
+use crate::sys::clock;
+use crate::telemetry::counters::Carried;
+
+use load::Load;
+use residents::{Resident, Residents};
+
+pub(super) use rounds::Rounds;
+
+/// What every lease says, whoever gets it.
+#[derive(Clone, Debug)]
+pub(super) struct House {
+    /// What the server calls itself.
+    pub(super) name: Name,
+    /// Its static key.
+    pub(super) key: PublicKey,
+    /// The port of its first listener, for clients that are told no endpoint.
+    pub(super) port: u16,
+    /// What the configuration says.
+    pub(super) lease: LeaseConfig,
+}
+
+/// The desk. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Desk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    accounts: Accounts,
+    control: ControlHandle,
+    carriers: CarrierHandle,
+    house: Mutex<Arc<House>>,
+    register: Mutex<Register>,
+    load: Mutex<Load>,
+    /// Set once the login thread runs.
+    logins: OnceLock<LoginHandle>,
+    defaults: Defaults,
+}
+
+/// Orders to the control thread are given while this is locked, so that they arrive in the order of
+/// what is written here.
+#[derive(Default)]
+struct Register {
+    residents: Residents,
+    policies: Policies<Name>,
+    /// Devices whose session has been replaced by one that has not moved in yet, and since when.
+    returning: BTreeMap<PublicKey, Instant>,
+}
+
+impl Register {
+    fn await_return(&mut self, device: PublicKey, now: Instant) {
+        self.returning.insert(device, now);
+    }
+
+    /// Devices that have not come back in time: they have logged in somewhere else.
+    fn take_lost(&mut self, now: Instant) -> Vec<PublicKey> {
+        let Self { residents, returning, .. } = self;
+        returning.retain(|device, _| residents.session_of(device).is_none());
+        let is_late = |(_, since): &(&PublicKey, &Instant)| now >= **since + RETURN_WITHIN;
+        let lost: Vec<_> = returning.iter().filter(is_late).map(|(device, _)| *device).collect();
+        returning.retain(|device, _| !lost.contains(device));
+        lost
+    }
+}
+
+impl Desk {
+    pub(super) fn new(
+        accounts: Accounts,
+        control: ControlHandle,
+        carriers: CarrierHandle,
+        house: House,
+        defaults: Defaults,
+    ) -> Self {
+        let inner = Inner {
+            accounts,
+            control,
+            carriers,
+            house: Mutex::new(Arc::new(house)),
+            register: Mutex::default(),
+            load: Mutex::default(),
+            logins: OnceLock::new(),
+            defaults,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The login thread runs, and can be told of ends from now on.
+    pub(super) fn connect(&self, logins: LoginHandle) {
+        // It is called once.
+        let _ = self.inner.logins.set(logins);
+    }
+
+    /// What leases say from now on.
+    pub(super) fn set_lease(&self, lease: LeaseConfig) {
+        let mut house = self.inner.house.lock().unwrap_or_else(PoisonError::into_inner);
+        *house = Arc::new(House { lease, ..House::clone(&house) });
+    }
+
+    /// Tells the accounts what devices have moved.
+    pub(super) fn add_usage(&self, usage: Vec<(PublicKey, Carried)>) {
+        self.inner.add_usage(usage);
+    }
+
+    /// Who a device is, for the log.
+    pub(super) fn user_of(&self, device: &PublicKey) -> Option<Name> {
+        self.inner.register().residents.user_of(device).cloned()
+    }
+}
+
+impl Inner {
+    fn register(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn house(&self) -> Arc<House> {
+        Arc::clone(&self.house.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The accounts have granted a login: has its peer admitted, and then tells the client.
+    fn move_in(
+        self: &Arc<Self>,
+        login: LoginId,
+        grant: Grant,
+        certificate: Option<String>,
+        psk: PresharedKey,
+        answer: Answer,
+    ) {
+        let (session, device_key) = (grant.session, grant.device_key);
+        let resident = Resident {
+            login,
+            session,
+            user: grant.user.clone(),
+            device_key,
+            ipv4: grant.ipv4,
+            ipv6: grant.ipv6,
+            certificate,
+            ticket: new_ticket(),
+        };
+        let mut terms = self.house().terms(&resident, grant.expires);
+        terms.device_token = grant.device_token;
+        let mut register = self.register();
+        let Register { residents, policies, .. } = &mut *register;
+        if !residents.move_in(resident) {
+            drop(register);
+            return answer(Err(refused(refusal_of(SessionEnd::Revoked))));
+        }
+        let now = clock::now();
+        let policy = policies.compile(now, &grant.user, &grant.bounds, &grant.acl, self.defaults);
+        let addresses = [grant.ipv4.map(IpAddr::V4), grant.ipv6.map(IpAddr::V6)];
+        let peer = PeerSetup {
+            public_key: device_key,
+            preshared_key: psk,
+            allowed: addresses.into_iter().flatten().map(IpNet::from).collect(),
+            policy: Some(policy),
+        };
+        let inner = Arc::clone(self);
+        self.control.admit(peer, move |outcome| match outcome {
+            Ok(()) => answer(Ok(terms)),
+            Err(error) => {
+                log::error!("device {device_key} was granted a login but not let in: {error}");
+                inner.accounts.end(session, SessionEnd::Kicked);
+                answer(Err(refused(not_admitted(&error))));
+            }
+        });
+    }
+
+    /// A session has ended: closes every path of it, and drops `done` when they are closed.
+    fn move_out(&self, session: Id, device: PublicKey, end: SessionEnd, done: Acknowledgement) {
+        let mut register = self.register();
+        let Some(moved_out) = register.residents.move_out(session) else { return };
+        if moved_out.is_last {
+            match end {
+                // What the device is about to get takes the place of what it has.
+                SessionEnd::Replaced => register.await_return(device, clock::now()),
+                _ => self.control.dismiss(device, Receipt::new(done.clone())),
+            }
+        }
+        drop(register);
+        self.carriers.close(session, done);
+        if let Some(logins) = self.logins.get() {
+            let Refusal { code, message, .. } = refusal_of(end);
+            logins.end(moved_out.login, code, message);
+        }
+    }
+}
+
+impl House {
+    /// What a lease says.
+    fn terms(&self, resident: &Resident, expires: Instant) -> LeaseTerms {
+        let lease = &self.lease;
+        let here = || vec![format!("0.0.0.0:{}", self.port)];
+        let endpoints: Vec<String> = lease.endpoints.iter().map(HostPort::to_string).collect();
+        let lasts = expires.saturating_duration_since(clock::now());
+        LeaseTerms {
+            user: resident.user.clone(),
+            server: self.name.clone(),
+            server_key: self.key.to_string(),
+            endpoints: if endpoints.is_empty() { here() } else { endpoints },
+            ipv4: resident.ipv4,
+            ipv6: resident.ipv6,
+            routes: lease.routes.clone(),
+            dns_servers: lease.dns_servers.clone(),
+            search_domains: lease.search_domains.clone(),
+            split_domains: lease.split_domains.clone(),
+            mtu: lease.mtu,
+            keepalive_s: lease.keepalive_s,
+            lasts_s: u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX).max(1),
+            carrier_ticket: resident.ticket.clone(),
+            device_token: None,
+        }
+    }
+}
+
+impl LoginDesk for Desk {
+    fn login(&self, attempt: LoginAttempt, answer: Answer) {
+        let LoginAttempt { id, from, request, device_key, certificate, psk } = attempt;
+        let serial = certificate.as_ref().map(|shown| shown.serial.clone());
+        let credentials = request.credentials;
+        let attempt = AccountsAttempt {
+            from,
+            user: credentials.user,
+            password: credentials.password,
+            code: credentials.code,
+            token: credentials.token,
+            certificate: certificate.map(|shown| ShownCertificate {
+                serial: shown.serial,
+                fingerprint: shown.fingerprint,
+                user: shown.user.into(),
+            }),
+            device_name: request.device_name,
+            device_key,
+            version: request.version,
+        };
+        let inner = Arc::clone(&self.inner);
+        let decided = move |outcome| match outcome {
+            Ok(grant) => inner.move_in(id, grant, serial, psk, answer),
+            Err(refusal) => answer(Err(refused(refusal))),
+        };
+        self.inner.accounts.login(attempt, Box::new(decided));
+    }
+
+    fn renew(&self, id: LoginId, answer: Answer) {
+        let resident = self.inner.register().residents.get(id).cloned();
+        let Some(resident) = resident else {
+            return answer(Err(refused(refusal_of(SessionEnd::Expired))));
+        };
+        let (session, house) = (resident.session, self.inner.house());
+        let decided = move |outcome: Result<Instant, Refusal>| {
+            answer(match outcome {
+                Ok(expires) => Ok(house.terms(&resident, expires)),
+                Err(refusal) => Err(refused(refusal)),
+            });
+        };
+        self.inner.accounts.renew(session, Box::new(decided));
+    }
+
+    fn logout(&self, id: LoginId) {
+        let session = self.inner.register().residents.get(id).map(|resident| resident.session);
+        if let Some(session) = session {
+            self.inner.accounts.end(session, SessionEnd::LoggedOut);
+        }
+    }
+
+    fn gone(&self, id: LoginId) {
+        log::debug!("the connection of login {} is lost; its lease goes on", id.0);
+    }
+
+    fn carrier(&self, ticket: &Secret) -> Option<LoginId> {
+        self.inner.register().residents.with_ticket(ticket)
+    }
+
+    fn revoked(&self, serials: &BTreeSet<String>) {
+        let sessions = self.inner.register().residents.with_certificates(serials);
+        for session in sessions {
+            self.inner.accounts.end(session, SessionEnd::Revoked);
+        }
+    }
+
+    fn load_permille(&self) -> u16 {
+        let mut load = self.inner.load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.permille(clock::now())
+    }
+}
+
+impl CarrierSink for Desk {
+    fn take(&self, connection: CarrierConnection) {
+        let CarrierConnection { login, from, stream, tls } = connection;
+        // Whoever has moved out meanwhile has no use for it.
+        let register = self.inner.register();
+        let Some(resident) = register.residents.get(login) else { return };
+        let carrier = CarrierStream { stream, tls: tls.into(), early: Vec::new() };
+        match self.inner.carriers.adopt(carrier, resident.session) {
+            Ok(()) => log::info!("{} sends datagrams over TLS from {from}", resident.user),
+            Err(error) => log::warn!("{}: {error}", resident.user),
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Refused {
+    let Refusal { code, message, retry_after } = refusal;
+    let retry_after_s =
+        retry_after.map(|it| u32::try_from(it.as_secs().max(1)).unwrap_or(u32::MAX));
+    Refused { code, message, retry_after_s }
+}
+
+/// What a client is told whose login is good, but whom the engine does not let in.
+fn not_admitted(error: &AdmitError) -> Refusal {
+    match error {
+        AdmitError::KeyConfigured => {
+            Refusal::new(RefusalCode::DeviceTaken, "the device's key is that of a configured peer")
+        }
+        AdmitError::PrefixTaken(_) | AdmitError::NoServer => Refusal::new(
+            RefusalCode::PoolExhausted,
+            "the address for this device is in use (the server's log says by whom)",
+        ),
+    }
+}
+
+/// What nobody can guess.
+fn new_ticket() -> Secret {
+    let mut bytes = zeroize::Zeroizing::new([0; TICKET_LEN]);
+    OsRng.unwrap_err().fill_bytes(bytes.as_mut_slice());
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()))
+}
+
+/// Random bytes of a carrier ticket.
+const TICKET_LEN: usize = 32;

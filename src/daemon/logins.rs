@@ -1,0 +1,127 @@
+//! All that a server has beside the tunnel when people log in: accounts, the login port, carriers,
+//! and the desk between them.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::accounts::addresses::AddressPlan;
+use crate::accounts::credentials::demand::LoginPolicy;
+use crate::accounts::service::{Accounts, AccountsOptions};
+use crate::accounts::store::DatabaseUrl;
+use crate::config::{AccountsConfig, DatabasePlace, LoginsConfig, ServeConfig};
+use crate::control::engine::Engine;
+use crate::control::runtime::ControlHandle;
+use crate::daemon::client_state::read_secret;
+use crate::daemon::desk::{Desk, House, Rounds};
+use crate::daemon::{DaemonError, StateError};
+use crate::handshake::keys::PublicKey;
+use crate::login::carrier::CarrierRelay;
+use crate::login::server::{LoginListeners, LoginOptions, LoginThread, Timeouts};
+use crate::login::tls::TlsFiles;
+use crate::policy::Defaults;
+
+/// The running parts, in the order in which they are to end.
+pub(super) struct Logins {
+    /// First nobody logs in any more,
+    _login: LoginThread,
+    /// then nothing is told any more,
+    _rounds: Rounds,
+    /// and then nothing is carried.
+    _carriers: CarrierRelay,
+    desk: Desk,
+}
+
+impl Logins {
+    /// Opens the accounts of a server whose static key is `key`, and lets people in at `knocks`.
+    pub(super) fn begin(
+        config: &ServeConfig,
+        knocks: LoginListeners,
+        key: PublicKey,
+        control: ControlHandle,
+        engine: &Engine,
+    ) -> Result<Self, DaemonError> {
+        // Whoever has opened the listeners has read where.
+        let Some(logins) = &config.logins else { return Err(DaemonError::OtherWay) };
+        let defaults = Defaults { isolate: logins.accounts.isolate_clients, ..Defaults::default() };
+        let accounts = Accounts::open(accounts_options(config, logins, key, defaults)?)?;
+        // The configuration has made sure that there is one.
+        let first = config.listen.first().copied();
+        let first = first.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
+        let datagrams = (from_own_host(first.ip()), first.port()).into();
+        let carriers = CarrierRelay::start(datagrams, Arc::clone(engine.drops()))
+            .map_err(DaemonError::io("starting the thread of the carriers"))?;
+        let (name, lease) = (logins.accounts.server_name.clone(), config.lease.clone());
+        let house = House { name, key, port: first.port(), lease };
+        let desk = Desk::new(accounts, control, carriers.handle(), house, defaults);
+        let rounds =
+            Rounds::start(&desk).map_err(DaemonError::io("starting the threads of the desk"))?;
+        let options = LoginOptions {
+            listeners: knocks,
+            files: TlsFiles {
+                certificate: logins.certificate_file.clone(),
+                key: logins.key_file.clone(),
+                client_ca: logins.client_ca_file.clone(),
+                client_crl: logins.client_crl_file.clone(),
+            },
+            timeouts: Timeouts::default(),
+        };
+        let login = LoginThread::start(options, Arc::new(desk.clone()), Arc::new(desk.clone()))?;
+        desk.connect(login.handle());
+        for address in login.addresses() {
+            log::info!("logins are taken at {address}/tcp");
+        }
+        Ok(Self { _login: login, _rounds: rounds, _carriers: carriers, desk })
+    }
+    /// Between those who log in and the tunnel.
+    pub(super) fn desk(&self) -> &Desk {
+        &self.desk
+    }
+}
+
+fn accounts_options(
+    config: &ServeConfig,
+    logins: &LoginsConfig,
+    key: PublicKey,
+    policy_defaults: Defaults,
+) -> Result<AccountsOptions, DaemonError> {
+    let AccountsConfig { server_name, database, spool_file, audit_log_file, .. } = &logins.accounts;
+    let (spool, name) = (spool_file.clone(), server_name.clone());
+    let own = config.addresses.iter().map(|own| IpNet::from(own.addr()));
+    let peers = config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    // A peer that has everything leaves the pools alone: its prefix is never the longest.
+    let is_within_a_pool = |prefix: &IpNet| config.lease.pools.iter().any(|it| it.contains(prefix));
+    Ok(AccountsOptions {
+        policy: LoginPolicy::new(logins.require.clone()),
+        addresses: AddressPlan {
+            pools: config.lease.pools.clone(),
+            excluded: own.chain(peers.filter(is_within_a_pool)).collect(),
+        },
+        foreign_keys: config.peers.iter().map(|peer| peer.public_key).chain([key]).collect(),
+        lease: Duration::from_secs(config.lease.lasts_s.into()),
+        policy_defaults,
+        audit_log: audit_log_file.clone(),
+        ..AccountsOptions::new(url_of(database)?, spool, name)
+    })
+}
+
+fn url_of(database: &DatabasePlace) -> Result<DatabaseUrl, DaemonError> {
+    match database {
+        DatabasePlace::Url(url) => Ok(url.clone()),
+        DatabasePlace::File(file) => {
+            let text = read_secret(file).map_err(StateError::Token)?;
+            text.expose().parse().map_err(DaemonError::DatabaseUrl)
+        }
+    }
+}
+
+/// How this host reaches a listener of its own.
+fn from_own_host(listening: IpAddr) -> IpAddr {
+    match listening {
+        // A socket that takes all takes IPv4, too.
+        any if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        one => one,
+    }
+}

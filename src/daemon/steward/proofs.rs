@@ -1,0 +1,229 @@
+//! How a client proves who its user is: by the token of its device if it has one, else by what the
+//! configuration names, else by what somebody types.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use crate::accounts::names::Name;
+use crate::accounts::secret::Secret;
+use crate::config::LoginConfig;
+use crate::daemon::client_state::{ClientState, StateError, read_secret};
+use crate::limits::{LOGIN_ANSWER_WITHIN, TYPED_LOGINS_MAX};
+use crate::login::client::{Channel, ChannelError, Granted};
+use crate::login::message::{Credentials, LoginRequest, RefusalCode, SCHEMA};
+
+/// Where answers to questions about secrets come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answers {
+    /// From the terminal, if there is one.
+    #[default]
+    Terminal,
+    /// From standard input, a line each.
+    Stdin,
+}
+
+impl Answers {
+    /// Whether somebody can be asked.
+    fn are_there(self) -> bool {
+        match self {
+            Self::Terminal => io::stdin().is_terminal() && io::stderr().is_terminal(),
+            Self::Stdin => true,
+        }
+    }
+
+    /// Whether whoever answers can be asked again.
+    fn are_typed(self) -> bool {
+        self == Self::Terminal && self.are_there()
+    }
+
+    fn ask_secret(self, what: &str) -> io::Result<Secret> {
+        match self {
+            Self::Terminal => rpassword::prompt_password(format!("{what}: ")).map(Secret::new),
+            Self::Stdin => Self::line().map(Secret::new),
+        }
+    }
+
+    fn ask(self, what: &str) -> io::Result<String> {
+        if self == Self::Terminal {
+            write!(io::stderr(), "{what}: ")?;
+        }
+        Self::line()
+    }
+
+    fn line() -> io::Result<String> {
+        let mut line = String::new();
+        if io::stdin().lock().read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
+
+/// Why there is no lease.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// The server says no, or nothing.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// What this device keeps cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Nobody can be asked.
+    #[error(
+        "{0} is needed, and there is no terminal to ask for it: name a file \
+         (`login.password_file`, `login.token_file`), or pass it by `--password-stdin`"
+    )]
+    NobodyToAsk(&'static str),
+    /// Whoever was asked gave no answer.
+    #[error("cannot read {what}: {source}")]
+    NoAnswer {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// What this device and its user can prove themselves with.
+pub(super) struct Proofs {
+    login: LoginConfig,
+    state: ClientState,
+    answers: Answers,
+    device_name: Name,
+    device_key: String,
+    /// Who has been asked for their name, and has proved it.
+    user: Option<String>,
+    /// What has been typed, and was right.
+    password: Option<Secret>,
+}
+
+impl Proofs {
+    pub(super) fn new(
+        login: LoginConfig,
+        state: ClientState,
+        answers: Answers,
+        device_name: Name,
+        device_key: String,
+    ) -> Self {
+        let user = login.user.clone().map(String::from);
+        Self { login, state, answers, device_name, device_key, user, password: None }
+    }
+
+    /// Logs in.
+    pub(super) fn log_in(&mut self, channel: &mut Channel) -> Result<Granted, ProofError> {
+        if let Some(token) = self.state.device_token()? {
+            let credentials = Credentials { token: Some(token), ..Credentials::default() };
+            match channel.login(&self.request(credentials), LOGIN_ANSWER_WITHIN) {
+                Err(error) if is_denied(&error) && self.has_other_means() => {
+                    log::warn!("this device's token is not good any more: {error}");
+                    self.state.forget_device_token();
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
+        let granted = self.log_in_by_other_means(channel)?;
+        if let Some(token) = &granted.terms.device_token {
+            self.state.set_device_token(token)?;
+        }
+        Ok(granted)
+    }
+
+    fn has_other_means(&self) -> bool {
+        let LoginConfig { token_file, password_file, certificate, .. } = &self.login;
+        token_file.is_some()
+            || password_file.is_some()
+            || certificate.is_some()
+            || self.password.is_some()
+            || self.answers.are_there()
+    }
+
+    fn log_in_by_other_means(&mut self, channel: &mut Channel) -> Result<Granted, ProofError> {
+        let mut credentials = self.configured()?;
+        let mut is_typed = false;
+        if credentials.token.is_none()
+            && credentials.password.is_none()
+            && self.login.certificate.is_none()
+        {
+            self.type_password(&mut credentials)?;
+            is_typed = true;
+        }
+        for tries_left in (0..TYPED_LOGINS_MAX).rev() {
+            let error = match channel.login(&self.request(credentials.clone()), LOGIN_ANSWER_WITHIN)
+            {
+                Ok(granted) => {
+                    (self.user, self.password) = (credentials.user, credentials.password);
+                    return Ok(granted);
+                }
+                Err(error) => error,
+            };
+            let ChannelError::Refused(refusal) = &error else { return Err(error.into()) };
+            match refusal.code {
+                RefusalCode::CodeNeeded if credentials.code.is_none() => {
+                    credentials.code = Some(self.secret("code of the authenticator")?);
+                }
+                RefusalCode::Denied if tries_left > 0 && self.answers.are_typed() => {
+                    // Of what is named by the configuration, a password may still be missing.
+                    if !is_typed && credentials.password.is_some() {
+                        return Err(error.into());
+                    }
+                    log::warn!("{error}");
+                    self.type_password(&mut credentials)?;
+                    (credentials.code, is_typed) = (None, true);
+                }
+                _ => return Err(error.into()),
+            }
+        }
+        Err(ChannelError::Timeout.into())
+    }
+
+    /// What the configuration names, and what was typed before.
+    fn configured(&self) -> Result<Credentials, ProofError> {
+        let read = |path: &Option<std::path::PathBuf>| {
+            path.as_deref().map(read_secret).transpose().map_err(StateError::Token)
+        };
+        let password = read(&self.login.password_file)?;
+        Ok(Credentials {
+            user: self.user.clone(),
+            password: password.or_else(|| self.password.clone()),
+            code: None,
+            token: read(&self.login.token_file)?,
+        })
+    }
+
+    fn type_password(&self, credentials: &mut Credentials) -> Result<(), ProofError> {
+        if credentials.user.is_none() {
+            credentials.user = Some(self.answer("user", Answers::ask)?);
+        }
+        credentials.password = Some(self.secret("password")?);
+        Ok(())
+    }
+
+    fn secret(&self, what: &'static str) -> Result<Secret, ProofError> {
+        self.answer(what, Answers::ask_secret)
+    }
+
+    fn answer<T>(
+        &self,
+        what: &'static str,
+        ask: impl FnOnce(Answers, &str) -> io::Result<T>,
+    ) -> Result<T, ProofError> {
+        if !self.answers.are_there() {
+            return Err(ProofError::NobodyToAsk(what));
+        }
+        ask(self.answers, what).map_err(|source| ProofError::NoAnswer { what, source })
+    }
+
+    fn request(&self, credentials: Credentials) -> LoginRequest {
+        LoginRequest {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            credentials,
+            device_name: self.device_name.clone(),
+            device_key: self.device_key.clone(),
+        }
+    }
+}
+
+fn is_denied(error: &ChannelError) -> bool {
+    let codes = [RefusalCode::Denied, RefusalCode::Revoked];
+    matches!(error, ChannelError::Refused(refusal) if codes.contains(&refusal.code))
+}

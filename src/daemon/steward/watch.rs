@@ -1,0 +1,304 @@
+//! The thread of the steward.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::control::runtime::ControlHandle;
+use crate::daemon::client_host::ClientHost;
+use crate::daemon::lease::Lease;
+use crate::limits::{HEARTBEAT_EVERY, LOGIN_PING_EVERY};
+use crate::login::client::{ChannelError, News};
+use crate::login::message::{LeaseTerms, RefusalCode};
+use crate::sys::clock;
+
+use super::heart::{Beat, Heart};
+use super::outlook::{self, Outlook};
+use super::{Login, LoginError, Steward, Tenancy, choice, lock};
+
+const WAKER: Token = Token(0);
+const CHANNEL: Token = Token(1);
+
+/// The running thread.
+pub(in super::super) struct Watch {
+    /// Dropped to stop it.
+    stop: Option<Sender<()>>,
+    doubt: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+    thread: JoinHandle<Option<LoginError>>,
+}
+
+impl Watch {
+    /// Starts it. It has the control thread stop when there is no hope of a lease any more.
+    pub(in super::super) fn start(
+        steward: Steward,
+        login: Login,
+        tenancy: Arc<Mutex<Tenancy>>,
+        host: Arc<Mutex<ClientHost>>,
+        control: ControlHandle,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, stop) = bounded(0);
+        let doubt = Arc::new(AtomicBool::new(false));
+        let mut rounds =
+            Rounds { steward, tenancy, host, control, poll, stop, doubt: Arc::clone(&doubt) };
+        let thread = thread::Builder::new().name("steward".to_owned());
+        let thread = thread.spawn(move || rounds.run(login))?;
+        Ok(Self { stop: Some(sender), doubt, waker, thread })
+    }
+
+    /// Something suggests that the server is out of reach: it is asked at once.
+    pub(in super::super) fn doubt(&self) {
+        self.doubt.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Gives the lease back, without waiting until that is done.
+    pub(in super::super) fn stop(&mut self) {
+        self.stop = None;
+        self.wake();
+    }
+
+    /// Waits for the end; why the thread has had the control thread stop, if it has.
+    pub(in super::super) fn join(mut self) -> Option<LoginError> {
+        self.stop();
+        self.thread.join().ok().flatten()
+    }
+
+    fn wake(&self) {
+        // The thread looks again soon anyway.
+        let _ = self.waker.wake();
+    }
+}
+
+/// Why a client is not logged in any more.
+enum Gone {
+    /// This side stops.
+    Asked,
+    /// Nobody knows; the lease may still last.
+    Lost(String),
+    /// The server has said so.
+    Ended { code: RefusalCode, message: String },
+}
+
+impl From<ChannelError> for Gone {
+    fn from(error: ChannelError) -> Self {
+        match error {
+            ChannelError::Ended { code, message } => Self::Ended { code, message },
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+struct Rounds {
+    steward: Steward,
+    tenancy: Arc<Mutex<Tenancy>>,
+    host: Arc<Mutex<ClientHost>>,
+    control: ControlHandle,
+    poll: Poll,
+    stop: Receiver<()>,
+    doubt: Arc<AtomicBool>,
+}
+
+impl Rounds {
+    /// Until it is asked to stop, or there is no hope, which it then returns.
+    fn run(&mut self, first: Login) -> Option<LoginError> {
+        let mut login = first;
+        loop {
+            let reason = match self.stay(&mut login) {
+                Gone::Asked => return None,
+                Gone::Lost(reason) => {
+                    log::warn!("{reason}; logging in again");
+                    None
+                }
+                Gone::Ended { code, message } => Some(LoginError::Ended { code, message }),
+            };
+            drop(login);
+            match self.come_back(reason) {
+                Ok(Some(back)) => login = back,
+                Ok(None) => return None,
+                Err(error) => {
+                    self.control.end(error.to_string());
+                    return Some(error);
+                }
+            }
+        }
+    }
+
+    fn is_asked_to_stop(&self) -> bool {
+        self.stop.try_recv() == Err(TryRecvError::Disconnected)
+    }
+
+    /// Looks after a login as long as it lasts.
+    fn stay(&mut self, login: &mut Login) -> Gone {
+        let registry = self.poll.registry();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = registry.register(&mut login.channel, CHANNEL, interest) {
+            return Gone::Lost(format!("the connection to the server cannot be watched: {error}"));
+        }
+        let gone = self.talk(login).map_or_else(|gone| gone, |never| match never {});
+        // It is closed in any case.
+        let _ = self.poll.registry().deregister(&mut login.channel);
+        gone
+    }
+
+    fn talk(&mut self, login: &mut Login) -> Result<std::convert::Infallible, Gone> {
+        let several = self.steward.servers.count() > 1;
+        let every = if several { HEARTBEAT_EVERY } else { LOGIN_PING_EVERY };
+        let mut heart = Heart::new(clock::now(), every);
+        let mut renewal = Renewal::of(login);
+        let mut events = Events::with_capacity(8);
+        let mut news = Vec::new();
+        loop {
+            let more = login.channel.turn(&mut news)?;
+            for news in news.drain(..) {
+                match news {
+                    News::Pong { nonce, .. } => heart.heard(nonce),
+                    News::Renewed(terms) => {
+                        self.take_renewal(login, *terms);
+                        renewal = Renewal::of(login);
+                    }
+                    News::NotRenewed(refusal) => {
+                        log::warn!("the lease was not renewed: {}", refusal.message);
+                        renewal.put_off(clock::now());
+                    }
+                    News::Ended { code, message } => return Err(Gone::Ended { code, message }),
+                }
+            }
+            if self.is_asked_to_stop() {
+                // Whether it arrives or not: the server notices in either case.
+                let _ = login.channel.logout().and_then(|()| login.channel.turn(&mut news));
+                return Err(Gone::Asked);
+            }
+            let now = clock::now();
+            if self.doubt.swap(false, Ordering::Relaxed) {
+                heart.doubt(now);
+            }
+            if now >= renewal.ends {
+                return Err(Gone::Lost("the lease has run out".to_owned()));
+            }
+            let mut says = more;
+            if now >= renewal.due {
+                login.channel.renew()?;
+                renewal.put_off(now);
+                says = true;
+            }
+            match heart.beat(now) {
+                Beat::Rest => {}
+                Beat::Ask(nonce) => {
+                    login.channel.ping(nonce)?;
+                    says = true;
+                }
+                Beat::Stopped => {
+                    return Err(Gone::Lost(format!("{} does not answer", login.server)));
+                }
+            }
+            if !says {
+                let due = heart.due().min(renewal.due).min(renewal.ends);
+                self.wait(&mut events, due.saturating_duration_since(now));
+            }
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events, time: Duration) {
+        if let Err(error) = self.poll.poll(events, Some(time))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            log::error!("waiting for events failed: {error}");
+            thread::sleep(time.min(Duration::from_secs(1)));
+        }
+    }
+
+    /// The terms may have changed with the renewal; the secret is that of the login.
+    fn take_renewal(&mut self, login: &mut Login, terms: LeaseTerms) {
+        match Lease::new(terms, login.lease.preshared_key.clone()) {
+            Ok(lease) => {
+                log::debug!("the lease is renewed for {:?}", lease.lasts);
+                (login.lease, login.at) = (lease, clock::now());
+                self.move_in(login);
+            }
+            Err(error) => log::warn!("{error}; the terms of before stay in force"),
+        }
+    }
+
+    /// Logs in again, as soon as a server lets it. `None` if it is asked to stop meanwhile.
+    fn come_back(&mut self, reason: Option<LoginError>) -> Result<Option<Login>, LoginError> {
+        let mut error = reason;
+        let mut events = Events::with_capacity(8);
+        for tries in 0_u32.. {
+            let least = match error.as_ref().map(outlook::later) {
+                Some(Outlook::Hopeless) => break,
+                Some(Outlook::After(least)) => least,
+                None => Duration::ZERO,
+            };
+            let pause = least.max(choice::pause(tries, &mut self.steward.rng));
+            if let Some(error) = &error {
+                log::warn!("{error}; next try in {pause:.1?}");
+            }
+            let until = clock::now() + pause;
+            while let Some(left) = left(until) {
+                if self.is_asked_to_stop() {
+                    return Ok(None);
+                }
+                // The network has changed: perhaps for the better.
+                if self.doubt.swap(false, Ordering::Relaxed) && least.is_zero() {
+                    break;
+                }
+                self.wait(&mut events, left);
+            }
+            match self.steward.log_in(&self.stop) {
+                Ok(login) => {
+                    self.move_in(&login);
+                    return Ok(Some(login));
+                }
+                Err(_) if self.is_asked_to_stop() => return Ok(None),
+                Err(failure) => error = Some(failure),
+            }
+        }
+        error.map_or(Ok(None), Err)
+    }
+
+    /// Has engine and host go on with what the login says.
+    fn move_in(&mut self, login: &Login) {
+        let config = lock(&self.tenancy).config.clone();
+        let tenancy = self.steward.tenancy(config, login);
+        let mut host = lock(&self.host);
+        if let Err(error) = tenancy.furnish(&mut host) {
+            log::error!("not everything that the lease says is in place: {error}");
+        }
+        let choice = tenancy.choice();
+        *lock(&self.tenancy) = tenancy;
+        self.control.order(move |engine, now| engine.choose_server(now, choice));
+    }
+}
+
+/// The time until then; `None` if it has come.
+fn left(until: Instant) -> Option<Duration> {
+    let left = until.saturating_duration_since(clock::now());
+    (!left.is_zero()).then_some(left)
+}
+
+/// When a lease is to be renewed, and when it is over.
+struct Renewal {
+    due: Instant,
+    ends: Instant,
+}
+
+impl Renewal {
+    fn of(login: &Login) -> Self {
+        let lasts = login.lease.lasts;
+        Self { due: login.at + lasts / 2, ends: login.at + lasts }
+    }
+
+    /// Tries again when half of what is left is over.
+    fn put_off(&mut self, now: Instant) {
+        let left = self.ends.saturating_duration_since(now);
+        self.due = now + (left / 2).max(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,138 @@
+//! Servers with accounts, an authority that vouches for them, and clients that log in.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use corelane::accounts::operations::{Actor, NewPassword, Operation, Outcome};
+use corelane::accounts::secret::Secret;
+use corelane::accounts::service::{Accounts, AccountsOptions};
+use corelane::lab::{Host, LabOptions, Routed, addresses};
+use corelane::login::pki::{PkiDirectory, ServerAddress, Validity};
+use corelane::sys::clock;
+use tempfile::TempDir;
+
+use crate::daemon::Daemon;
+use crate::harness::PATIENCE;
+
+/// Addresses of the server inside the tunnel.
+pub(crate) const SERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The password of every user.
+pub(crate) const PASSWORD: &str = "correct horse battery";
+/// The UDP port, and the TCP port of logins.
+pub(crate) const PORT: u16 = 20443;
+
+/// A client's host, a server's, and a router between them that can be a second server.
+pub(crate) struct Site {
+    pub(crate) lab: Routed,
+    pub(crate) directory: TempDir,
+    pki: PkiDirectory,
+}
+
+/// A server of a site.
+pub(crate) struct Server {
+    pub(crate) daemon: Daemon,
+    database: PathBuf,
+    spool: PathBuf,
+    name: String,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let lab = Routed::build(LabOptions::default()).unwrap();
+        let directory = TempDir::new().unwrap();
+        let now = clock::unix_time();
+        let mut rng = rand::rng();
+        let path = directory.path().join("pki");
+        let pki = PkiDirectory::create(&path, "test", now, &mut rng).unwrap();
+        let here = [addresses::SERVER_V4, addresses::ROUTER_CLIENT_SIDE_V4];
+        let here = here.map(|address| ServerAddress::Address(address.into()));
+        pki.issue_server(&here, Validity::days(now, 30), &mut rng).unwrap();
+        Self { lab, directory, pki }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A server that is not started; `more` is added to its configuration.
+    pub(crate) fn server(&self, name: &str, more: &str) -> Server {
+        let (daemon, _) = Daemon::new(self.directory.path(), name, "serve");
+        let (database, spool) =
+            (self.path(&format!("{name}.db")), self.path(&format!("{name}.spool")));
+        let text = format!(
+            "[server]\nlisten = [\"0.0.0.0:{PORT}\"]\nprivate_key_file = {:?}\n\
+             [tun]\naddresses = [\"{SERVER_V4}/24\", \"fd77::1/64\"]\n\
+             [login]\nlisten = [\"0.0.0.0:{PORT}\"]\ncertificate_file = {:?}\nkey_file = {:?}\n\
+             client_ca_file = {:?}\nclient_crl_file = {:?}\n\
+             [accounts]\nserver_name = \"{name}\"\ndatabase = {database:?}\n\
+             spool_file = {spool:?}\n{more}\n",
+            daemon.key_file(),
+            self.pki.server_certificate(),
+            self.pki.server_key(),
+            self.pki.certificate(),
+            self.pki.revocation_list(),
+        );
+        fs::write(daemon.config_file(), text).unwrap();
+        Server { daemon, database, spool, name: name.to_owned() }
+    }
+
+    /// A client that is not started, of the user of that name.
+    pub(crate) fn client(&self, user: &str, servers: &[Ipv4Addr]) -> Daemon {
+        let (daemon, _) = Daemon::new(self.directory.path(), user, "up");
+        let servers: Vec<String> =
+            servers.iter().map(|server| format!("\"{server}:{PORT}\"")).collect();
+        let password = self.path(&format!("{user}.password"));
+        write_secret(&password, PASSWORD);
+        let text = format!(
+            "[login]\nservers = [{}]\nca_file = {:?}\nuser = \"{user}\"\npassword_file = \
+             {password:?}\nstate_directory = {:?}\n",
+            servers.join(", "),
+            self.pki.certificate(),
+            self.path(&format!("{user}.state")),
+        );
+        fs::write(daemon.config_file(), text).unwrap();
+        daemon
+    }
+}
+
+impl Server {
+    /// Does what administrators do, while the server is stopped.
+    pub(crate) fn administer(
+        &self,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Vec<Outcome> {
+        assert!(!self.daemon.is_started());
+        let database = self.database.to_str().unwrap().parse().unwrap();
+        let name = self.name.parse().unwrap();
+        let options = AccountsOptions::new(database, self.spool.clone(), name);
+        let accounts = Accounts::open(options).unwrap();
+        let actor = Actor::local(0);
+        operations.into_iter().map(|it| accounts.execute(&actor, it).unwrap()).collect()
+    }
+
+    pub(crate) fn start(&mut self, host: &Host) {
+        self.daemon.start(host);
+        self.daemon.await_status(PATIENCE, "the server to serve", |status| status.state == "up");
+    }
+}
+
+/// Adds a user with [`PASSWORD`].
+pub(crate) fn add_user(name: &str) -> Operation {
+    Operation::UserAdd {
+        name: name.parse().unwrap(),
+        groups: Default::default(),
+        password: NewPassword::Given(Secret::new(PASSWORD.to_owned())),
+    }
+}
+
+fn write_secret(path: &Path, secret: &str) {
+    fs::write(path, secret).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Waits until a client is connected.
+pub(crate) fn await_online(client: &mut Daemon) {
+    client.await_status(PATIENCE, "the client to be connected", |status| status.state == "up");
+}
