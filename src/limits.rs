@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 mod bench;
+mod carrier;
 mod leases;
 mod login;
 mod store;
 
 pub use bench::*;
+pub use carrier::*;
 pub use leases::*;
 pub use login::*;
 pub use store::*;
@@ -346,50 +348,6 @@ pub const AUDIT_REFUSALS_PPS: u32 = 10;
 /// The burst on top.
 pub const AUDIT_REFUSALS_BURST: u32 = 1000;
 
-// ---- Carrier (docs/protocol.md, "Carrier") ----
-
-/// Bytes of a frame's header.
-pub const CARRIER_HEADER_LEN: usize = 6;
-/// Channels of a carrier: one for each path of a client, and one for its control thread.
-pub const CARRIER_CHANNELS_MAX: usize = WORKERS_MAX + 1;
-/// Datagrams of one frame: as many as the kernel aggregates (`UDP_GRO_CNT_MAX`).
-pub const CARRIER_FRAME_DATAGRAMS_MAX: usize = 64;
-/// Bytes of frames that are written to a TLS connection at once: several of its largest records.
-pub const CARRIER_CHUNK_LEN: usize = 64 * 1024;
-/// Frames that came within this time wait, and are given up, together.
-pub const CARRIER_CHUNK_SPAN: Duration = Duration::from_millis(2);
-/// The longest that a datagram waits for a carrier's TLS connection.
-pub const CARRIER_WAIT_MAX: Duration = Duration::from_millis(100);
-/// Bytes that wait for one TLS connection.
-pub const CARRIER_QUEUE_LEN_MAX: usize = 1024 * 1024;
-/// Bytes that wait for all TLS connections of a server together; each has an equal share, but
-/// [`CARRIER_QUEUE_LEN_MIN`] at least.
-pub const CARRIER_QUEUES_LEN_MAX: usize = 64 * 1024 * 1024;
-/// The least such share: a frame of any size finds room in it.
-pub const CARRIER_QUEUE_LEN_MIN: usize = 72 * 1024;
-/// Bytes that are read from a TLS connection before others have their turn.
-pub const CARRIER_READ_LEN: usize = 128 * 1024;
-/// Bytes that the kernel keeps of a carrier's stream beyond what it has sent
-/// (`TCP_NOTSENT_LOWAT`).
-pub const CARRIER_UNSENT_MAX: u32 = 128 * 1024;
-/// How long the far side may leave what was sent to it unacknowledged (`TCP_USER_TIMEOUT`).
-pub const CARRIER_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-/// After so much silence the kernel asks whether the far side is there, and then as often.
-pub const CARRIER_KEEPALIVE: Duration = Duration::from_secs(15);
-/// Receive buffer of a carrier's sockets on loopback, in bytes as asked for.
-pub const CARRIER_SOCKET_BUFFER_LEN: usize = 2 * 1024 * 1024;
-/// Carriers of a server. Each has an address of its own in 127.0.0.0/8, in a /24 of its own.
-pub const CARRIERS_MAX: usize = 4096;
-/// Carriers of one login: one may be on its way out while the next has come.
-pub const CARRIERS_PER_LOGIN_MAX: usize = 2;
-/// Sockets on loopback that all carriers of a server have together.
-pub const CARRIER_SOCKETS_MAX: usize = 16_384;
-/// A server closes a carrier on which nothing has come for this long: longer than the longest pause
-/// of a client that has a session, which renews it.
-pub const CARRIER_IDLE_MAX: Duration = Duration::from_secs(300);
-/// Orders that wait for a server's carrier thread.
-pub const CARRIER_ORDERS_MAX: usize = 1024;
-
 // ---- Control thread ----
 
 /// Receive buffer of a server's sockets for what is not for workers, in bytes as asked for: some
@@ -542,12 +500,6 @@ const _: () = {
     assert!(SPOOL_RECORD_LEN_MAX as u64 * 8 <= SPOOL_LEN_MAX, "one batch does not fill the spool");
     assert!(SPOOL_MERGED_LEN <= SPOOL_RECORD_LEN_MAX);
     assert!(USAGE_PER_BATCH * 256 <= SPOOL_RECORD_LEN_MAX, "so does usage, 256 bytes each");
-
-    assert!(CARRIER_CHANNELS_MAX <= 255, "a channel is named by one byte");
-    assert!(CARRIERS_MAX < 1 << 16, "each has a /24 of 127.0.0.0/8");
-    assert!(CARRIER_QUEUE_LEN_MIN > CARRIER_HEADER_LEN + 0xffff, "any frame fits");
-    assert!(CARRIER_IDLE_MAX.as_secs() > REJECT_AFTER.as_secs());
-    assert!(CARRIER_CHUNK_SPAN.as_millis() * 10 < CARRIER_WAIT_MAX.as_millis());
     assert!(COOKIE_LEN == MAC_LEN, "a cookie is the key of mac2");
     assert!(LIMIT_CREDIT.as_millis() < LIMIT_QUEUE.as_millis());
     assert!(LIMIT_QUEUE.as_millis() < LIMIT_QUEUE_MAX.as_millis());

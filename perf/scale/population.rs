@@ -228,5 +228,13 @@ fn answer_to(command: &WorkerCommand) -> Option<WorkerEvent> {
     let PathMessage::Probe { path, token } = *message else { return None };
     let message = PathMessage::ProbeAck { path, token, plaintext_len: *plaintext_len as u16 };
     let (session, lane) = (*session, path);
-    Some(WorkerEvent::PathMessage { worker: 0, session, lane, message, plaintext_len: 32 })
+    let endpoint = Endpoint { remote: ([192, 0, 2, 1], 1000).into(), local: None, listener: 0 };
+    Some(WorkerEvent::PathMessage {
+        worker: 0,
+        session,
+        lane,
+        endpoint,
+        message,
+        plaintext_len: 32,
+    })
 }

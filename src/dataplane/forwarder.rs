@@ -212,6 +212,9 @@ impl Forwarder {
             WorkerCommand::SendPathMessage { session, message, plaintext_len } => {
                 self.send_path_message(session, &message, plaintext_len, datagrams);
             }
+            WorkerCommand::SendPathMessageTo { session, message, endpoint } => {
+                self.send_path_message_to(session, &message, endpoint, datagrams);
+            }
             WorkerCommand::SendKeepalive { session } => self.send_keepalive(session, datagrams),
             WorkerCommand::SetPrefixes(prefixes) => self.tables.set_prefixes(prefixes),
             WorkerCommand::SetPolicy { peer, policy } => {

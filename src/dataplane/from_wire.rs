@@ -61,10 +61,15 @@ impl Forwarder {
                     Ok(plaintext) => {
                         let lane = (plaintext.session, plaintext.lane);
                         // A straggler, perhaps held back by somebody, tells where the far end was.
-                        if !plaintext.reordered && noted.replace(lane) != Some(lane) {
+                        if !plaintext.reordered
+                            && noted != Some(lane)
+                            && !PathMessage::is_beside_the_way(&arena[plaintext.range.clone()])
+                        {
+                            noted = Some(lane);
                             self.note_source(lane.0, lane.1, endpoint, now);
                         }
-                        if let Err(reason) = self.deliver(arena, plaintext, now, packets) {
+                        let delivered = self.deliver(arena, plaintext, endpoint, now, packets);
+                        if let Err(reason) = delivered {
                             self.drop_packets(reason, 1);
                         }
                     }
@@ -172,6 +177,7 @@ impl Forwarder {
         &mut self,
         arena: &mut [u8],
         plaintext: Plaintext,
+        endpoint: Endpoint,
         now: Instant,
         packets: &mut impl PacketOutput,
     ) -> Result<(), DropReason> {
@@ -179,7 +185,7 @@ impl Forwarder {
         let bytes = &mut arena[range.clone()];
         let Some(&first) = bytes.first() else { return Ok(()) };
         if classify(first) == Inner::PathMessage {
-            return self.report_path_message(index, lane, bytes, now);
+            return self.report_path_message(index, lane, bytes, endpoint, now);
         }
         let parsed = Parsed::parse_plaintext(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let owner = self.tables.owner(parsed.source);
@@ -214,6 +220,7 @@ impl Forwarder {
         index: SessionIndex,
         lane: u8,
         plaintext: &[u8],
+        endpoint: Endpoint,
         now: Instant,
     ) -> Result<(), DropReason> {
         let message = PathMessage::parse(plaintext).map_err(|_| DropReason::InnerMalformed)?;
@@ -229,6 +236,7 @@ impl Forwarder {
             worker,
             session,
             lane,
+            endpoint,
             message,
             plaintext_len,
         });

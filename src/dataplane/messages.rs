@@ -92,6 +92,8 @@ pub enum WorkerCommand {
     /// Send a path message on this worker's lane, the datagram padded to carry `plaintext_len`
     /// bytes of plaintext (0: just the message).
     SendPathMessage { session: SessionIndex, message: PathMessage, plaintext_len: usize },
+    /// Send a path message on this worker's lane to `endpoint`, wherever the path leads.
+    SendPathMessageTo { session: SessionIndex, message: PathMessage, endpoint: Endpoint },
     /// Send an empty packet on this worker's lane.
     SendKeepalive { session: SessionIndex },
     /// Which peer owns which inner prefix.
@@ -113,12 +115,13 @@ pub enum WorkerEvent {
     /// An authenticated packet arrived on a path at `worker` from an address that is new to it:
     /// the first packet of the session on the path, or the far end moved to `endpoint`.
     PathSeen { worker: usize, session: SessionIndex, path: u8, endpoint: Endpoint },
-    /// An authenticated path message arrived on `lane`, in a datagram with `plaintext_len` bytes
-    /// of plaintext.
+    /// An authenticated path message arrived on `lane` from `endpoint`, in a datagram with
+    /// `plaintext_len` bytes of plaintext.
     PathMessage {
         worker: usize,
         session: SessionIndex,
         lane: u8,
+        endpoint: Endpoint,
         message: PathMessage,
         plaintext_len: usize,
     },

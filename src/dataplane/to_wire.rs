@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use crate::dataplane::forwarder::{DatagramOutput, Forwarder, PacketOutput, SendOutcome};
-use crate::dataplane::messages::WorkerEvent;
+use crate::dataplane::messages::{Endpoint, WorkerEvent};
 use crate::dataplane::policing::{Passage, frame_len, take_turn};
 use crate::dataplane::tables::Session;
 use crate::dataplane::trains::TrainBuilder;
@@ -46,6 +46,8 @@ impl NotSealed {
 struct Sealer<'a, D> {
     worker: usize,
     session: &'a mut Session,
+    /// Where its datagrams go.
+    endpoint: Option<Endpoint>,
     outbound: &'a mut [TrainBuilder],
     datagrams: &'a mut D,
     /// What sends brought to light that had to make room.
@@ -63,7 +65,7 @@ impl<D: DatagramOutput> Sealer<'_, D> {
         tos: u8,
         write: impl FnOnce(&mut [u8]),
     ) -> Result<(), NotSealed> {
-        let endpoint = self.session.send_endpoint.ok_or(NotSealed::NoPath)?;
+        let endpoint = self.endpoint.ok_or(NotSealed::NoPath)?;
         let datagram_len = padded + DATA_OVERHEAD_LEN;
         let listener = usize::from(endpoint.listener);
         let trains = self.outbound.get_mut(listener).ok_or(NotSealed::NoPath)?;
@@ -224,7 +226,8 @@ impl Forwarder {
         let plaintext_max = session.plaintext_max;
         let outbound = &mut self.outbound;
         let outcome = SendOutcome::default();
-        let mut sealer = Sealer { worker, session, outbound, datagrams, outcome };
+        let endpoint = session.send_endpoint;
+        let mut sealer = Sealer { worker, session, endpoint, outbound, datagrams, outcome };
         let (mut sealed, mut bytes) = (0, 0);
         let mut failure = None;
         while sealed < count && failure.is_none() {
@@ -348,7 +351,23 @@ impl Forwarder {
         datagrams: &mut impl DatagramOutput,
     ) {
         let padded = plaintext_len.max(PATH_MESSAGE_LEN);
-        self.send_control(index, PATH_MESSAGE_LEN, padded, datagrams, |plaintext| {
+        self.send_control(index, None, PATH_MESSAGE_LEN, padded, datagrams, |plaintext| {
+            if let Some(out) = plaintext.first_chunk_mut() {
+                message.emit(out);
+            }
+        });
+    }
+
+    /// Sends a path message on this worker's lane to `endpoint`, wherever the path leads.
+    pub(super) fn send_path_message_to(
+        &mut self,
+        index: SessionIndex,
+        message: &PathMessage,
+        endpoint: Endpoint,
+        datagrams: &mut impl DatagramOutput,
+    ) {
+        let len = PATH_MESSAGE_LEN;
+        self.send_control(index, Some(endpoint), len, len, datagrams, |plaintext| {
             if let Some(out) = plaintext.first_chunk_mut() {
                 message.emit(out);
             }
@@ -361,12 +380,13 @@ impl Forwarder {
         index: SessionIndex,
         datagrams: &mut impl DatagramOutput,
     ) {
-        self.send_control(index, 0, 0, datagrams, |_| {});
+        self.send_control(index, None, 0, 0, datagrams, |_| {});
     }
 
     fn send_control(
         &mut self,
         index: SessionIndex,
+        endpoint: Option<Endpoint>,
         len: usize,
         padded: usize,
         datagrams: &mut impl DatagramOutput,
@@ -376,7 +396,8 @@ impl Forwarder {
         let Some(session) = self.tables.session(index) else { return };
         let outbound = &mut self.outbound;
         let outcome = SendOutcome::default();
-        let mut sealer = Sealer { worker, session, outbound, datagrams, outcome };
+        let endpoint = endpoint.or(session.send_endpoint);
+        let mut sealer = Sealer { worker, session, endpoint, outbound, datagrams, outcome };
         let sealed = sealer.seal(len, padded, 0, write);
         let outcome = sealer.outcome;
         match sealed {

@@ -12,6 +12,8 @@ pub const PATH_MESSAGE_LEN: usize = 16;
 const PROBE: u8 = 1;
 const PROBE_ACK: u8 = 2;
 const CLOSE: u8 = 3;
+const INQUIRY: u8 = 4;
+const INQUIRY_ANSWER: u8 = 5;
 
 /// A message about a path or a session, carried as a plaintext.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +40,21 @@ pub enum PathMessage {
         /// Why; 0 is an ordinary end. Only shown to people.
         reason: u8,
     },
+    /// Asks for a [`PathMessage::InquiryAnswer`] on a way that is not in use. Moves no address, and
+    /// is answered to where it came from.
+    Inquiry {
+        /// The path it is sent on.
+        path: u8,
+        /// Chosen by the sender, to recognise the answer.
+        token: u64,
+    },
+    /// Answers an inquiry. Moves no address either.
+    InquiryAnswer {
+        /// The path of the inquiry.
+        path: u8,
+        /// The token of the inquiry.
+        token: u64,
+    },
 }
 
 impl PathMessage {
@@ -57,9 +74,19 @@ impl PathMessage {
             PROBE if plaintext_len == 0 => Ok(Self::Probe { path: argument, token }),
             PROBE_ACK => Ok(Self::ProbeAck { path: argument, token, plaintext_len }),
             CLOSE if plaintext_len == 0 && token == 0 => Ok(Self::Close { reason: argument }),
-            PROBE | CLOSE => Err(WireError::ReservedNotZero),
+            INQUIRY if plaintext_len == 0 => Ok(Self::Inquiry { path: argument, token }),
+            INQUIRY_ANSWER if plaintext_len == 0 => {
+                Ok(Self::InquiryAnswer { path: argument, token })
+            }
+            PROBE | CLOSE | INQUIRY | INQUIRY_ANSWER => Err(WireError::ReservedNotZero),
             unknown => Err(WireError::UnknownType(unknown)),
         }
+    }
+
+    /// Whether a plaintext is of the kinds that are sent on a way that is not in use.
+    #[inline]
+    pub fn is_beside_the_way(plaintext: &[u8]) -> bool {
+        matches!(plaintext.first(), Some(&(INQUIRY | INQUIRY_ANSWER)))
     }
 
     /// Writes the message.
@@ -70,6 +97,8 @@ impl PathMessage {
                 (PROBE_ACK, path, plaintext_len, token)
             }
             Self::Close { reason } => (CLOSE, reason, 0, 0),
+            Self::Inquiry { path, token } => (INQUIRY, path, 0, token),
+            Self::InquiryAnswer { path, token } => (INQUIRY_ANSWER, path, 0, token),
         };
         out[0] = kind;
         out[1] = argument;

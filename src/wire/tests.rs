@@ -150,6 +150,14 @@ fn path_messages_lie_where_the_layout_says() {
             [2, 3, 5, 0x80, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
         ),
         (PathMessage::Close { reason: 9 }, [3, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (
+            PathMessage::Inquiry { path: 3, token: 0x0102_0304_0506_0708 },
+            [4, 3, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+        ),
+        (
+            PathMessage::InquiryAnswer { path: 3, token: 0x0102_0304_0506_0708 },
+            [5, 3, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8],
+        ),
     ];
     for (message, bytes) in table {
         let mut emitted = [0xff; PATH_MESSAGE_LEN];
@@ -159,6 +167,8 @@ fn path_messages_lie_where_the_layout_says() {
         let mut padded = emitted.to_vec();
         padded.resize(1408, 0);
         assert_eq!(PathMessage::parse(&padded), Ok(message));
+        let beside = [PathMessage::is_beside_the_way(&padded), matches!(bytes[0], 4 | 5)];
+        assert_eq!(beside[0], beside[1]);
     }
 }
 
@@ -175,7 +185,7 @@ fn malformed_path_messages_are_refused() {
     /*  1 */
     assert_eq!(with(&[]), Err(WireError::UnknownType(0)));
     /*  2 */
-    assert_eq!(with(&[(0, 4)]), Err(WireError::UnknownType(4)));
+    assert_eq!(with(&[(0, 6)]), Err(WireError::UnknownType(6)));
     /*  3 */
     assert_eq!(with(&[(0, 0x81)]), Err(WireError::UnknownType(0x81)));
     /*  4 */
@@ -188,6 +198,8 @@ fn malformed_path_messages_are_refused() {
     assert_eq!(with(&[(0, 3), (3, 1)]), Err(WireError::ReservedNotZero));
     /*  8 */
     assert_eq!(with(&[(0, 3), (15, 1)]), Err(WireError::ReservedNotZero));
+    assert_eq!(with(&[(0, 4), (2, 1)]), Err(WireError::ReservedNotZero));
+    assert_eq!(with(&[(0, 5), (3, 1)]), Err(WireError::ReservedNotZero));
     let short = PathMessage::parse(&[1; 15]);
     /*  9 */
     assert_eq!(short, Err(WireError::Truncated { need: 16, have: 15 }));

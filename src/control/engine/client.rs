@@ -12,6 +12,9 @@
 
 mod attempt;
 mod paths;
+mod trial;
+mod watch;
+mod way;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -38,6 +41,7 @@ use super::{
 };
 use attempt::Attempt;
 use paths::ClientPath;
+use way::Way;
 
 /// The only peer of a client: its server.
 const SERVER: PeerId = PeerId(0);
@@ -74,6 +78,7 @@ pub(super) struct Client {
     fruitless: u32,
     history: History,
     scan_at: Instant,
+    way: Way,
 }
 
 /// A client that goes by one path.
@@ -126,6 +131,7 @@ impl Client {
             fruitless: 0,
             history: History::default(),
             scan_at: now,
+            way: Way::new(now),
         }
     }
 
@@ -186,7 +192,7 @@ impl Client {
         {
             oldest.remove(core, &mut self.history);
         }
-        let session = Session::install(core, SERVER, None, established, Some(self.server), since);
+        let session = Session::install(core, SERVER, None, established, Some(self.route()), since);
         let rekey_at = self.options.rekey_at(since, core);
         let confirmation = Confirmation {
             retry_at: now + PATH_CONFIRM_RETRY,
@@ -203,6 +209,7 @@ impl Client {
             core.event(EngineEvent::Rekeyed { peer: self.server_key });
         }
         self.connect_at = None;
+        self.restart_watch(now);
         self.scan_at = now + ACTIVITY_SCAN_EVERY;
         self.probe_unconfirmed(core, now);
     }
@@ -244,6 +251,7 @@ impl Client {
             self.server.remote
         )));
         self.lose_session(core, now, DisconnectReason::Silent, pause);
+        self.tell_silence(core);
     }
 
     pub(super) fn handle_worker_event(&mut self, core: &mut Core, now: Now, event: WorkerEvent) {
@@ -270,6 +278,11 @@ impl Client {
                         self.lose_session(core, at, DisconnectReason::Closed, pause);
                     }
                     PathMessage::Close { .. } => {}
+                    PathMessage::InquiryAnswer { path, token } => {
+                        self.handle_inquiry_answer(core, now, path, token);
+                    }
+                    // A server has no other way to its clients.
+                    PathMessage::Inquiry { .. } => {}
                 }
             }
             WorkerEvent::KeyNearlyUsed { session, .. } => {
@@ -297,6 +310,7 @@ impl Client {
         if self.current.as_ref().is_some_and(|current| at >= current.session.expires()) {
             self.lose_session(core, at, DisconnectReason::Expired, Duration::ZERO);
         }
+        self.drive_way(core, now);
         self.drive_confirmation(core, now);
         if at >= self.scan_at && self.current.is_some() {
             self.scan_at = at + ACTIVITY_SCAN_EVERY;
@@ -330,7 +344,7 @@ impl Client {
             probes.chain(confirmation).fold(fixed, Instant::min)
         });
         let previous = self.previous.front().map(Session::expires);
-        [attempt, current, previous].into_iter().flatten().min()
+        [attempt, current, previous, self.way_timeout()].into_iter().flatten().min()
     }
 
     pub(super) fn request_close(&mut self, core: &mut Core) {

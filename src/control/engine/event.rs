@@ -78,6 +78,18 @@ pub enum EngineEvent {
         /// Initiations sent since the attempt began.
         tries: u32,
     },
+    /// Nothing gets through to the server over UDP: a carrier would be of use. Said again while
+    /// that goes on.
+    UdpSilent {
+        /// The far side.
+        peer: PublicKey,
+    },
+    /// UDP gets through again, and is in use: the carrier has nothing more to do, once what is on
+    /// its way has arrived.
+    UdpRestored {
+        /// The far side.
+        peer: PublicKey,
+    },
     /// Something an administrator should know of.
     Warning(String),
 }

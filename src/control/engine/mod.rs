@@ -242,6 +242,34 @@ impl Engine {
         }
     }
 
+    /// Has a client tell when UDP falls silent ([`EngineEvent::UdpSilent`]), and go back to UDP
+    /// when that works again while a carrier is in use.
+    pub fn watch_udp(&mut self, now: Now, watched: bool) {
+        if let Role::Client(client) = &mut self.role {
+            client.watch_udp(now.monotonic, watched);
+        }
+    }
+
+    /// Has a client send everything to `relay`, an address on this host behind which datagrams are
+    /// taken to the server in another way than by UDP; or, if `None`, to the server itself. The
+    /// session is not disturbed.
+    pub fn use_carrier(&mut self, now: Now, relay: Option<SocketAddr>) {
+        if self.core.closing {
+            return;
+        }
+        if let Role::Client(client) = &mut self.role {
+            client.use_carrier(&mut self.core, now, relay);
+        }
+    }
+
+    /// The relay that a client sends everything to, if it does.
+    pub fn carrier(&self) -> Option<SocketAddr> {
+        match &self.role {
+            Role::Client(client) => client.carrier(),
+            Role::Server(_) => None,
+        }
+    }
+
     /// Says goodbye to everybody. Nothing but the outputs that this leaves is to be expected of
     /// the engine afterwards.
     pub fn request_close(&mut self) {

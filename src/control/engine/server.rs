@@ -252,19 +252,30 @@ impl Server {
                     server.forget(core, peer, session);
                 }
             }
-            WorkerEvent::PathMessage { worker, message, plaintext_len, .. } => match message {
-                // Unanswered, it asks for a session of its own.
-                PathMessage::Probe { .. } if peer.is_left_behind(now, session) => {
-                    peer.warn_of_twin(core, now);
+            WorkerEvent::PathMessage { worker, endpoint, message, plaintext_len, .. } => {
+                match message {
+                    // Unanswered, it asks for a session of its own.
+                    PathMessage::Probe { .. } if peer.is_left_behind(now, session) => {
+                        peer.warn_of_twin(core, now);
+                    }
+                    PathMessage::Probe { path, token } => {
+                        peer.answer_probe(core, worker, session, path, token, plaintext_len);
+                    }
+                    PathMessage::ProbeAck { path, token, plaintext_len } => {
+                        peer.handle_probe_ack(now, path, token, usize::from(plaintext_len));
+                    }
+                    PathMessage::Close { .. } => server.close(core, peer, session),
+                    PathMessage::Inquiry { .. } if peer.is_left_behind(now, session) => {}
+                    PathMessage::Inquiry { path, token } => {
+                        let message = PathMessage::InquiryAnswer { path, token };
+                        let command =
+                            WorkerCommand::SendPathMessageTo { session, message, endpoint };
+                        core.command(Target::Worker(worker), command);
+                    }
+                    // A server asks nobody.
+                    PathMessage::InquiryAnswer { .. } => {}
                 }
-                PathMessage::Probe { path, token } => {
-                    peer.answer_probe(core, worker, session, path, token, plaintext_len);
-                }
-                PathMessage::ProbeAck { path, token, plaintext_len } => {
-                    peer.handle_probe_ack(now, path, token, usize::from(plaintext_len));
-                }
-                PathMessage::Close { .. } => server.close(core, peer, session),
-            },
+            }
             WorkerEvent::PathTooBig { path, plaintext_len, .. } => {
                 peer.handle_too_big(core, now, path, plaintext_len);
             }

@@ -103,6 +103,14 @@ pub trait ControlHooks {
         None
     }
 
+    /// Nothing gets through to a client's server over UDP. Said again while that goes on, and only
+    /// if the engine was told to watch ([`Engine::watch_udp`]).
+    fn udp_silent(&mut self) {}
+
+    /// UDP gets through again and is in use: a carrier has nothing to do any more but to deliver
+    /// what is on its way.
+    fn udp_restored(&mut self) {}
+
     /// The TUN device was changed, perhaps by this program: puts back what is missing.
     ///
     /// # Errors

@@ -111,6 +111,14 @@ impl ControlThread {
                     self.engine.set_server(address);
                 }
             }
+            EngineEvent::UdpSilent { peer } => {
+                log::debug!("nothing gets through to {} over UDP", self.describe(&peer));
+                self.hooks.udp_silent();
+            }
+            EngineEvent::UdpRestored { peer } => {
+                log::info!("UDP to {} gets through again and is in use", self.describe(&peer));
+                self.hooks.udp_restored();
+            }
             EngineEvent::Warning(warning) => self.warn(warning),
         }
         Ok(())

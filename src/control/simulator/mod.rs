@@ -33,6 +33,6 @@ pub(crate) mod world;
 
 mod tests;
 
-pub(crate) use network::Packet;
+pub(crate) use network::{Packet, RELAY};
 pub(crate) use side::Who;
 pub(crate) use world::World;

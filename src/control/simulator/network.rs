@@ -18,6 +18,10 @@ pub(crate) const SERVER: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 51820);
 /// The number of a client's control socket; its workers' sockets have theirs.
 pub(crate) const CONTROL_SOCKET: u16 = 999;
+/// Where a client's relay is, on its own host: what is sent there takes another way to the server.
+pub(crate) const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
+/// Where the server's relay is, on the server's host.
+const FAR_RELAY: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 /// Old datagrams that an attacker on the path has at hand.
 const OLD_MAX: usize = 128;
 
@@ -275,6 +279,20 @@ impl Nat {
 
     fn position(&self, socket: u16) -> usize {
         if socket == CONTROL_SOCKET { self.blocks.len() - 1 } else { usize::from(socket) }
+    }
+}
+
+/// What comes out of the far relay of a carrier, if `packet` goes into the near one. The ports of
+/// the server's relay are those of the sockets behind `nat`.
+pub(crate) fn carry(packet: &Packet, nat: &Nat) -> Option<Packet> {
+    let carried = packet.clone();
+    if packet.to == RELAY {
+        let from = (FAR_RELAY, Nat::FIRST_BLOCK * Nat::PORTS + packet.from.port() % Nat::PORTS);
+        Some(Packet { from: from.into(), to: SERVER, ..carried })
+    } else if packet.to.ip() == IpAddr::V4(FAR_RELAY) {
+        Some(Packet { from: RELAY, to: nat.outer(packet.to.port() % Nat::PORTS), ..carried })
+    } else {
+        None
     }
 }
 

@@ -1,7 +1,7 @@
 //! What goes through a world: inner packets into workers, datagrams out of them, and back.
 
 use super::inner;
-use super::network::{Fate, Packet, SERVER, Socket, client_socket, steer};
+use super::network::{Fate, Packet, SERVER, Socket, carry, client_socket, steer};
 use super::oracle::Purpose;
 use super::plan::Sabotage;
 use super::side::Who;
@@ -86,6 +86,15 @@ impl World {
         let elapsed = self.elapsed();
         if self.captures {
             self.captured.push((elapsed, packet.clone()));
+        }
+        if let Some(carried) = carry(&packet, &self.client.nat) {
+            // No weather troubles a carrier.
+            let fate = if self.carrier_works { Fate::Delivered } else { Fate::CutOff };
+            self.note(Step::Sent { packet: Digest::of(&packet), fate });
+            if self.carrier_works {
+                self.put_on_its_way(carried);
+            }
+            return;
         }
         let strays = self.weather.stray(&self.old, &mut self.rng);
         for stray in strays {

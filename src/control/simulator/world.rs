@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     /// Loses the packets that it returns `true` for.
     pub(crate) filter: Filter,
+    /// Whether what a client sends to its relay arrives, and what is sent back.
+    pub(crate) carrier_works: bool,
     /// How long, at most, a thread takes to do what it is told.
     pub(crate) thread_delay: Duration,
     /// Each side's workers send a packet this often.
@@ -111,6 +113,7 @@ impl World {
             twin: None,
             weather: Weather::calm(Duration::from_millis(10)),
             filter: Box::new(|_, _| false),
+            carrier_works: true,
             thread_delay: Duration::ZERO,
             traffic: None,
             traffic_len: 128,
@@ -361,7 +364,8 @@ impl World {
         let name = command_name(&command);
         self.note(Step::Command { to: who, worker, command: name });
         let message = match &command {
-            WorkerCommand::SendPathMessage { message, .. } => Some(*message),
+            WorkerCommand::SendPathMessage { message, .. }
+            | WorkerCommand::SendPathMessageTo { message, .. } => Some(*message),
             _ => None,
         };
         let forgets = matches!(command, WorkerCommand::RemoveSession { .. });
@@ -476,6 +480,7 @@ const fn command_name(command: &WorkerCommand) -> &'static str {
         WorkerCommand::SetPathPlaintextMax { .. } => "set plaintext max",
         WorkerCommand::RemoveSession { .. } => "remove",
         WorkerCommand::SendPathMessage { .. } => "send path message",
+        WorkerCommand::SendPathMessageTo { .. } => "send inquiry",
         WorkerCommand::SendKeepalive { .. } => "send keepalive",
         WorkerCommand::SetPrefixes(_) => "set prefixes",
         WorkerCommand::SetPolicy { .. } => "set policy",

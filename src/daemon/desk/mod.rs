@@ -330,7 +330,7 @@ impl CarrierSink for Desk {
         // Whoever has moved out meanwhile has no use for it.
         let register = self.inner.register();
         let Some(resident) = register.residents.get(login) else { return };
-        let carrier = CarrierStream { stream, tls: tls.into(), early: Vec::new() };
+        let carrier = CarrierStream { stream, tls: tls.into() };
         match self.inner.carriers.adopt(carrier, resident.session) {
             Ok(()) => log::info!("{} sends datagrams over TLS from {from}", resident.user),
             Err(error) => log::warn!("{}: {error}", resident.user),

@@ -290,6 +290,35 @@ fn a_path_message_reaches_the_control_thread_with_its_length() {
 }
 
 #[test]
+fn an_inquiry_moves_nothing_and_is_answered_to_where_it_came_from() {
+    let (mut client, mut server) = pair();
+    server.events.try_iter().for_each(drop);
+    let elsewhere = Endpoint { remote: ([192, 0, 2, 9], 7).into(), local: None, listener: 0 };
+    let message = PathMessage::Inquiry { path: 0, token: 99 };
+    let (session, endpoint) = (CLIENT_INDEX, elsewhere);
+    client.command(WorkerCommand::SendPathMessageTo { session, message, endpoint });
+    client.forwarder.flush(&mut client.wire);
+    assert_eq!(client.wire.routes.pop().unwrap().1, elsewhere);
+    let sealed = std::mem::take(&mut client.wire.datagrams);
+    assert!(server.decapsulate(&sealed, 2000, 0).is_empty());
+    let events: Vec<_> = server.events.try_iter().collect();
+    let [WorkerEvent::PathMessage { message: got, endpoint: from, .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!((*got, from.remote.port()), (message, 2000));
+    let known = server.forwarder.tables.session(SERVER_INDEX).unwrap();
+    assert_eq!(known.send_endpoint.unwrap().remote.port(), 1000);
+    // What comes behind it in the same message does move the address.
+    client.command(WorkerCommand::SendPathMessageTo { session, message, endpoint });
+    client.command(WorkerCommand::SendKeepalive { session });
+    client.forwarder.flush(&mut client.wire);
+    let sealed = std::mem::take(&mut client.wire.datagrams);
+    server.decapsulate(&sealed, 3000, 0);
+    let known = server.forwarder.tables.session(SERVER_INDEX).unwrap();
+    assert_eq!(known.send_endpoint.unwrap().remote.port(), 3000);
+}
+
+#[test]
 fn a_lane_that_floods_the_control_thread_is_held_back_and_no_other() {
     let (mut clients, mut server) = ([Side::of(0), Side::of(1)], Side::of(0));
     server.command(WorkerCommand::InstallSession(Box::new(install(Role::Server, 1, 2))));

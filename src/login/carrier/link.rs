@@ -22,10 +22,8 @@ use super::outbox::Outbox;
 pub struct CarrierStream {
     /// Where it is.
     pub stream: TcpStream,
-    /// Its session, handshake complete.
+    /// Its session, handshake complete. Frames may have arrived already, and wait in its reader.
     pub tls: Connection,
-    /// What has arrived behind the agreement and was decrypted already.
-    pub early: Vec<u8>,
 }
 
 impl fmt::Debug for CarrierStream {
@@ -93,7 +91,7 @@ impl Link {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        let CarrierStream { mut stream, mut tls, early } = carrier;
+        let CarrierStream { mut stream, mut tls } = carrier;
         let socket = SockRef::from(&stream);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(CARRIER_UNSENT_MAX)?;
@@ -102,7 +100,7 @@ impl Link {
         socket.set_tcp_keepalive(&keepalive.with_interval(CARRIER_KEEPALIVE))?;
         // It is given one chunk at a time, once it has nothing left.
         tls.set_buffer_limit(None);
-        let mut partial = early;
+        let mut partial = Vec::new();
         take_plaintext(&mut tls, &mut partial)?;
         // Whoever has handed it over may have registered it with a poll of its own, which is gone.
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;

@@ -74,7 +74,7 @@ impl Identity {
 fn carrier_stream(stream: TcpStream, tls: rustls::Connection) -> CarrierStream {
     stream.set_nonblocking(true).unwrap();
     let stream = mio::net::TcpStream::from_std(stream);
-    CarrierStream { stream, tls, early: Vec::new() }
+    CarrierStream { stream, tls }
 }
 
 /// A client that writes what a test likes.
@@ -213,11 +213,15 @@ fn a_stranger_on_loopback_cannot_use_a_carrier() {
 fn a_frame_may_be_cut_anywhere() {
     let identity = Identity::new();
     let server = Server::start();
-    let (mut raw, mut carrier) = identity.carrier();
+    let ((near, client), (mut far, mut accepted)) = identity.connection();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut raw = RawClient(rustls::StreamOwned::new(client, near));
     let frame = [&Frame::new(2, 20, 50).unwrap().emit()[..], &pattern(50, 1)].concat();
-    // The first one came with the agreement to be a carrier.
-    carrier.early = frame[..13].to_vec();
-    server.adopt(carrier, 1);
+    // The first one begins to arrive before the connection is handed over.
+    raw.write(&frame[..13]);
+    accepted.read_tls(&mut far).unwrap();
+    accepted.process_new_packets().unwrap();
+    server.adopt(carrier_stream(far, rustls::Connection::Server(accepted)), 1);
     raw.write(&frame[13..]);
     let expect_it = || {
         let lens: Vec<usize> = (0..3).map(|_| receive(&server.port).0.len()).collect();

@@ -93,7 +93,7 @@ impl Client {
             Ok((pending, datagram)) => {
                 attempt.keep(pending.request(), at);
                 attempt.pending = Some(pending);
-                core.transmit(self.server, datagram);
+                core.transmit(self.route(), datagram);
             }
             Err(error) => {
                 attempt.complain(core, &format!("the server's public key is unusable: {error}"));
@@ -180,6 +180,11 @@ impl Client {
 }
 
 impl Attempt {
+    /// How long an answer has been waited for.
+    pub(super) fn waits(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
     fn keep(&mut self, request: Request, sent: Instant) {
         if self.requests.len() == HANDSHAKE_REQUESTS_KEPT {
             self.requests.pop_front();

@@ -36,7 +36,27 @@ impl ClientPath {
         Self { worker, path, health: PathHealth::new(now) }
     }
 
-    fn probe(&mut self, core: &mut Core, now: Instant, session: &Session) {
+    pub(super) const fn worker(&self) -> usize {
+        self.worker
+    }
+
+    pub(super) const fn number(&self) -> u8 {
+        self.path.number
+    }
+
+    pub(super) const fn rtt(&self) -> Option<Duration> {
+        self.path.rtt
+    }
+
+    /// Leads the path another way, on which it has yet to show that it gets through. Its number.
+    pub(super) fn lead_to(&mut self, now: Instant, route: Endpoint) -> u8 {
+        self.path.move_to(now, route);
+        self.path.confirmed = false;
+        self.health.heard(now);
+        self.path.number
+    }
+
+    pub(super) fn probe(&mut self, core: &mut Core, now: Instant, session: &Session) {
         self.path.send_probe(core, now, session, self.worker, 0);
     }
 }
@@ -44,6 +64,7 @@ impl ClientPath {
 impl Client {
     /// Makes the paths those of a new session. While connected, what they carry is still known.
     pub(super) fn adopt_paths(&mut self, core: &mut Core, now: Instant, session: &Session) {
+        let route = self.route();
         let mut known = std::mem::take(&mut self.paths);
         known.retain(|_| self.connected);
         for (number, worker) in (0..).zip(session.plan.participants()) {
@@ -52,7 +73,7 @@ impl Client {
             let mut path = path.unwrap_or_else(|| ClientPath::new(core, now, worker));
             path.path.number = number;
             path.path.adopt(core, session);
-            path.path.endpoint.get_or_insert(self.server);
+            path.path.endpoint.get_or_insert(route);
             path.health = PathHealth::new(now);
             self.paths.push(path);
         }
@@ -74,6 +95,9 @@ impl Client {
         path: u8,
         endpoint: Endpoint,
     ) {
+        if !self.keeps_way(core, path, &endpoint) {
+            return;
+        }
         let Some(seen) = self.paths.get_mut(usize::from(path)) else { return };
         seen.health.heard(now);
         if let Some(before) = seen.path.move_to(now, endpoint) {

@@ -2,6 +2,7 @@
 //! [`crate::control::simulator`] without weather.
 
 mod admitted;
+mod carrier;
 mod connecting;
 mod lifecycle;
 mod paths;
@@ -11,7 +12,7 @@ mod sessions;
 use std::time::Duration;
 
 use super::*;
-use crate::control::simulator::{Packet, Who, World};
+use crate::control::simulator::{Packet, RELAY, Who, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,92 @@
+//! Limits of the carrier, and of finding out whether UDP gets through (docs/protocol.md,
+//! "Carrier").
+
+use std::time::Duration;
+
+use super::{ACTIVITY_SCAN_EVERY, DEAD_PEER_PROBE_AFTER, REJECT_AFTER, WORKERS_MAX};
+
+/// Bytes of a frame's header.
+pub const CARRIER_HEADER_LEN: usize = 6;
+/// Channels of a carrier: one for each path of a client, and one for its control thread.
+pub const CARRIER_CHANNELS_MAX: usize = WORKERS_MAX + 1;
+/// Datagrams of one frame: as many as the kernel aggregates (`UDP_GRO_CNT_MAX`).
+pub const CARRIER_FRAME_DATAGRAMS_MAX: usize = 64;
+/// Bytes of frames that are written to a TLS connection at once: several of its largest records.
+pub const CARRIER_CHUNK_LEN: usize = 64 * 1024;
+/// Frames that came within this time wait, and are given up, together.
+pub const CARRIER_CHUNK_SPAN: Duration = Duration::from_millis(2);
+/// The longest that a datagram waits for a carrier's TLS connection.
+pub const CARRIER_WAIT_MAX: Duration = Duration::from_millis(100);
+/// Bytes that wait for one TLS connection.
+pub const CARRIER_QUEUE_LEN_MAX: usize = 1024 * 1024;
+/// Bytes that wait for all TLS connections of a server together; each has an equal share, but
+/// [`CARRIER_QUEUE_LEN_MIN`] at least.
+pub const CARRIER_QUEUES_LEN_MAX: usize = 64 * 1024 * 1024;
+/// The least such share: a frame of any size finds room in it.
+pub const CARRIER_QUEUE_LEN_MIN: usize = 72 * 1024;
+/// Bytes that are read from a TLS connection before others have their turn.
+pub const CARRIER_READ_LEN: usize = 128 * 1024;
+/// Bytes that the kernel keeps of a carrier's stream beyond what it has sent
+/// (`TCP_NOTSENT_LOWAT`).
+pub const CARRIER_UNSENT_MAX: u32 = 128 * 1024;
+/// How long the far side may leave what was sent to it unacknowledged (`TCP_USER_TIMEOUT`).
+pub const CARRIER_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+/// After so much silence the kernel asks whether the far side is there, and then as often.
+pub const CARRIER_KEEPALIVE: Duration = Duration::from_secs(15);
+/// Receive buffer of a carrier's sockets on loopback, in bytes as asked for.
+pub const CARRIER_SOCKET_BUFFER_LEN: usize = 2 * 1024 * 1024;
+/// Carriers of a server. Each has an address of its own in 127.0.0.0/8, in a /24 of its own.
+pub const CARRIERS_MAX: usize = 4096;
+/// Carriers of one login: one may be on its way out while the next has come.
+pub const CARRIERS_PER_LOGIN_MAX: usize = 2;
+/// Sockets on loopback that all carriers of a server have together.
+pub const CARRIER_SOCKETS_MAX: usize = 16_384;
+/// A server closes a carrier on which nothing has come for this long: longer than the longest pause
+/// of a client that has a session, which renews it.
+pub const CARRIER_IDLE_MAX: Duration = Duration::from_secs(300);
+/// Orders that wait for a server's carrier thread.
+pub const CARRIER_ORDERS_MAX: usize = 1024;
+
+// ---- Whether UDP gets through (a client that may use a carrier) ----
+
+/// With traffic unanswered, or over all at once, for this long and a round trip, the server is
+/// asked for a sign of life.
+pub const UDP_QUIET_MAX: Duration = Duration::from_millis(300);
+/// How often, or every half round trip if that is longer.
+pub const UDP_ASK_EVERY: Duration = Duration::from_millis(150);
+/// Questions without an answer after which UDP is silent.
+pub const UDP_ASKS_MAX: u32 = 3;
+/// How often the counters are looked at meanwhile.
+pub const UDP_WATCH_EVERY: Duration = Duration::from_millis(100);
+/// A handshake that goes unanswered for this long shows the same.
+pub const UDP_CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long after it was told that UDP is silent it is told again.
+pub const UDP_SILENT_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a carrier was taken UDP is tried for the first time. Doubled while that fails.
+pub const UDP_TRIAL_FIRST: Duration = Duration::from_secs(1);
+/// The longest pause between two trials.
+pub const UDP_TRIAL_MAX: Duration = Duration::from_secs(10);
+/// The pause between trials that succeed, or two round trips if that is longer.
+pub const UDP_TRIAL_EVERY: Duration = Duration::from_millis(500);
+/// How long trials must have succeeded before a carrier is given up for UDP.
+pub const UDP_HOLD_FIRST: Duration = Duration::from_secs(3);
+/// The longest such time: it is doubled each time that UDP falls silent soon.
+pub const UDP_HOLD_MAX: Duration = Duration::from_secs(96);
+/// How soon that is.
+pub const UDP_RELAPSE_WITHIN: Duration = Duration::from_secs(120);
+
+const _: () = {
+    assert!(
+        ACTIVITY_SCAN_EVERY.as_millis()
+            + UDP_QUIET_MAX.as_millis()
+            + (UDP_ASKS_MAX as u128) * UDP_ASK_EVERY.as_millis()
+            <= 1000,
+        "a carrier takes over within two seconds, half of them for making it"
+    );
+    assert!(UDP_QUIET_MAX.as_millis() < DEAD_PEER_PROBE_AFTER.as_millis());
+    assert!(CARRIER_CHANNELS_MAX <= 255, "a channel is named by one byte");
+    assert!(CARRIERS_MAX < 1 << 16, "each has a /24 of 127.0.0.0/8");
+    assert!(CARRIER_QUEUE_LEN_MIN > CARRIER_HEADER_LEN + 0xffff, "any frame fits");
+    assert!(CARRIER_IDLE_MAX.as_secs() > REJECT_AFTER.as_secs());
+    assert!(CARRIER_CHUNK_SPAN.as_millis() * 10 < CARRIER_WAIT_MAX.as_millis());
+};
