@@ -5,11 +5,14 @@
 //! and its programs die with this process. So nothing is left behind, however it ends: there is no
 //! name to unlink, and the kernel takes links and addresses away with the namespace.
 //!
-//! Building one needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`, which [`ensure_privileges`] gets an
+//! [`Postgres`] is a database server in the same spirit.
+//!
+//! Building a host needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`, which [`ensure_privileges`] gets an
 //! ordinary user inside a user namespace.
 
 mod host;
 mod layout;
+mod postgres;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -18,6 +21,7 @@ use std::io;
 
 pub use host::Host;
 pub use layout::{LINK, LabOptions, Routed, TwoHosts, addresses};
+pub use postgres::Postgres;
 pub use wait::{WaitTimeout, wait_until};
 
 use crate::host::netlink::NetlinkError;
@@ -37,6 +41,14 @@ pub enum LabError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A program in the laboratory did not do its work.
+    #[error("cannot {attempt}: {source}")]
+    Program {
+        /// What was attempted, as a verb phrase.
+        attempt: String,
+        /// What the kernel or the program said.
+        source: io::Error,
+    },
     /// A link, address or route inside the laboratory was refused.
     #[error("in the laboratory: {0}")]
     Network(#[from] NetlinkError),
@@ -46,6 +58,11 @@ pub enum LabError {
 }
 
 impl LabError {
+    fn program(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let attempt = attempt.into();
+        move |source| Self::Program { attempt, source }
+    }
+
     pub(crate) fn namespace(attempt: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let attempt = attempt.into();
         move |source| Self::Namespace { attempt, source }

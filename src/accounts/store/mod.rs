@@ -17,6 +17,11 @@ mod url;
 mod value;
 mod write;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 
 use crate::accounts::change::{Batch, BatchSource};

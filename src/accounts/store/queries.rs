@@ -81,7 +81,7 @@ pub(super) fn sessions(
          FROM sessions
          WHERE (CAST($1 AS BIGINT) IS NULL OR user_id = $1)
            AND (CAST($2 AS TEXT) IS NULL OR server = $2)
-           AND (ended IS NULL OR ($3 = 0 AND ended >= $4))
+           AND (ended IS NULL OR (CAST($3 AS BIGINT) = 0 AND ended >= $4))
          ORDER BY started DESC, id LIMIT $5",
         &[
             Value::optional(query.user),

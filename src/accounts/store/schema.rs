@@ -146,3 +146,124 @@ fn version(connection: &mut Connection) -> Result<Option<i64>, StoreError> {
     let mut rows = connection.query("SELECT version FROM schema_version", &[])?;
     rows.first_mut().map(Row::integer).transpose()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::store::testing::on_both;
+    use crate::accounts::store::{DatabaseUrl, Store};
+
+    /// The tables that are there, and their columns.
+    fn tables(connection: &mut Connection) -> Vec<(String, Vec<String>)> {
+        let statement = match connection {
+            Connection::Sqlite(_) => {
+                "SELECT tables.name, columns.name
+                 FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns
+                 WHERE tables.type = 'table' ORDER BY tables.name, columns.cid"
+            }
+            Connection::Postgres(_) => {
+                "SELECT table_name::TEXT, column_name::TEXT FROM information_schema.columns
+                 WHERE table_schema = 'corelane'
+                 ORDER BY table_name COLLATE \"C\", ordinal_position"
+            }
+        };
+        let mut tables: Vec<(String, Vec<String>)> = Vec::new();
+        for mut row in connection.query(statement, &[]).unwrap() {
+            let (table, column) = (row.text().unwrap(), row.text().unwrap());
+            match tables.last_mut() {
+                Some((last, columns)) if *last == table => columns.push(column),
+                _ => tables.push((table, vec![column])),
+            }
+        }
+        tables
+    }
+
+    #[test]
+    fn a_backup_leaves_no_table_and_no_column_out() {
+        on_both(|place| {
+            let mut connection = Connection::open(place).unwrap();
+            migrate(&mut connection).unwrap();
+            let mut found = tables(&mut connection);
+            found.retain(|(table, _)| table != "schema_version" && table != "change_log");
+            let columns = |columns: &[&str]| columns.iter().map(ToString::to_string).collect();
+            let mut known = TABLES
+                .iter()
+                .map(|(table, names)| ((*table).to_owned(), columns(names)))
+                .collect::<Vec<(_, Vec<_>)>>();
+            known.sort();
+            assert_eq!(found, known);
+        });
+    }
+
+    #[test]
+    fn versions_follow_each_other_and_none_is_skipped() {
+        let first = "CREATE TABLE schema_version (version BIGINT NOT NULL);
+            INSERT INTO schema_version (version) VALUES (0); CREATE TABLE a (x BYTEA)";
+        let second = "ALTER TABLE a ADD COLUMN y BIGINT NOT NULL DEFAULT 7";
+        let broken = "CREATE TABLE b (z BIGINT); CREATE TABLE b (z BIGINT)";
+        on_both(|place| {
+            let mut connection = Connection::open(place).unwrap();
+            migrate_by(&mut connection, &[first]).unwrap();
+            connection.execute("INSERT INTO a (x) VALUES ($1)", &[Value::Bytes(vec![0])]).unwrap();
+            assert!(migrate_by(&mut connection, &[first, second, broken]).is_err());
+            assert_eq!(version(&mut connection).unwrap(), Some(1), "all of it or nothing");
+            migrate_by(&mut connection, &[first, second]).unwrap();
+            migrate_by(&mut connection, &[first, second]).unwrap();
+            let mut rows = connection.query("SELECT y FROM a", &[]).unwrap();
+            assert_eq!(rows[0].integer().unwrap(), 7);
+            let newer = migrate_by(&mut connection, &[first]);
+            assert!(matches!(newer, Err(StoreError::Newer { found: 2, known: 1 })), "{newer:?}");
+        });
+    }
+
+    #[test]
+    fn a_later_schema_is_refused_also_when_it_comes_while_in_use() {
+        on_both(|place| {
+            let mut store = Store::open(place).unwrap();
+            let mut other = Connection::open(place).unwrap();
+            enter_schema(&mut other).unwrap();
+            let later = Value::Integer(SCHEMA_VERSION + 1);
+            other.execute("UPDATE schema_version SET version = $1", &[later]).unwrap();
+            drop(other);
+            let changed =
+                crate::accounts::change::Change::DeleteUser(crate::accounts::model::Id(1));
+            let source = crate::accounts::change::BatchSource {
+                spool: crate::accounts::model::Id(1),
+                server: "here".parse().unwrap(),
+            };
+            let batch = crate::accounts::change::Batch { sequence: 1, changes: vec![changed] };
+            let committed = store.commit(&source, &[batch]);
+            assert!(matches!(committed, Err(StoreError::Newer { .. })), "{committed:?}");
+            let error = Store::open(place).map(drop).unwrap_err().to_string();
+            assert!(error.contains("run a version of corelane"), "{error}");
+        });
+    }
+
+    #[test]
+    fn servers_that_start_together_make_the_schema_once() {
+        let place = crate::accounts::store::testing::postgres_database();
+        std::thread::scope(|scope| {
+            let open = || Store::open(&place).map(drop).map_err(|error| error.to_string());
+            let opened = (0..8).map(|_| scope.spawn(open)).collect::<Vec<_>>();
+            for thread in opened {
+                assert_eq!(thread.join().unwrap(), Ok(()));
+            }
+        });
+    }
+
+    #[test]
+    fn what_belongs_to_another_program_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("other.db");
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("CREATE TABLE songs (title TEXT)").unwrap();
+        drop(other);
+        let refused = Store::open(&DatabaseUrl::Sqlite(path)).map(drop);
+        assert!(matches!(refused, Err(StoreError::NotOurs { .. })), "{refused:?}");
+        let path = folder.path().join("letter.txt");
+        std::fs::write(&path, "Dear reader, ".repeat(1000)).unwrap();
+        let refused = Store::open(&DatabaseUrl::Sqlite(path.clone())).map(drop);
+        assert!(matches!(refused, Err(StoreError::NotOurs { .. })), "{refused:?}");
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("Dear reader, "));
+    }
+}

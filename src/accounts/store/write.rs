@@ -281,7 +281,8 @@ fn put_token(connection: &mut Connection, token: &Token) -> Result<(), StoreErro
          WHERE users.id = $9
            AND (CAST($5 AS BIGINT) IS NULL OR EXISTS (SELECT 1 FROM devices WHERE id = $5))
          ON CONFLICT (id) DO UPDATE
-         SET label = excluded.label, scope = excluded.scope, device_id = excluded.device_id,
+         SET user_id = excluded.user_id, hash = excluded.hash, label = excluded.label,
+             scope = excluded.scope, device_id = excluded.device_id, created = excluded.created,
              expires = excluded.expires, last_used = excluded.last_used",
         &[
             token.id.into(),
@@ -404,12 +405,19 @@ fn end_session(
 }
 
 fn add_usage(connection: &mut Connection, usage: &UsageRecord) -> Result<(), StoreError> {
+    // A sum that does not fit its column stays at the end of it.
     connection.execute(
         "INSERT INTO usage (user_id, server, day, received_bytes, sent_bytes)
          VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (user_id, server, day) DO UPDATE
-         SET received_bytes = usage.received_bytes + excluded.received_bytes,
-             sent_bytes = usage.sent_bytes + excluded.sent_bytes",
+         SET received_bytes = excluded.received_bytes +
+                 CASE WHEN usage.received_bytes > 9223372036854775807 - excluded.received_bytes
+                 THEN 9223372036854775807 - excluded.received_bytes
+                 ELSE usage.received_bytes END,
+             sent_bytes = excluded.sent_bytes +
+                 CASE WHEN usage.sent_bytes > 9223372036854775807 - excluded.sent_bytes
+                 THEN 9223372036854775807 - excluded.sent_bytes
+                 ELSE usage.sent_bytes END",
         &[
             usage.user.into(),
             (&usage.server).into(),
