@@ -19,3 +19,5 @@ mod tools;
 mod site;
 
 mod lease;
+mod refusals;
+mod renewal;

@@ -52,7 +52,7 @@ impl Site {
         Self { lab, directory, pki }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -80,17 +80,44 @@ impl Site {
 
     /// A client that is not started, of the user of that name.
     pub(crate) fn client(&self, user: &str, servers: &[Ipv4Addr]) -> Daemon {
-        let (daemon, _) = Daemon::new(self.directory.path(), user, "up");
         let servers: Vec<String> =
             servers.iter().map(|server| format!("\"{server}:{PORT}\"")).collect();
+        self.client_of(user, user, &format!("servers = [{}]\n", servers.join(", ")))
+    }
+
+    /// The same, with a second server for when the first is not there.
+    pub(crate) fn client_with_backup(
+        &self,
+        user: &str,
+        server: Ipv4Addr,
+        backup: Ipv4Addr,
+    ) -> Daemon {
+        let servers =
+            format!("servers = [\"{server}:{PORT}\"]\nbackup_servers = [\"{backup}:{PORT}\"]\n");
+        self.client_of(user, user, &servers)
+    }
+
+    /// A copy of a client, with all that it keeps.
+    pub(crate) fn client_copy(&self, user: &str, name: &str, server: Ipv4Addr) -> Daemon {
+        let state = |name: &str| self.path(&format!("{name}.state"));
+        fs::create_dir(state(name)).unwrap();
+        fs::set_permissions(state(name), fs::Permissions::from_mode(0o700)).unwrap();
+        for file in fs::read_dir(state(user)).unwrap() {
+            let file = file.unwrap().path();
+            fs::copy(&file, state(name).join(file.file_name().unwrap())).unwrap();
+        }
+        self.client_of(name, user, &format!("servers = [\"{server}:{PORT}\"]\n"))
+    }
+
+    fn client_of(&self, name: &str, user: &str, servers: &str) -> Daemon {
+        let (daemon, _) = Daemon::new(self.directory.path(), name, "up");
         let password = self.path(&format!("{user}.password"));
         write_secret(&password, PASSWORD);
         let text = format!(
-            "[login]\nservers = [{}]\nca_file = {:?}\nuser = \"{user}\"\npassword_file = \
-             {password:?}\nstate_directory = {:?}\n",
-            servers.join(", "),
+            "[login]\n{servers}ca_file = {:?}\nuser = \"{user}\"\npassword_file = {password:?}\n\
+             state_directory = {:?}\n",
             self.pki.certificate(),
-            self.path(&format!("{user}.state")),
+            self.path(&format!("{name}.state")),
         );
         fs::write(daemon.config_file(), text).unwrap();
         daemon

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -27,6 +28,8 @@ pub(crate) struct Daemon {
     pub(crate) flags: Vec<String>,
     /// The command in front of the program's own, such as setpriv.
     pub(crate) wrapper: Vec<String>,
+    /// What it reads from standard input.
+    pub(crate) stdin: Option<String>,
     child: Option<Child>,
 }
 
@@ -40,6 +43,7 @@ impl Daemon {
             program: PathBuf::from(CORELANE),
             flags: Vec::new(),
             wrapper: Vec::new(),
+            stdin: None,
             child: None,
         };
         let key = PrivateKey::generate(&mut rand::rng());
@@ -83,14 +87,18 @@ impl Daemon {
             .arg("--status-socket")
             .arg(self.status_socket())
             .args(&self.flags)
-            .stdin(Stdio::null())
+            .stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .env_remove("RUST_LOG")
             .env_remove("NOTIFY_SOCKET")
             .env_remove("JOURNAL_STREAM")
             .spawn();
-        self.child = Some(child.unwrap());
+        let mut child = child.unwrap();
+        if let Some(text) = &self.stdin {
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        self.child = Some(child);
     }
 
     pub(crate) fn is_started(&self) -> bool {

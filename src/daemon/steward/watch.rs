@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::control::runtime::ControlHandle;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::lease::Lease;
-use crate::limits::{HEARTBEAT_EVERY, LOGIN_PING_EVERY};
+use crate::limits::{HEARTBEAT_EVERY, LOGIN_PING_EVERY, RELOGIN_PAUSE_MAX};
 use crate::login::client::{ChannelError, News};
 use crate::login::message::{LeaseTerms, RefusalCode};
 use crate::sys::clock;
@@ -110,7 +110,9 @@ impl Rounds {
     /// Until it is asked to stop, or there is no hope, which it then returns.
     fn run(&mut self, first: Login) -> Option<LoginError> {
         let mut login = first;
+        let mut tries = 0;
         loop {
+            let began = clock::now();
             let reason = match self.stay(&mut login) {
                 Gone::Asked => return None,
                 Gone::Lost(reason) => {
@@ -120,7 +122,9 @@ impl Rounds {
                 Gone::Ended { code, message } => Some(LoginError::Ended { code, message }),
             };
             drop(login);
-            match self.come_back(reason) {
+            // A server that takes logins and drops them is not to be hammered at.
+            tries = if clock::now() < began + RELOGIN_PAUSE_MAX { tries + 1 } else { 0 };
+            match self.come_back(reason, tries) {
                 Ok(Some(back)) => login = back,
                 Ok(None) => return None,
                 Err(error) => {
@@ -156,7 +160,8 @@ impl Rounds {
         let mut events = Events::with_capacity(8);
         let mut news = Vec::new();
         loop {
-            let more = login.channel.turn(&mut news)?;
+            // What was said before the connection was lost counts.
+            let turned = login.channel.turn(&mut news);
             for news in news.drain(..) {
                 match news {
                     News::Pong { nonce, .. } => heart.heard(nonce),
@@ -171,6 +176,7 @@ impl Rounds {
                     News::Ended { code, message } => return Err(Gone::Ended { code, message }),
                 }
             }
+            let more = turned?;
             if self.is_asked_to_stop() {
                 // Whether it arrives or not: the server notices in either case.
                 let _ = login.channel.logout().and_then(|()| login.channel.turn(&mut news));
@@ -227,11 +233,16 @@ impl Rounds {
         }
     }
 
-    /// Logs in again, as soon as a server lets it. `None` if it is asked to stop meanwhile.
-    fn come_back(&mut self, reason: Option<LoginError>) -> Result<Option<Login>, LoginError> {
+    /// Logs in again, as soon as a server lets it, after `tries` in vain. `None` if it is asked to
+    /// stop meanwhile.
+    fn come_back(
+        &mut self,
+        reason: Option<LoginError>,
+        tries: u32,
+    ) -> Result<Option<Login>, LoginError> {
         let mut error = reason;
         let mut events = Events::with_capacity(8);
-        for tries in 0_u32.. {
+        for tries in tries.. {
             let least = match error.as_ref().map(outlook::later) {
                 Some(Outlook::Hopeless) => break,
                 Some(Outlook::After(least)) => least,
