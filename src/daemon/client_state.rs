@@ -93,22 +93,7 @@ pub(super) struct ClientState {
 impl ClientState {
     /// The state in `directory`, which is made if it is missing.
     pub(super) fn open(directory: &Path) -> Result<Self, StateError> {
-        let io_error = |attempt, path: &Path| {
-            let path = path.to_owned();
-            move |source| StateError::Io { attempt, path, source }
-        };
-        if let Some(parent) = directory.parent() {
-            fs::create_dir_all(parent).map_err(io_error("make the directory", parent))?;
-        }
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            outcome => outcome.map_err(io_error("make the directory", directory))?,
-        }
-        let metadata = fs::metadata(directory).map_err(io_error("look at", directory))?;
-        let mode = metadata.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(StateError::Exposed { path: directory.to_owned(), mode });
-        }
+        make_private_directory(directory)?;
         let path = directory.join(LOCK);
         let lock = OpenOptions::new()
             .write(true)
@@ -128,7 +113,7 @@ impl ClientState {
         let path = self.directory.join(DEVICE_KEY);
         if !path.exists() {
             let key = PrivateKey::generate(rng);
-            self.write(DEVICE_KEY, &key.to_base64())?;
+            write_private(&path, &key.to_base64())?;
         }
         Ok(load_private_key(&path)?)
     }
@@ -144,7 +129,7 @@ impl ClientState {
 
     /// Keeps the device's token from now on.
     pub(super) fn set_device_token(&self, token: &Secret) -> Result<(), StateError> {
-        self.write(DEVICE_TOKEN, token.expose())
+        write_private(&self.directory.join(DEVICE_TOKEN), token.expose())
     }
 
     /// The token is not good any more.
@@ -154,25 +139,49 @@ impl ClientState {
             log::warn!("cannot remove {}: {error}", path.display());
         }
     }
+}
 
-    /// Puts a file in place, as a whole or not at all, also if the machine stops meanwhile.
-    fn write(&self, name: &str, content: &str) -> Result<(), StateError> {
-        let (path, new) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-        let write = || {
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(content.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.directory)?.sync_all()
-        };
-        write().map_err(|source| StateError::Io { attempt: "write", path: path.clone(), source })
+fn io_error(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io { attempt, path, source }
+}
+
+/// Makes a directory that only its owner can look into, unless there is one.
+pub(super) fn make_private_directory(directory: &Path) -> Result<(), StateError> {
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent).map_err(io_error("make the directory", parent))?;
     }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        outcome => outcome.map_err(io_error("make the directory", directory))?,
+    }
+    let metadata = fs::metadata(directory).map_err(io_error("look at", directory))?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StateError::Exposed { path: directory.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// Puts a file in place that only its owner can read, as a whole or not at all, also if the machine
+/// stops meanwhile.
+pub(super) fn write_private(path: &Path, content: &str) -> Result<(), StateError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let write = || {
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(content.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    };
+    write().map_err(io_error("write", path))
 }
 
 /// The secret in a file that only its owner can read: its first line.

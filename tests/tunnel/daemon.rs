@@ -28,6 +28,8 @@ pub(crate) struct Daemon {
     pub(crate) flags: Vec<String>,
     /// The command in front of the program's own, such as setpriv.
     pub(crate) wrapper: Vec<String>,
+    /// What it is told in place of its configuration file.
+    pub(crate) target: Option<String>,
     /// What it reads from standard input.
     pub(crate) stdin: Option<String>,
     child: Option<Child>,
@@ -43,6 +45,7 @@ impl Daemon {
             program: PathBuf::from(CORELANE),
             flags: Vec::new(),
             wrapper: Vec::new(),
+            target: None,
             stdin: None,
             child: None,
         };
@@ -77,13 +80,17 @@ impl Daemon {
         assert!(self.child.is_none(), "the {} runs already", self.name);
         let log: File =
             OpenOptions::new().append(true).create(true).open(self.file("log")).unwrap();
-        let own = [self.program.as_os_str(), self.subcommand.as_ref(), "-c".as_ref()];
-        let mut words = self.wrapper.iter().map(OsStr::new).chain(own);
+        let config = self.config_file();
+        let told = match &self.target {
+            Some(target) => vec![OsStr::new(target)],
+            None => vec!["-c".as_ref(), config.as_os_str()],
+        };
+        let own = [self.program.as_os_str(), self.subcommand.as_ref()];
+        let mut words = self.wrapper.iter().map(OsStr::new).chain(own).chain(told);
         let child = host
             .command(words.next().unwrap())
             .unwrap()
             .args(words)
-            .arg(self.config_file())
             .arg("--status-socket")
             .arg(self.status_socket())
             .args(&self.flags)

@@ -147,7 +147,7 @@ impl Steward {
         let until = clock::now() + FIRST_LOGIN_WITHIN;
         let mut tries = 0;
         loop {
-            let error = match self.log_in(&stop) {
+            let error = match self.log_in(&stop, None) {
                 Ok(login) => return Ok(login),
                 Err(error) => error,
             };
@@ -162,9 +162,13 @@ impl Steward {
         }
     }
 
-    /// Gives up as soon as the other end of `stop` is gone.
-    fn log_in(&mut self, stop: &Receiver<()>) -> Result<Login, LoginError> {
-        let mut visit = self.servers.find(stop)?;
+    /// Gives up as soon as the other end of `stop` is gone; `silent` has just ceased to answer.
+    fn log_in(
+        &mut self,
+        stop: &Receiver<()>,
+        silent: Option<&HostPort>,
+    ) -> Result<Login, LoginError> {
+        let mut visit = self.servers.find(stop, silent)?;
         let granted = self.proofs.log_in(&mut visit.channel)?;
         let lease = Lease::new(granted.terms, granted.psk)?;
         log::info!("logged in to {} ({}) as {}", visit.server, lease.server, lease.user);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -72,10 +72,16 @@ impl Servers {
         self.known.values().flatten().copied().collect()
     }
 
-    /// Knocks at all servers and takes the best that answers. Gives up as soon as `stop` has
-    /// something to say.
-    pub(super) fn find(&mut self, stop: &Receiver<()>) -> Result<Visit, LoginError> {
-        let mut search = Search::begin(clock::now());
+    /// Knocks at all servers and takes the best that answers; for `silent`, which has just ceased
+    /// to, no other is kept waiting. Gives up as soon as `stop` has something to say.
+    pub(super) fn find(
+        &mut self,
+        stop: &Receiver<()>,
+        silent: Option<&HostPort>,
+    ) -> Result<Visit, LoginError> {
+        let has_hope = self.preferred.iter().any(|server| Some(server) != silent);
+        let patience = if has_hope { BACKUP_SERVERS_AFTER } else { SERVER_CHOICE_GRACE };
+        let mut search = Search::begin(clock::now(), patience);
         let arriving = self.knock();
         loop {
             let wait = search.wait_until().saturating_duration_since(clock::now());
@@ -183,6 +189,8 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) {
 /// How far a search has got.
 struct Search {
     began: Instant,
+    /// How long to wait for a server that is no backup where one has answered.
+    patience: Duration,
     visits: Vec<Visit>,
     errors: Vec<ChannelError>,
     /// When the first server answered that is not a backup.
@@ -190,15 +198,15 @@ struct Search {
 }
 
 impl Search {
-    fn begin(began: Instant) -> Self {
-        Self { began, visits: Vec::new(), errors: Vec::new(), preferred_at: None }
+    fn begin(began: Instant, patience: Duration) -> Self {
+        Self { began, patience, visits: Vec::new(), errors: Vec::new(), preferred_at: None }
     }
 
     /// Until when to wait for a better one.
     fn wait_until(&self) -> Instant {
         match self.preferred_at {
             Some(first) => first + SERVER_CHOICE_GRACE,
-            None if !self.visits.is_empty() => self.began + BACKUP_SERVERS_AFTER,
+            None if !self.visits.is_empty() => self.began + self.patience,
             None => self.began + LOGIN_CONNECT_WITHIN + LOGIN_ANSWER_WITHIN,
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::config::HostPort;
 use crate::control::runtime::ControlHandle;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::lease::Lease;
@@ -121,10 +122,11 @@ impl Rounds {
                 }
                 Gone::Ended { code, message } => Some(LoginError::Ended { code, message }),
             };
+            let left = login.server.clone();
             drop(login);
             // A server that takes logins and drops them is not to be hammered at.
             tries = if clock::now() < began + RELOGIN_PAUSE_MAX { tries + 1 } else { 0 };
-            match self.come_back(reason, tries) {
+            match self.come_back(reason, tries, &left) {
                 Ok(Some(back)) => login = back,
                 Ok(None) => return None,
                 Err(error) => {
@@ -239,6 +241,7 @@ impl Rounds {
         &mut self,
         reason: Option<LoginError>,
         tries: u32,
+        left: &HostPort,
     ) -> Result<Option<Login>, LoginError> {
         let mut error = reason;
         let mut events = Events::with_capacity(8);
@@ -253,7 +256,7 @@ impl Rounds {
                 log::warn!("{error}; next try in {pause:.1?}");
             }
             let until = clock::now() + pause;
-            while let Some(left) = left(until) {
+            while let Some(left) = time_left(until) {
                 if self.is_asked_to_stop() {
                     return Ok(None);
                 }
@@ -263,7 +266,7 @@ impl Rounds {
                 }
                 self.wait(&mut events, left);
             }
-            match self.steward.log_in(&self.stop) {
+            match self.steward.log_in(&self.stop, Some(left)) {
                 Ok(login) => {
                     self.move_in(&login);
                     return Ok(Some(login));
@@ -290,7 +293,7 @@ impl Rounds {
 }
 
 /// The time until then; `None` if it has come.
-fn left(until: Instant) -> Option<Duration> {
+fn time_left(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(clock::now());
     (!left.is_zero()).then_some(left)
 }
