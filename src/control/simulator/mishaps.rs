@@ -25,6 +25,8 @@ impl World {
             Mishap::ClockSet { who, ahead_s } => self.side(who).clock_ahead = ahead_s,
             Mishap::Suspend { who, lasts, clock_stops } => self.suspend(who, lasts, clock_stops),
             Mishap::Restart { who, goodbye } => self.restart(who, goodbye, mishap),
+            Mishap::LogIn => self.log_in(),
+            Mishap::Dismiss { lasts } => self.dismiss(lasts),
             Mishap::TwinBegins => self.begin_twin(),
             Mishap::TwinEnds { goodbye } => self.end_twin(goodbye),
             Mishap::SpendKey { who, worker, packets_left } => {
@@ -81,6 +83,7 @@ impl World {
         let engine = self.keys.server_engine(self.counts.0, seed, now);
         let workers = self.counts.0;
         self.replace(Who::Server, engine, workers);
+        self.forget_guests();
     }
 
     /// The client process dies without a word and another one starts, on other ports.

@@ -20,6 +20,7 @@
 //! [`Engine`]: crate::control::engine::Engine
 //! [`MemoryWorker`]: crate::dataplane::testing::MemoryWorker
 
+pub(crate) mod guests;
 pub(crate) mod inner;
 pub(crate) mod mishaps;
 pub(crate) mod network;

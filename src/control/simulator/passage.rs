@@ -217,6 +217,7 @@ impl World {
 
     /// A worker writes a frame to its TUN queue.
     fn write(&mut self, who: Who, worker: usize, frame: &[u8]) {
+        self.watch_guest(who);
         let Some((number, purpose)) = self.oracle.was_written(who, frame) else { return };
         self.note(Step::Wrote { at: who, worker, number });
         self.side(who).received += 1;

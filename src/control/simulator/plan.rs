@@ -14,6 +14,8 @@ use crate::limits::{REKEY_AFTER, REKEY_AFTER_MIN, REKEY_AFTER_PACKETS};
 const WORKERS_MAX: u8 = 4;
 /// One plan in so many lasts for minutes, so that keys age.
 const LONG_EVERY: u64 = 32;
+/// In one plan of so many the client logs in.
+const GUEST_EVERY: u64 = 6;
 
 /// Something that befalls a machine or the network.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,10 @@ pub(crate) enum Mishap {
     Suspend { who: Who, lasts: Duration, clock_stops: bool },
     /// The process ends, with a goodbye or without, and another one begins.
     Restart { who: Who, goodbye: bool },
+    /// The client logs in anew; without effect unless it is one that logs in.
+    LogIn,
+    /// The server lets go of the client, which logs in again after so long; likewise.
+    Dismiss { lasts: Duration },
     /// Another client with the same key begins.
     TwinBegins,
     /// It ends.
@@ -59,6 +65,8 @@ pub(crate) enum Sabotage {
     DeadTimers,
     /// Workers do not look at the clock.
     StuckClocks,
+    /// Peers that are dismissed stay.
+    KeepGuests,
     /// The network does not recover.
     EndlessCut,
 }
@@ -76,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) traffic_every: Duration,
     pub(crate) traffic_len: usize,
     pub(crate) weather: Weather,
+    /// Whether the client logs in, and is no configured peer.
+    pub(crate) is_guest: bool,
     /// Mishaps and when they happen.
     pub(crate) mishaps: Vec<(Duration, Mishap)>,
 }
@@ -102,6 +112,7 @@ impl Plan {
             traffic_every: Duration::from_millis(rng.random_range(every_ms)),
             traffic_len: rng.random_range(36..=1408),
             weather: weather(&mut rng),
+            is_guest: false,
             mishaps: Vec::new(),
         };
         let has_twin = rng.random_bool(0.1);
@@ -113,8 +124,25 @@ impl Plan {
             let mishap = plan.mishap(is_long, &mut rng);
             plan.mishaps.push((at, mishap));
         }
+        if !has_twin && seed % GUEST_EVERY == GUEST_EVERY - 1 {
+            plan.add_logins(seed);
+        }
         plan.mishaps.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// The client logs in now and then, and is dismissed once or twice. Drawn from numbers of their
+    /// own, so that whatever else a seed means does not change.
+    fn add_logins(&mut self, seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x6775_6573);
+        self.is_guest = true;
+        for _ in 0..rng.random_range(0..4) {
+            self.mishaps.push((self.lasts.mul_f64(rng.random()), Mishap::LogIn));
+        }
+        for _ in 0..rng.random_range(0..3) {
+            let lasts = Duration::from_millis(rng.random_range(50..3000));
+            self.mishaps.push((self.lasts.mul_f64(rng.random()), Mishap::Dismiss { lasts }));
+        }
     }
 
     /// Whoever of two clients with one key was confirmed last gets what the server sends, so the

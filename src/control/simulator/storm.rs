@@ -106,6 +106,9 @@ fn world_of(plan: &Plan) -> World {
     world.weather = plan.weather.clone();
     world.traffic = Some(plan.traffic_every);
     world.traffic_len = plan.traffic_len;
+    if plan.is_guest {
+        world.become_guest();
+    }
     for (after, mishap) in &plan.mishaps {
         world.schedule(world.start + *after, Due::Mishap(*mishap));
     }
@@ -154,7 +157,10 @@ fn calm(world: &mut World) -> Result<(), String> {
     let now = world.now;
     let asleep = [&world.server, &world.client].map(|side| side.sleeps_until);
     let awake = asleep.into_iter().flatten().max().unwrap_or(now);
-    run_on(world, awake.saturating_duration_since(now))
+    run_on(world, awake.saturating_duration_since(now))?;
+    // Whoever looks after a lease sees to it that there is one.
+    world.log_in();
+    Ok(())
 }
 
 /// Pings until one is answered.

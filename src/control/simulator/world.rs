@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::guests::Guest;
 use super::network::{CONTROL_SOCKET, Nat, Old, Packet, SERVER, Weather, first_address};
 use super::oracle::Oracle;
 use super::plan::{Mishap, Sabotage};
@@ -34,6 +35,8 @@ pub(super) enum Due {
     /// A suspended machine goes on.
     Awake(Who, u64, Duration),
     Mishap(Mishap),
+    /// The client takes the lease of its latest login.
+    Lease,
 }
 
 /// Machines, the network between them, and the clock.
@@ -64,6 +67,7 @@ pub(crate) struct World {
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
     pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) guest: Guest,
     /// Answers to pings that reached the client.
     pub(crate) pongs: u64,
     /// The latest wall-clock time at which a client sent an initiation.
@@ -125,6 +129,7 @@ impl World {
             oracle: Oracle::new(),
             trace: Trace::default(),
             sabotage: None,
+            guest: Guest::default(),
             pongs: 0,
             newest_timestamp: Duration::ZERO,
             rng,
@@ -287,6 +292,7 @@ impl World {
                 }
             }
             Due::Mishap(mishap) => self.befall(mishap),
+            Due::Lease => self.take_lease(),
         }
     }
 

@@ -125,6 +125,7 @@ fn canaries_fail() {
         (Sabotage::KeepSessions, 5, "the control thread bounds them"),
         (Sabotage::DeadTimers, 1, "spins"),
         (Sabotage::StuckClocks, 1632, "at the age of"),
+        (Sabotage::KeepGuests, 11, "a dismissed peer was delivered"),
         (Sabotage::EndlessCut, 1, "no ping was answered"),
     ] {
         let sound = run(seed, None);
