@@ -338,6 +338,22 @@ pub const OPERATION_STORED_WITHIN: Duration = Duration::from_secs(5);
 pub const TOKEN_LABEL_LEN_MAX: usize = 128;
 /// Hexadecimal digits of a certificate's serial number (RFC 5280 section 4.1.2.2: 20 bytes).
 pub const CERTIFICATE_SERIAL_LEN_MAX: usize = 40;
+/// Bytes of one request on the accounts socket.
+pub const ACCOUNTS_REQUEST_LEN_MAX: usize = 256 * 1024;
+/// Clients of the accounts socket at a time.
+pub const ACCOUNTS_CLIENTS_MAX: usize = 16;
+/// How long a client of the accounts socket may take for its request, and for reading the answer.
+pub const ACCOUNTS_CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the thread of the accounts socket looks whether it is to stop.
+pub const ACCOUNTS_STOP_LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Characters of an invite after its first word.
+pub const INVITE_LEN_MAX: usize = 8192;
+/// Servers that an invite names.
+pub const INVITE_SERVERS_MAX: usize = 16;
+/// Bytes of a server's name or address and port: a host name (RFC 1035 section 2.3.4) and brackets.
+pub const SERVER_LEN_MAX: usize = 253 + 8;
+/// Bytes of a token.
+pub const INVITE_TOKEN_LEN_MAX: usize = 256;
 /// Lines of one answer about usage.
 pub const STATS_LINES_MAX: u32 = 100_000;
 /// How long it is waited for that a revocation closes every path, before it is said that it has

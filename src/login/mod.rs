@@ -2,7 +2,8 @@
 //!
 //! [`message`] is what the two ends say to each other, as data; [`frame`] is how that is put on a
 //! connection, [`tls`] who the two believe each other to be, and [`pki`] an authority of one's own
-//! that says so. [`server`] and [`client`] are the two ends. [`carrier`] takes datagrams across
+//! that says so. [`server`] and [`client`] are the two ends; [`invite`] is what an administrator
+//! hands over so that a client finds its way. [`carrier`] takes datagrams across
 //! where UDP does not get through.
 
 pub mod carrier;
@@ -11,6 +12,7 @@ mod codec;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod invite;
 pub mod message;
 pub mod pki;
 pub mod server;
