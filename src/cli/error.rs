@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::config::ConfigError;
+use crate::daemon::profile::ProfileError;
 use crate::exit::ExitCode;
 
 /// Why a command ended early.
@@ -38,6 +39,17 @@ impl CliError {
         if let Some(message) = &self.message {
             crate::cli::output::warn(message);
         }
+    }
+}
+
+impl From<ProfileError> for CliError {
+    fn from(error: ProfileError) -> Self {
+        let code = match &error {
+            ProfileError::Unknown { .. } => ExitCode::NotFound,
+            ProfileError::BadServer(_) => ExitCode::Failure,
+            ProfileError::State(error) => error.exit_code(),
+        };
+        Self::new(code, error)
     }
 }
 

@@ -1,18 +1,22 @@
 //! `corelane serve` and `corelane up`: from flags and file to a running daemon.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use crate::cli::CliError;
 use crate::cli::settings::{Overrides, SharedArgs, parse_peer};
 use crate::config::{
-    HostPort, Keepalive, LogConfig, PeerOverride, Report, Role, Source, parse_argument,
+    HostPort, Keepalive, LogConfig, PeerOverride, Report, Role, STATE_DIRECTORY, Source,
+    parse_argument,
 };
-use crate::daemon::{self, Answers, DaemonError};
+use crate::daemon::{self, Answers, DaemonError, profile};
 use crate::handshake::keys::PublicKey;
+use crate::login::invite::Invite;
 use crate::telemetry::logging;
 
 #[derive(Args, Debug)]
@@ -30,6 +34,13 @@ pub(crate) struct ServeArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
+    /// An invite (`corelane:...`), `-` for one on standard input, or the USER@SERVER of one that
+    /// was accepted before
+    #[arg(value_name = "INVITE|USER@SERVER", conflicts_with = "config")]
+    target: Option<String>,
+    /// Directory for what is kept of accepted invites
+    #[arg(long, value_name = "DIR", default_value = STATE_DIRECTORY)]
+    state_directory: PathBuf,
     #[command(flatten)]
     shared: SharedArgs,
     /// The server, by name or address (client.server)
@@ -75,6 +86,24 @@ impl UpArgs {
         Source { file: None, ..self.source() }
     }
 
+    /// Accepts the invite, if there is one, or finds what has become of it.
+    fn find_profile(&mut self) -> Result<(), CliError> {
+        let Some(target) = self.target.take() else { return Ok(()) };
+        let text = match target.as_str() {
+            "-" => Zeroizing::new(io::read_to_string(io::stdin()).map_err(CliError::failure)?),
+            _ => Zeroizing::new(target),
+        };
+        let path = match Invite::is_meant(&text) {
+            true => {
+                let invite = text.parse().map_err(CliError::failure)?;
+                profile::accept(&invite, &self.state_directory)?
+            }
+            false => profile::find(text.trim(), &self.state_directory)?,
+        };
+        self.shared.file.config = Some(path);
+        Ok(())
+    }
+
     fn source(self) -> Source {
         let file = self.shared.file.config.clone();
         let section = Role::Client.section();
@@ -96,7 +125,8 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), CliError> {
     daemon::serve(loaded.config, source).map_err(logged)
 }
 
-pub(crate) fn up(args: UpArgs) -> Result<(), CliError> {
+pub(crate) fn up(mut args: UpArgs) -> Result<(), CliError> {
+    args.find_profile()?;
     let answers = if args.password_stdin { Answers::Stdin } else { Answers::Terminal };
     let source = args.source();
     let loaded = source.load_up()?;

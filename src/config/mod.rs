@@ -32,6 +32,6 @@ pub use types::{
     UpConfig, WorkersConfig,
 };
 
-pub(crate) use schema::{Keepalive, Mtu, Workers};
+pub(crate) use schema::{Keepalive, Mtu, STATE_DIRECTORY, Workers};
 pub(crate) use types::{CpuList, Directives, InterfaceName};
 pub(crate) use values::{Auto, ConfigValue, parse_argument, quoted};

@@ -11,6 +11,7 @@ mod lease;
 mod logins;
 mod notify;
 mod pool;
+pub mod profile;
 mod randomness;
 mod reload;
 mod resolve;

@@ -10,6 +10,7 @@ use corelane::accounts::secret::Secret;
 use corelane::accounts::service::{Accounts, AccountsOptions};
 use corelane::lab::{Host, LabOptions, Routed, addresses};
 use corelane::login::pki::{PkiDirectory, ServerAddress, Validity};
+use corelane::login::tls::Pin;
 use corelane::sys::clock;
 use tempfile::TempDir;
 
@@ -54,6 +55,11 @@ impl Site {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// By what its authority is known.
+    pub(crate) fn pin(&self) -> Pin {
+        self.pki.pin().unwrap()
     }
 
     /// A server that is not started; `more` is added to its configuration.
