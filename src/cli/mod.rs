@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod accounts;
 pub mod bench;
 mod config;
 pub mod demo;
@@ -44,6 +45,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Make a running daemon read its configuration again, as SIGHUP does
     Reload(status::SocketArgs),
+    #[command(flatten)]
+    Accounts(accounts::AccountsCommand),
     /// Make and convert keys
     Key {
         #[command(subcommand)]
@@ -109,6 +112,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Down(args) => status::down(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
+        Command::Accounts(command) => accounts::run(command),
         Command::Key { command } => key::run(&command),
         Command::KillSwitch { command } => kill_switch::run(command),
         Command::Config { command } => config::run(command),

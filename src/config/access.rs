@@ -91,6 +91,8 @@ pub struct AccountsConfig {
     pub spool_file: PathBuf,
     /// Where the audit log is kept beside the database.
     pub audit_log_file: Option<PathBuf>,
+    /// Where administrators' operations come.
+    pub socket: PathBuf,
     /// Whether clients may not talk to each other unless a rule says so.
     pub isolate_clients: bool,
 }
@@ -205,6 +207,7 @@ impl AccountsConfig {
             database,
             spool_file: accounts.spool_file.value.clone(),
             audit_log_file: accounts.audit_log_file.value.clone(),
+            socket: accounts.socket.value.clone(),
             isolate_clients: accounts.isolate_clients.value,
         })
     }

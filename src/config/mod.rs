@@ -25,7 +25,7 @@ pub use access::{
     AccountsConfig, DatabasePlace, FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig,
 };
 pub use problems::{Origin, Problem, Report, Severity};
-pub use schema::{PORT_DEFAULT, Role};
+pub use schema::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT, Role, SERVER_CONFIG_DEFAULT};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
     HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig,

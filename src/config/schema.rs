@@ -49,6 +49,10 @@ pub const PORT_DEFAULT: u16 = 20443;
 
 /// Where clients that log in keep their state, each in a directory of its own.
 pub(crate) const STATE_DIRECTORY: &str = "/var/lib/corelane";
+/// Where a server takes administrators' operations on its accounts.
+pub const ACCOUNTS_SOCKET_DEFAULT: &str = "/run/corelane/accounts.sock";
+/// Where the configuration of a server is looked for by commands that need to know it.
+pub const SERVER_CONFIG_DEFAULT: &str = "/etc/corelane/server.toml";
 
 /// Which end of a tunnel a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +239,7 @@ section! {
         spool_file: PathBuf = PathBuf::from(STATE_DIRECTORY).join("accounts.spool"), Restart;
         audit_log_file: Option<PathBuf> = None, Restart;
         isolate_clients: bool = true, Restart;
+        socket: PathBuf = PathBuf::from(ACCOUNTS_SOCKET_DEFAULT), Restart;
     }
 }
 

@@ -6,7 +6,7 @@ use crate::accounts::service::AccountsError;
 use crate::accounts::store::BadDatabaseUrl;
 use crate::config::ConfigError;
 use crate::config::secrets::SecretError;
-use crate::control::runtime::ControlError;
+use crate::control::runtime::{ControlError, StatusSocketError};
 use crate::daemon::{LoginError, StateError};
 use crate::exit::ExitCode;
 use crate::host::firewall::FirewallError;
@@ -58,6 +58,12 @@ pub enum DaemonError {
     /// The accounts cannot be opened.
     #[error(transparent)]
     Accounts(#[from] AccountsError),
+    /// The configuration says nothing about accounts.
+    #[error("the configuration has no logins, so there are no accounts (`listen` in `[login]`)")]
+    NoAccounts,
+    /// The accounts socket cannot be offered.
+    #[error(transparent)]
+    AccountsSocket(#[from] StatusSocketError),
     /// The login port cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),

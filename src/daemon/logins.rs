@@ -14,6 +14,7 @@ use crate::accounts::store::DatabaseUrl;
 use crate::config::{AccountsConfig, DatabasePlace, LoginsConfig, ServeConfig};
 use crate::control::engine::Engine;
 use crate::control::runtime::ControlHandle;
+use crate::daemon::accounts_socket::AccountsSocket;
 use crate::daemon::client_state::read_secret;
 use crate::daemon::desk::{Desk, House, Rounds};
 use crate::daemon::{DaemonError, StateError};
@@ -25,7 +26,9 @@ use crate::policy::Defaults;
 
 /// The running parts, in the order in which they are to end.
 pub(super) struct Logins {
-    /// First nobody logs in any more,
+    /// First administrators are told that nobody answers,
+    _socket: AccountsSocket,
+    /// then nobody logs in any more,
     _login: LoginThread,
     /// then nothing is told any more,
     _rounds: Rounds,
@@ -47,6 +50,7 @@ impl Logins {
         let Some(logins) = &config.logins else { return Err(DaemonError::OtherWay) };
         let defaults = Defaults { isolate: logins.accounts.isolate_clients, ..Defaults::default() };
         let accounts = Accounts::open(accounts_options(config, logins, key, defaults)?)?;
+        let socket = AccountsSocket::open(&logins.accounts.socket, accounts.clone())?;
         // The configuration has made sure that there is one.
         let first = config.listen.first().copied();
         let first = first.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
@@ -73,7 +77,7 @@ impl Logins {
         for address in login.addresses() {
             log::info!("logins are taken at {address}/tcp");
         }
-        Ok(Self { _login: login, _rounds: rounds, _carriers: carriers, desk })
+        Ok(Self { _socket: socket, _login: login, _rounds: rounds, _carriers: carriers, desk })
     }
     /// Between those who log in and the tunnel.
     pub(super) fn desk(&self) -> &Desk {
@@ -105,6 +109,26 @@ fn accounts_options(
         audit_log: audit_log_file.clone(),
         ..AccountsOptions::new(url_of(database)?, spool, name)
     })
+}
+
+/// Opens the accounts of a server that is stopped, to administer them.
+///
+/// # Errors
+/// There are none, the server runs, or the database cannot be used.
+pub fn open_accounts(config: &ServeConfig) -> Result<Accounts, DaemonError> {
+    let Some(logins) = &config.logins else { return Err(DaemonError::NoAccounts) };
+    let AccountsConfig { server_name, database, spool_file, audit_log_file, .. } = &logins.accounts;
+    let (spool, name) = (spool_file.clone(), server_name.clone());
+    let audit_log = audit_log_file.clone();
+    let isolate = logins.accounts.isolate_clients;
+    let policy_defaults = Defaults { isolate, ..Defaults::default() };
+    let options = AccountsOptions {
+        audit_log,
+        policy_defaults,
+        hashers: 1,
+        ..AccountsOptions::new(url_of(database)?, spool, name)
+    };
+    Ok(Accounts::open(options)?)
 }
 
 fn url_of(database: &DatabasePlace) -> Result<DatabaseUrl, DaemonError> {

@@ -1,6 +1,7 @@
 //! The daemon: opens what is privileged, gives up the privileges, starts the workers and runs the
 //! control thread, which is the thread that called.
 
+mod accounts_socket;
 mod agreement;
 mod client_host;
 mod client_state;
@@ -23,6 +24,7 @@ mod up;
 pub use client_state::StateError;
 pub use error::DaemonError;
 pub use lease::BadLease;
+pub use logins::open_accounts;
 pub use serve::serve;
 pub use steward::{Answers, LoginError, ProofError};
 pub use up::up;

@@ -50,7 +50,10 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let listeners = Listeners::open(&config, workers)?;
     let (nat, firewall) = set_up_nat(&config, &tun.name)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
-    tunnel::make_status_directory(&config.status_socket)?;
+    let accounts_socket = config.logins.as_ref().map(|logins| &logins.accounts.socket);
+    for socket in accounts_socket.into_iter().chain([&config.status_socket]) {
+        tunnel::make_status_directory(socket)?;
+    }
     let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
     let reserve = tunnel::drop_privileges(source.file.iter().chain(keys))?;
 

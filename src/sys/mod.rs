@@ -19,6 +19,7 @@ pub mod ethtool;
 pub mod file_lock;
 mod link;
 pub mod netns;
+pub mod peer;
 pub mod private_file;
 pub mod privileges;
 pub mod process;

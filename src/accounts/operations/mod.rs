@@ -9,6 +9,8 @@ mod devices;
 mod enact;
 mod groups;
 mod reports;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod users;
 mod views;

@@ -1,20 +1,25 @@
 //! Accounts to be tried out: a database in a directory of its own, passwords that cost little.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use tempfile::TempDir;
 
 use crate::accounts::addresses::AddressPlan;
-use crate::accounts::credentials::password::HashCost;
+use crate::accounts::change::Change;
+use crate::accounts::credentials::password::{self, HashCost};
+use crate::accounts::model::{Id, UnixMs, User};
 use crate::accounts::names::Name;
 use crate::accounts::operations::{
     Actor, NewPassword, Operation, OperationError, Outcome, TokenMade, TotpSet,
 };
 use crate::accounts::refusal::Refusal;
 use crate::accounts::secret::Secret;
+use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::{Accounts, AccountsOptions, Grant, LoginAttempt};
 use crate::handshake::keys::PublicKey;
+use crate::policy::bounds::Bounds;
 
 /// As little as argon2 allows.
 pub(in crate::accounts) const CHEAP: HashCost = HashCost { memory_kib: 8, passes: 1 };
@@ -32,6 +37,8 @@ pub(in crate::accounts) fn secret(text: &str) -> Secret {
 pub(in crate::accounts) struct Rig {
     pub(in crate::accounts) accounts: Accounts,
     pub(in crate::accounts) directory: TempDir,
+    /// That of [`PASSWORD`].
+    hash: OnceCell<String>,
 }
 
 impl Rig {
@@ -44,7 +51,7 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let mut options = Self::options(&directory);
         change(&mut options);
-        Self { accounts: Accounts::open(options).unwrap(), directory }
+        Self { accounts: Accounts::open(options).unwrap(), directory, hash: OnceCell::new() }
     }
 
     pub(in crate::accounts) fn options(directory: &TempDir) -> AccountsOptions {
@@ -63,10 +70,10 @@ impl Rig {
 
     /// The same after a restart of the server.
     pub(in crate::accounts) fn reopened(self) -> Self {
-        let Self { accounts, directory } = self;
+        let Self { accounts, directory, hash } = self;
         drop(accounts);
         let accounts = Accounts::open(Self::options(&directory)).unwrap();
-        Self { accounts, directory }
+        Self { accounts, directory, hash }
     }
 
     pub(in crate::accounts) fn run(&self, operation: Operation) -> Result<Outcome, OperationError> {
@@ -82,6 +89,31 @@ impl Rig {
     pub(in crate::accounts) fn add(&self, user: &str) {
         let password = NewPassword::Given(secret(PASSWORD));
         self.run(Operation::UserAdd { name: name(user), groups: [].into(), password }).unwrap();
+    }
+
+    /// Adds a user with [`PASSWORD`] to memory alone.
+    pub(in crate::accounts) fn add_quickly(&self, user: &str) {
+        let shared = self.accounts.shared();
+        let mut state = shared.state();
+        let hash = self.hash.get_or_init(|| {
+            password::hash(PASSWORD, shared.hash_cost(), &mut rand::rng()).unwrap()
+        });
+        let user = User {
+            id: Id::generate(&mut rand::rng()),
+            name: name(user),
+            groups: [].into(),
+            disabled: false,
+            created: UnixMs(0),
+            password: Some(hash.clone()),
+            totp_secret: None,
+            totp_last_step: 0,
+            recovery_codes: Vec::new(),
+            bounds: Bounds::default(),
+            acl: Vec::new(),
+            reserved_ipv4: None,
+            reserved_ipv6: None,
+        };
+        shared.make(&mut state, &[Change::AddUser(user)], Moment::now());
     }
 
     pub(in crate::accounts) fn token(&self, json: &str) -> TokenMade {

@@ -54,7 +54,7 @@ use workers::{Life, Workers};
 pub use orders::{ControlHandle, ControlOrder, EngineOrder};
 pub use poll::ControlPoll;
 pub use report::DaemonInfo;
-pub use status_socket::StatusSocketError;
+pub use status_socket::{StatusSocketError, bind_private_socket};
 pub use workers::WorkerHandle;
 
 const WAKER: Token = Token(0);

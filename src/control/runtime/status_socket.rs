@@ -28,21 +28,21 @@ use super::{STATUS_CLIENTS, STATUS_LISTENER};
 pub enum StatusSocketError {
     /// Another daemon answers on it.
     #[error(
-        "status socket {path}: another daemon is using it; stop that one (`corelane down`) or \
-         choose another path (`--status-socket`)"
+        "socket {path}: another daemon is using it; stop that one (`corelane down`) or \
+         choose another path (`status.socket`, `accounts.socket`)"
     )]
     InUse {
         /// The path.
         path: PathBuf,
     },
     /// Something that is not a socket is there.
-    #[error("status socket {path}: a file that is not a socket is in the way; move it")]
+    #[error("socket {path}: a file that is not a socket is in the way; move it")]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
     /// The kernel refused.
-    #[error("status socket {path}: {source}; does its directory exist, and may we write to it?")]
+    #[error("socket {path}: {source}; does its directory exist, and may we write to it?")]
     Io {
         /// The path.
         path: PathBuf,
@@ -66,10 +66,9 @@ impl StatusSocket {
     /// Offers the socket at `path`, readable and writable by this user only. A file left behind by
     /// a daemon that is gone is replaced.
     pub(super) fn bind(path: PathBuf, registry: &Registry) -> Result<Self, StatusSocketError> {
-        refuse_if_in_use(&path)?;
+        let listener = bind_private_socket(&path)?;
         let io_error = |source| StatusSocketError::Io { path: path.clone(), source };
         let registry = registry.try_clone().map_err(io_error)?;
-        let listener = bind_private(&path).map_err(io_error)?;
         let clients = BTreeMap::new();
         let (listener_ready, accept_again) = (true, None);
         let mut socket = Self { path, registry, listener, listener_ready, accept_again, clients };
@@ -278,6 +277,17 @@ impl Client {
 enum Line {
     Request(Vec<u8>),
     TooLong,
+}
+
+/// Binds a Unix socket at `path` that this user alone may connect to. A file left behind by a daemon
+/// that is gone is replaced.
+///
+/// # Errors
+/// Another daemon listens there, something else is there, or the kernel refuses.
+pub fn bind_private_socket(path: &Path) -> Result<UnixListener, StatusSocketError> {
+    refuse_if_in_use(path)?;
+    let failed = |source| StatusSocketError::Io { path: path.to_owned(), source };
+    bind_private(path).map_err(failed)
 }
 
 fn refuse_if_in_use(path: &Path) -> Result<(), StatusSocketError> {

@@ -1,7 +1,7 @@
 //! Whom a client takes for its server, and why not.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -16,7 +16,9 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::{ALPN, Identity, TlsSetupError, VERSIONS, authorities, fingerprint, provider};
+use super::{
+    ALPN, Identity, TlsSetupError, VERSIONS, authorities, certificates, fingerprint, provider,
+};
 
 /// SHA-256 of a CA's certificate: enough to know the CA by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +28,16 @@ impl Pin {
     /// The pin of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(fingerprint(certificate))
+    }
+
+    /// The pin of the first certificate in a PEM file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no certificate.
+    pub fn of_file(path: &Path) -> Result<Self, TlsSetupError> {
+        let found = certificates(path)?;
+        let first = found.first().map(Self::of);
+        first.ok_or_else(|| TlsSetupError::unusable(path, "it has no certificate"))
     }
 }
 

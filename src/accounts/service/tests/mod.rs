@@ -1,3 +1,5 @@
+mod attacks;
 mod limits;
 mod logins;
 mod revocation;
+mod timing;

@@ -1,0 +1,134 @@
+//! Where an operation is done: by the running server, or on the database of one that is stopped.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use socket2::{Domain, SockAddr, Socket, Type};
+use zeroize::Zeroizing;
+
+use crate::accounts::operations::{Actor, Operation, OperationError, OperationErrorKind, Outcome};
+use crate::cli::CliError;
+use crate::cli::settings::ConfigFile;
+use crate::config::{ACCOUNTS_SOCKET_DEFAULT, SERVER_CONFIG_DEFAULT, ServeConfig, Source};
+use crate::daemon;
+use crate::exit::ExitCode;
+use crate::sys::peer;
+
+/// How long an answer may take: a backup copies the whole database.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Bytes of the longest answer: a hundred thousand users stay below.
+const ANSWER_LEN_MAX: u64 = 256 << 20;
+
+/// Which server.
+#[derive(Args, Debug)]
+pub(super) struct ReachArgs {
+    /// The server's accounts socket [default: what its configuration says, or the one in
+    /// /run/corelane]
+    #[arg(long, value_name = "PATH")]
+    accounts_socket: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+impl ReachArgs {
+    /// The server's configuration: the one that is named, or the one where it belongs.
+    pub(super) fn config(&self) -> Result<Option<ServeConfig>, CliError> {
+        let default = Path::new(SERVER_CONFIG_DEFAULT);
+        let file = match &self.file.config {
+            Some(file) => file.clone(),
+            None if default.exists() => default.to_owned(),
+            None => return Ok(None),
+        };
+        let source = Source { file: Some(file), ..Source::default() };
+        Ok(Some(source.load_serve()?.config))
+    }
+
+    /// Has an operation done.
+    pub(super) fn execute(&self, operation: Operation) -> Result<Outcome, CliError> {
+        // With the socket named there is no need to read the configuration, which may be secret.
+        if let Some(socket) = &self.accounts_socket {
+            return match ask(socket, &operation)? {
+                Some(outcome) => outcome.map_err(CliError::from),
+                None => Err(not_running(socket)),
+            };
+        }
+        let config = self.config()?;
+        let logins = config.as_ref().and_then(|config| config.logins.as_ref());
+        let socket = logins.map(|logins| logins.accounts.socket.clone());
+        let socket = socket.unwrap_or_else(|| PathBuf::from(ACCOUNTS_SOCKET_DEFAULT));
+        if let Some(outcome) = ask(&socket, &operation)? {
+            return outcome.map_err(CliError::from);
+        }
+        let Some(config) = config else { return Err(not_running(&socket)) };
+        let accounts = daemon::open_accounts(&config)
+            .map_err(|error| CliError::new(error.exit_code(), error))?;
+        accounts.execute(&Actor::local(peer::own_user()), operation).map_err(CliError::from)
+    }
+}
+
+fn not_running(socket: &Path) -> CliError {
+    let message = format!(
+        "no server answers on {}; name its configuration (`-c FILE`) to work on its database while \
+         it is stopped",
+        socket.display()
+    );
+    CliError::new(ExitCode::NotRunning, message)
+}
+
+impl From<OperationError> for CliError {
+    fn from(error: OperationError) -> Self {
+        let code = match error.kind {
+            OperationErrorKind::NotFound => ExitCode::NotFound,
+            OperationErrorKind::Invalid => ExitCode::Usage,
+            OperationErrorKind::Exists | OperationErrorKind::Unavailable => ExitCode::Failure,
+        };
+        Self::new(code, error)
+    }
+}
+
+/// Asks the server at `socket`; `None` if there is none.
+fn ask(
+    socket: &Path,
+    operation: &Operation,
+) -> Result<Option<Result<Outcome, OperationError>>, CliError> {
+    let line = match exchange(socket, operation) {
+        Ok(line) => line,
+        Err(error) => {
+            let code = match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => return Ok(None),
+                ErrorKind::PermissionDenied => ExitCode::Denied,
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => ExitCode::Timeout,
+                _ => ExitCode::Failure,
+            };
+            let advice = if code == ExitCode::Denied { ": try `sudo`" } else { "" };
+            let message = format!("asking the server at {}: {error}{advice}", socket.display());
+            return Err(CliError::new(code, message));
+        }
+    };
+    let answer = serde_json::from_slice(&line).map_err(|_| {
+        CliError::failure(format_args!(
+            "the server at {} answered something else than expected: is it another version, or \
+             does it have too many clients?",
+            socket.display()
+        ))
+    })?;
+    Ok(Some(answer))
+}
+
+fn exchange(path: &Path, operation: &Operation) -> io::Result<Zeroizing<Vec<u8>>> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    let mut stream = UnixStream::from(OwnedFd::from(socket));
+    let mut line = Zeroizing::new(serde_json::to_vec(operation)?);
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = Zeroizing::new(Vec::new());
+    BufReader::new(stream.take(ANSWER_LEN_MAX)).read_until(b'\n', &mut answer)?;
+    Ok(answer)
+}
