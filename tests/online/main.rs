@@ -22,3 +22,4 @@ mod invites;
 mod lease;
 mod refusals;
 mod renewal;
+mod revocation;

@@ -9,7 +9,7 @@ use corelane::accounts::operations::{Actor, NewPassword, Operation, Outcome};
 use corelane::accounts::secret::Secret;
 use corelane::accounts::service::{Accounts, AccountsOptions};
 use corelane::lab::{Host, LabOptions, Routed, addresses};
-use corelane::login::pki::{PkiDirectory, ServerAddress, Validity};
+use corelane::login::pki::{PkiDirectory, Purpose, ServerAddress, Validity};
 use corelane::login::tls::Pin;
 use corelane::sys::clock;
 use tempfile::TempDir;
@@ -67,13 +67,14 @@ impl Site {
         let (daemon, _) = Daemon::new(self.directory.path(), name, "serve");
         let (database, spool) =
             (self.path(&format!("{name}.db")), self.path(&format!("{name}.spool")));
+        let socket = self.path(&format!("{name}.accounts"));
         let text = format!(
             "[server]\nlisten = [\"0.0.0.0:{PORT}\"]\nprivate_key_file = {:?}\n\
              [tun]\naddresses = [\"{SERVER_V4}/24\", \"fd77::1/64\"]\n\
              [login]\nlisten = [\"0.0.0.0:{PORT}\"]\ncertificate_file = {:?}\nkey_file = {:?}\n\
              client_ca_file = {:?}\nclient_crl_file = {:?}\n\
              [accounts]\nserver_name = \"{name}\"\ndatabase = {database:?}\n\
-             spool_file = {spool:?}\n{more}\n",
+             spool_file = {spool:?}\nsocket = {socket:?}\n{more}\n",
             daemon.key_file(),
             self.pki.server_certificate(),
             self.pki.server_key(),
@@ -101,6 +102,31 @@ impl Site {
         let servers =
             format!("servers = [\"{server}:{PORT}\"]\nbackup_servers = [\"{backup}:{PORT}\"]\n");
         self.client_of(user, user, &servers)
+    }
+
+    /// A client that shows a certificate and nothing else, and the certificate's serial number.
+    pub(crate) fn client_with_certificate(&self, user: &str) -> (Daemon, String) {
+        let (daemon, _) = Daemon::new(self.directory.path(), user, "up");
+        let purpose = Purpose::User(user.parse().unwrap());
+        let validity = Validity::days(clock::unix_time(), 30);
+        let issued = self.pki.issue(&purpose, validity, &mut rand::rng()).unwrap();
+        let (certificate, key) = (self.path("user.crt"), self.path("user.key"));
+        fs::write(&certificate, &issued.pem).unwrap();
+        write_secret(&key, &issued.key_pem);
+        let text = format!(
+            "[login]\nservers = [\"{}:{PORT}\"]\nca_file = {:?}\ncertificate_file = \
+             {certificate:?}\ncertificate_key_file = {key:?}\nstate_directory = {:?}\n",
+            addresses::SERVER_V4,
+            self.pki.certificate(),
+            self.path(&format!("{user}.state")),
+        );
+        fs::write(daemon.config_file(), text).unwrap();
+        (daemon, issued.serial)
+    }
+
+    /// Revokes a certificate.
+    pub(crate) fn revoke(&self, serial: &str) {
+        self.pki.revoke(serial, clock::unix_time()).unwrap();
     }
 
     /// A copy of a client, with all that it keeps.

@@ -279,8 +279,8 @@ enum Line {
     TooLong,
 }
 
-/// Binds a Unix socket at `path` that this user alone may connect to. A file left behind by a daemon
-/// that is gone is replaced.
+/// Binds a Unix socket at `path` that this user alone may connect to. A file left behind by a
+/// daemon that is gone is replaced.
 ///
 /// # Errors
 /// Another daemon listens there, something else is there, or the kernel refuses.
