@@ -87,3 +87,24 @@ fn await_echo(site: &Site, within: Duration) -> Duration {
     wait_until(within, "an echo", is_there).unwrap();
     clock::now() - began
 }
+
+#[test]
+fn a_full_tunnel_leaves_the_way_to_the_login_open() {
+    let site = Site::new();
+    let mut server = site.server("vpn", &format!("{SHORT}routes = [\"0.0.0.0/0\", \"::/0\"]\n"));
+    server.administer([add_user("alice")]);
+    server.start(&site.lab.server);
+    let mut client = site.client("alice", &[addresses::SERVER_V4]);
+    client.flags.extend(["--log-level".to_owned(), "debug".to_owned()]);
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    let route = tools::run(&site.lab.client, "ip route get 198.18.0.1");
+    assert!(route.contains("dev corelane0"), "{route}");
+    client.await_log("the lease is renewed");
+    server.daemon.kill();
+    server.start(&site.lab.server);
+    await_echo(&site, PATIENCE);
+    assert!(client.terminate().success(), "{}", client.log());
+    let route = tools::run(&site.lab.client, "ip route get 198.18.0.1");
+    assert!(!route.contains("corelane0"), "everything is as it was: {route}");
+}
