@@ -403,13 +403,36 @@ pub const FIREWALL_WITHIN: Duration = Duration::from_secs(3);
 pub const PROGRAM_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Bytes of what another program writes that are read.
 pub const PROGRAM_OUTPUT_MAX: u64 = 4 << 20;
-/// How long after a look at its table of the packet filter a daemon looks again at the soonest,
-/// however often another program removes it.
-pub const FIREWALL_LOOK_PAUSE: Duration = Duration::from_millis(100);
-/// How often at most it is told that another program changes the packet filter.
-pub const FIREWALL_WARNING_EVERY: Duration = Duration::from_secs(60);
+/// How long after a look at what it has set up on the host a daemon looks again at the soonest,
+/// however often another program changes it.
+pub const HOST_LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// How often at most it is told that another program changes what was set up on the host.
+pub const HOST_WARNING_EVERY: Duration = Duration::from_secs(60);
 /// Messages about the packet filter read before other sources have their turn.
 pub const FIREWALL_NEWS_PER_TURN: usize = 256;
+/// How long after news about routes, addresses and links the ways to servers are looked up, so
+/// that changes that belong together are seen together.
+pub const WAY_SETTLE: Duration = Duration::from_millis(100);
+/// Messages about routes, addresses and links read before other sources have their turn.
+pub const WAY_NEWS_PER_TURN: usize = 256;
+/// How long a program may take that is told of name servers; it may have to restart others.
+pub const DNS_PROGRAM_WITHIN: Duration = Duration::from_secs(10);
+/// Name servers that a client is given at most.
+pub const DNS_SERVERS_MAX: usize = 16;
+/// Domains, of both kinds, that a client is given at most.
+pub const DNS_DOMAINS_MAX: usize = 64;
+/// Characters of a domain's name (RFC 1035 section 2.3.4).
+pub const DNS_NAME_LEN_MAX: usize = 253;
+/// Name servers that programs take from `resolv.conf` (`MAXNS` in resolv.h).
+pub const RESOLV_CONF_SERVERS: usize = 3;
+/// Bytes of the largest `resolv.conf` that is read.
+pub const RESOLV_CONF_LEN_MAX: u64 = 256 << 10;
+/// How long one name server outside of the tunnel is waited for, and how often all are asked.
+pub const DNS_ANSWER_WITHIN: Duration = Duration::from_millis(1500);
+/// How often every name server outside of the tunnel is asked before it is given up.
+pub const DNS_ATTEMPTS: u32 = 2;
+/// Bytes of the longest answer of a name server; they are asked for no more than 512.
+pub const DNS_ANSWER_LEN_MAX: usize = 1500;
 /// How long a clean stop waits for the workers to leave off.
 pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long it then waits for the kernel to close their TUN queues and sockets.

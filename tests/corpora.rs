@@ -31,6 +31,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("replay_window", session::fuzz::replay_window),
     ("control_message", sys::udp::fuzz::control_message),
     ("netlink_answer", host::netlink::fuzz::netlink_answer),
+    ("dns_answer", host::resolver::fuzz::dns_answer),
     ("key_text", handshake::fuzz::key_text),
     ("bench_message", bench::fuzz::bench_message),
     ("command_line", cli::fuzz::command_line),

@@ -9,7 +9,7 @@ use crate::config::{InterfaceName, parse_argument};
 use crate::exit::ExitCode;
 use crate::host::firewall::FirewallError;
 use crate::host::firewall::kill_switch::KillSwitch;
-use crate::limits::FIREWALL_LOOK_PAUSE;
+use crate::limits::HOST_LOOK_PAUSE;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum KillSwitchCommand {
@@ -49,7 +49,7 @@ fn off(args: &OffArgs) -> Result<(), CliError> {
         return output::print("no kill switch is on\n");
     }
     // A daemon that runs hears of it and shuts the host again.
-    thread::sleep(2 * FIREWALL_LOOK_PAUSE);
+    thread::sleep(2 * HOST_LOOK_PAUSE);
     let mut back = KillSwitch::present()?;
     back.retain(|name| removed.contains(name));
     if !back.is_empty() {

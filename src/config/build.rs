@@ -10,8 +10,9 @@ use crate::config::checks;
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Role, Sections, Setting};
 use crate::config::types::{
-    LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig, WorkersConfig,
+    Domain, LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig, WorkersConfig,
 };
+use crate::host::resolver::DnsRequest;
 
 /// The configuration of a server, once `problems` has heard of everything that is wrong with it.
 /// `None` if something indispensable is missing; a result is good only if there are no errors.
@@ -61,6 +62,8 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
         status_socket: status_socket(sections, Role::Client),
         mark: client.firewall_mark.value.as_u32(),
         kill_switch: client.kill_switch.value,
+        dns: dns(sections),
+        dns_mode: sections.dns.mode.value,
         kill_switch_allow: without_host_bits(&client.kill_switch_allow, problems),
         tuning: tuning(sections),
         log: log(sections),
@@ -148,6 +151,16 @@ pub(crate) fn without_host_bits(
         problems.warning(prefixes.origin.clone(), what);
     }
     prefixes.value.iter().map(IpNet::trunc).collect()
+}
+
+fn dns(sections: &Sections) -> DnsRequest {
+    let names = |domains: &[Domain]| domains.iter().map(ToString::to_string).collect();
+    let dns = &sections.dns;
+    DnsRequest {
+        servers: dns.servers.value.clone(),
+        search: names(&dns.search.value),
+        split: names(&dns.split.value),
+    }
 }
 
 fn tun(sections: &Sections) -> TunConfig {

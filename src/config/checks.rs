@@ -33,6 +33,7 @@ pub(crate) fn server(sections: &Sections, problems: &mut Problems) {
 pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
     let client = &sections.client;
     kill_switch(sections, problems);
+    name_servers(sections, problems);
     key_has_an_owner(&client.server_key, problems);
     if !sections.client_login.servers.value.is_empty() {
         return logins(sections, problems);
@@ -48,6 +49,26 @@ pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
         let family = if route.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         let what = format!("`{route}` is routed into the tunnel, which has no {family} address");
         problems.warning(client.routes.origin.clone(), what);
+    }
+}
+
+fn name_servers(sections: &Sections, problems: &mut Problems) {
+    let dns = &sections.dns;
+    if dns.servers.value.is_empty() && !dns.split.value.is_empty() {
+        let what = "`split` names domains, and `servers` no name server that knows them";
+        problems.error(dns.split.origin.clone(), what);
+    }
+    if dns.servers.value.len() > limits::DNS_SERVERS_MAX {
+        let what = format!("more than {} name servers", limits::DNS_SERVERS_MAX);
+        problems.error(dns.servers.origin.clone(), what);
+    }
+    if dns.search.value.len() + dns.split.value.len() > limits::DNS_DOMAINS_MAX {
+        let what = format!("more than {} domains", limits::DNS_DOMAINS_MAX);
+        problems.error(dns.search.origin.clone(), what);
+    }
+    let is_odd = |server: &&IpAddr| server.is_unspecified() || server.is_multicast();
+    if let Some(server) = dns.servers.value.iter().find(is_odd) {
+        problems.error(dns.servers.origin.clone(), format!("`{server}` is no name server"));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::config::types::{
 };
 use crate::config::values::{Auto, Bounded, ConfigValue, Reader};
 use crate::handshake::keys::PublicKey;
+use crate::host::resolver::DnsMode;
 use crate::host::routes::MARK_DEFAULT;
 use crate::limits;
 use crate::login::tls::Pin;
@@ -276,6 +277,16 @@ section! {
 }
 
 section! {
+    /// `[dns]` of a client
+    DnsSection = "dns" {
+        servers: Vec<IpAddr> = Vec::new(), Live;
+        search: Vec<Domain> = Vec::new(), Live;
+        split: Vec<Domain> = Vec::new(), Live;
+        mode: DnsMode = DnsMode::Auto, Restart;
+    }
+}
+
+section! {
     /// `[tun]`
     TunSection = "tun" {
         name: InterfaceName = InterfaceName("corelane0".to_owned()), Restart;
@@ -351,6 +362,7 @@ pub(crate) struct Sections {
     pub(crate) server_login: ServerLoginSection,
     pub(crate) accounts: AccountsSection,
     pub(crate) lease: LeaseSection,
+    pub(crate) dns: DnsSection,
     pub(crate) tun: TunSection,
     pub(crate) workers: WorkersSection,
     pub(crate) tuning: TuningSection,
@@ -385,6 +397,7 @@ impl Sections {
             (Role::Server, LeaseSection::NAME) => self.lease.set(value, reader),
             (Role::Client, ClientSection::NAME) => self.client.set(value, reader),
             (Role::Client, ClientLoginSection::NAME) => self.client_login.set(value, reader),
+            (Role::Client, DnsSection::NAME) => self.dns.set(value, reader),
             (_, TunSection::NAME) => self.tun.set(value, reader),
             (_, WorkersSection::NAME) => self.workers.set(value, reader),
             (_, TuningSection::NAME) => self.tuning.set(value, reader),
@@ -406,6 +419,7 @@ impl Sections {
             Role::Client => vec![
                 (ClientSection::NAME, self.client.entries()),
                 (ClientLoginSection::NAME, self.client_login.entries()),
+                (DnsSection::NAME, self.dns.entries()),
             ],
         };
         entries.extend([
@@ -445,6 +459,7 @@ const SERVER_TABLES: &[Table] = &[
 
 const CLIENT_TABLES: &[Table] = &[
     (ClientSection::NAME, ClientSection::KEYS),
+    (DnsSection::NAME, DnsSection::KEYS),
     (TunSection::NAME, TunSection::KEYS),
     (WorkersSection::NAME, WorkersSection::KEYS),
     (TuningSection::NAME, TuningSection::KEYS),

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::accounts::store::DatabaseUrl;
 use crate::config::access::{FarSide, LeaseConfig, LoginsConfig};
 use crate::handshake::keys::PublicKey;
+use crate::host::resolver::{DnsMode, DnsRequest};
 use crate::telemetry::logging::LogFormat;
 
 /// Bytes of an interface name, without the terminating zero of `IFNAMSIZ` (linux/if.h).
@@ -83,6 +84,10 @@ pub struct UpConfig {
     pub kill_switch: bool,
     /// What may, nevertheless, host bits cleared.
     pub kill_switch_allow: Vec<IpNet>,
+    /// Which name servers this host is to ask while the tunnel is there.
+    pub dns: DnsRequest,
+    /// How it is told of them.
+    pub dns_mode: DnsMode,
     /// What to use of the kernel's offloads, and sizes.
     pub tuning: TuningConfig,
     /// What to log and how.

@@ -20,6 +20,7 @@ use crate::config::types::{
     CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName, Switch,
 };
 use crate::handshake::keys::PublicKey;
+use crate::host::resolver::DnsMode;
 use crate::login::tls::Pin;
 use crate::telemetry::logging::LogFormat;
 
@@ -344,6 +345,7 @@ macro_rules! text_values {
 text_values! {
     SocketAddr: "an address and port such as \"192.0.2.1:20443\" or \"[::]:20443\"";
     IpAddr: "an address such as \"10.77.0.1\" or \"fd77::1\"";
+    DnsMode: "\"auto\", \"resolved\", \"resolvconf\", \"file\" or \"off\"";
     IpNet: "an address with prefix length such as \"10.77.0.1/24\" or \"fd77::1/64\"";
     PublicKey: "a public key, 32 bytes in base64 as `corelane key public` prints it";
     HostPort: "a host name or address with port such as \"vpn.example.org:20443\"";

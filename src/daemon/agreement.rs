@@ -9,6 +9,7 @@ use crate::config::{KnownServer, UpConfig};
 use crate::control::engine::ClientOptions;
 use crate::daemon::DaemonError;
 use crate::handshake::keys::PresharedKey;
+use crate::host::resolver::DnsRequest;
 
 /// What a tunnel is to be like.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Agreement {
     pub(super) addresses: Vec<IpNet>,
     /// Destinations to send through the tunnel.
     pub(super) routes: Vec<IpNet>,
+    /// Name servers that the client's host asks.
+    pub(super) dns: DnsRequest,
     /// MTU of the TUN device, in bytes.
     pub(super) mtu: u16,
     /// Mixed into the handshake.
@@ -37,6 +40,7 @@ impl Agreement {
         Ok(Self {
             addresses: config.addresses.clone(),
             routes: config.routes.clone(),
+            dns: config.dns.clone(),
             mtu: config.tun.mtu,
             preshared_key,
             keepalive: config.keepalive_s.map(|seconds| Duration::from_secs(seconds.into())),

@@ -1,9 +1,12 @@
-//! What a client changes on its host: the addresses of the TUN device, and routes into it.
+//! What a client changes on its host: addresses of the TUN device, routes into it, name servers.
 
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
+use crate::daemon::DaemonError;
+use crate::daemon::name_servers::NameServers;
+use crate::host::resolver::DnsRequest;
 use crate::host::routes::{ClientRoutes, RouteRequest, RoutesError};
 use crate::host::upkeep::{InterfaceState, Upkeep};
 
@@ -13,18 +16,34 @@ pub(super) struct ClientHost {
     upkeep: Upkeep,
     request: RouteRequest,
     routes: Option<ClientRoutes>,
+    name_servers: NameServers,
 }
 
 impl ClientHost {
-    /// A host whose TUN device is up, and which is to have these routes.
-    pub(super) fn new(tun: String, upkeep: Upkeep, request: RouteRequest) -> Self {
-        Self { tun, upkeep, request, routes: None }
+    /// A host whose TUN device is up, and which is to have these routes and ask these name servers.
+    pub(super) fn new(
+        tun: String,
+        upkeep: Upkeep,
+        request: RouteRequest,
+        name_servers: NameServers,
+    ) -> Self {
+        Self { tun, upkeep, request, routes: None, name_servers }
     }
 
-    /// Puts the routes in place.
-    pub(super) fn install(&mut self) -> Result<(), RoutesError> {
+    /// Puts the routes in place, and has the name servers asked that they lead to.
+    pub(super) fn install(&mut self) -> Result<(), DaemonError> {
         self.routes = Some(ClientRoutes::install(&self.tun, &self.request)?);
-        Ok(())
+        self.name_servers.install()
+    }
+
+    /// Has other name servers asked.
+    pub(super) fn set_name_servers(&mut self, request: &DnsRequest) -> Result<(), DaemonError> {
+        self.name_servers.set(request)
+    }
+
+    /// Puts back what another program has made of the name servers. Returns how much that was.
+    pub(super) fn mend_name_servers(&mut self) -> Result<usize, String> {
+        self.name_servers.repair()
     }
 
     /// Gives the TUN device other addresses.
@@ -58,6 +77,7 @@ impl ClientHost {
 
     /// Takes everything away.
     pub(super) fn remove(&mut self) {
+        self.name_servers.remove();
         if let Some(routes) = self.routes.take()
             && let Err(error) = routes.remove()
         {

@@ -13,6 +13,7 @@ use crate::host::firewall::FirewallError;
 use crate::host::link::LinkError;
 use crate::host::netlink::NetlinkError;
 use crate::host::privileges::PrivilegeError;
+use crate::host::resolver::ResolverError;
 use crate::host::routes::RoutesError;
 use crate::login::server::{ListenError, LoginStartError};
 use crate::login::tls::TlsSetupError;
@@ -82,6 +83,9 @@ pub enum DaemonError {
     /// The packet filter cannot be set up.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
+    /// Name servers cannot be set up.
+    #[error(transparent)]
+    NameServers(#[from] ResolverError),
     /// Capabilities cannot be given up.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),

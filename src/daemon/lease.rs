@@ -10,6 +10,7 @@ use crate::accounts::names::Name;
 use crate::config::{HostPort, UpConfig};
 use crate::daemon::agreement::Agreement;
 use crate::handshake::keys::{PresharedKey, PublicKey};
+use crate::host::resolver::DnsRequest;
 use crate::limits::{LEASE_ENDPOINTS_MAX, LEASE_ROUTES_MAX, TUN_MTU_MAX, TUN_MTU_MIN};
 use crate::login::message::LeaseTerms;
 
@@ -29,6 +30,8 @@ pub(super) struct Lease {
     pub(super) addresses: Vec<IpNet>,
     /// Destinations that are reached through the tunnel.
     pub(super) routes: Vec<IpNet>,
+    /// Name servers that the client's host may ask.
+    pub(super) dns: DnsRequest,
     /// MTU inside the tunnel.
     pub(super) mtu: u16,
     /// Idle time after which an empty packet is sent.
@@ -61,6 +64,12 @@ impl Lease {
             return Err(BadLease("it is over at once".to_owned()));
         }
         at_most(LEASE_ROUTES_MAX, terms.routes.len(), "routes")?;
+        let dns = DnsRequest {
+            servers: terms.dns_servers,
+            search: terms.search_domains,
+            split: terms.split_domains,
+        };
+        dns.check().map_err(|error| BadLease(error.to_string()))?;
         Ok(Self {
             user: terms.user,
             server: terms.server,
@@ -68,6 +77,7 @@ impl Lease {
             endpoints: parse(&terms.endpoints, LEASE_ENDPOINTS_MAX, "endpoint")?,
             addresses: addresses([terms.ipv4.map(IpAddr::V4), terms.ipv6.map(IpAddr::V6)])?,
             routes: terms.routes.iter().map(IpNet::trunc).collect(),
+            dns,
             mtu: terms.mtu,
             keepalive: terms.keepalive_s.map(|seconds| Duration::from_secs(seconds.into())),
             lasts: Duration::from_secs(terms.lasts_s.into()),
@@ -86,6 +96,7 @@ impl Lease {
         Agreement {
             addresses: or_configured(&config.addresses, &self.addresses),
             routes: or_configured(&config.routes, &self.routes),
+            dns: if config.dns.is_empty() { self.dns.clone() } else { config.dns.clone() },
             mtu: self.mtu,
             preshared_key: self.preshared_key.clone(),
             keepalive: configured.or(self.keepalive),

@@ -10,6 +10,7 @@ mod error;
 mod kill_switch;
 mod lease;
 mod logins;
+mod name_servers;
 mod notify;
 mod pool;
 pub mod profile;

@@ -22,6 +22,7 @@ use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
 use crate::host::firewall::nat::Nat;
 use crate::host::link::LinkError;
+use crate::host::monitor::HostMonitor;
 use crate::host::netlink::{FirewallMonitor, NetlinkError};
 use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::limits::{CLAIMS_RECEIVE_BUFFER_LEN, CONTROL_RECEIVE_BUFFER_LEN};
@@ -48,7 +49,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;
-    let (nat, firewall) = set_up_nat(&config, &tun.name)?;
+    let (nat, host) = set_up_nat(&config, &tun.name)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     let accounts_socket = config.logins.as_ref().map(|logins| &logins.accounts.socket);
     for socket in accounts_socket.into_iter().chain([&config.status_socket]) {
@@ -88,7 +89,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         events,
         orders,
         interface: Some(interface),
-        firewall,
+        host,
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,
@@ -169,22 +170,19 @@ fn peer_setups(peers: &[PeerConfig], own: &PublicKey) -> Result<Vec<PeerSetup>, 
 }
 
 /// Lets clients out to the world, if they are to be; undoes what a run that was killed has left.
-fn set_up_nat(
-    config: &ServeConfig,
-    tun: &str,
-) -> Result<(Option<Nat>, Option<FirewallMonitor>), DaemonError> {
+fn set_up_nat(config: &ServeConfig, tun: &str) -> Result<(Option<Nat>, HostMonitor), DaemonError> {
     match config.nat {
         NatMode::Off => {
             if let Err(error) = Nat::remove_leftovers(tun) {
                 log::warn!("what an earlier run may have left in the packet filter stays: {error}");
             }
-            Ok((None, None))
+            Ok((None, HostMonitor::default()))
         }
         NatMode::Masquerade => {
             let networks: Vec<_> = config.addresses.iter().map(IpNet::trunc).collect();
             let nat = Nat::install(tun, &networks)?;
-            let monitor = FirewallMonitor::open(nat.tables()).map_err(LinkError::from)?;
-            Ok((Some(nat), Some(monitor)))
+            let firewall = FirewallMonitor::open(nat.tables()).map_err(LinkError::from)?;
+            Ok((Some(nat), HostMonitor { firewall: Some(firewall), files: None }))
         }
     }
 }
@@ -239,7 +237,7 @@ impl ControlHooks for ServerHooks {
         self.upkeep.mend(no_routes).map_err(|error| error.to_string())
     }
 
-    fn mend_firewall(&mut self) -> Result<usize, String> {
+    fn mend_host(&mut self) -> Result<usize, String> {
         let restored = self.nat.as_mut().map_or(Ok(0), Nat::restore);
         restored.map_err(|error| error.to_string())
     }

@@ -16,6 +16,7 @@ use crate::daemon::agreement::Agreement;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
 use crate::daemon::kill_switch::KillSwitch;
+use crate::daemon::name_servers::{NameServers, watch_file};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
@@ -25,6 +26,7 @@ use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
+use crate::host::monitor::HostMonitor;
 use crate::host::routes::RouteRequest;
 use crate::host::upkeep::InterfaceState;
 use crate::sys::clock;
@@ -48,7 +50,7 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let (tun, upkeep) =
         tunnel::open_tun(&tun_config, &agreement.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
-    let firewall = kill_switch.monitor()?;
+    let monitor = HostMonitor { firewall: kill_switch.monitor()?, files: watch_file() };
     let sockets = Sockets::open(&config, server, workers)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
@@ -72,7 +74,9 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
     let request = RouteRequest { prefixes: agreement.routes, outside, mark: config.mark };
-    let host = Arc::new(Mutex::new(ClientHost::new(info.tun.clone(), upkeep, request)));
+    let name_servers = NameServers::new(&info.tun, config.dns_mode, agreement.dns);
+    let host = ClientHost::new(info.tun.clone(), upkeep, request, name_servers);
+    let host = Arc::new(Mutex::new(host));
     let (handle, orders) = ControlHandle::new(&poll);
     let (way, watch) = guide.set_out(&host, handle)?;
     let watch = Arc::new(Mutex::new(watch));
@@ -93,7 +97,7 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
         events,
         orders,
         interface: Some(interface),
-        firewall,
+        host: monitor,
         status_socket: Some(config.status_socket),
         catch_signals: true,
         info,
@@ -152,14 +156,14 @@ impl Begin {
         let identity = Arc::new(LocalIdentity::new(load_private_key(key_file)?));
         ensure_foreign(identity.public(), std::iter::once(&far.key))?;
         let agreement = Agreement::configured(config, far)?;
-        let server = find_server(&far.server, &config.tun.name)?;
+        let server = find_server(config, &far.server)?;
         Ok(Self {
             identity,
             server_key: far.key,
             server,
             agreement,
             outside: vec![server],
-            guide: Guide::Resolver(Resolver::new(far.server.clone())),
+            guide: Guide::Resolver(Resolver::new(config, far.server.clone())),
         })
     }
 
@@ -298,6 +302,7 @@ impl ControlHooks for ClientHooks {
             self.configuration.read_again(|source| Ok(source.load_up()?), load_keys)?;
         let mut host = lock(&self.host);
         host.set_destinations(agreement.routes.clone()).map_err(|error| error.to_string())?;
+        host.set_name_servers(&agreement.dns).map_err(|error| error.to_string())?;
         if let Way::Lease(tenancy) = &self.way {
             lock(tenancy).config = config;
         }
@@ -327,8 +332,8 @@ impl ControlHooks for ClientHooks {
         lock(&self.host).mend().map_err(|error| error.to_string())
     }
 
-    fn mend_firewall(&mut self) -> Result<usize, String> {
-        self.kill_switch.restore()
+    fn mend_host(&mut self) -> Result<usize, String> {
+        Ok(self.kill_switch.restore()? + lock(&self.host).mend_name_servers()?)
     }
 
     fn stopping(&mut self) {

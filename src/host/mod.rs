@@ -5,6 +5,8 @@
 //! - [`routes`]: the client's routes and policy rules, installed, reconciled, removed and, after a
 //!   crash, repaired.
 //! - [`upkeep`]: puts back what the TUN device loses while the daemon runs.
+//! - [`monitor`]: hears that another program changes any of this.
+//! - [`resolver`]: the name servers of a client's host.
 //! - [`firewall`]: tables of the packet filter and the forwarding of a server.
 //! - [`privileges`]: which capabilities the process keeps.
 //!
@@ -13,8 +15,10 @@
 
 pub mod firewall;
 pub mod link;
+pub mod monitor;
 pub mod netlink;
 pub mod privileges;
+pub mod resolver;
 pub mod routes;
 pub mod upkeep;
 

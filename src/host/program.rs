@@ -78,6 +78,11 @@ impl Program {
         Some(Self { path, within })
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Runs it with `input` to read, waits for its end and returns what it has written.
     pub(super) fn run(&self, arguments: &[&str], input: &str) -> Result<String, ProgramError> {
         let command = || {

@@ -17,6 +17,7 @@ pub mod capture;
 pub mod clock;
 pub mod ethtool;
 pub mod file_lock;
+pub mod inotify;
 mod link;
 pub mod netns;
 pub mod peer;

@@ -13,6 +13,7 @@ use corelane::sys::capture::Capture;
 
 use crate::daemon::CORELANE;
 use crate::harness::{PATIENCE, PORT, SERVER_V4, TUN, Tunnel, capture};
+use crate::killed::{NAME, resolving_by_own_files, start_name_server};
 use crate::routing::full_tunnel;
 use crate::tools::{attempt, echo, ping, run};
 
@@ -261,6 +262,25 @@ fn what_is_allowed_and_what_a_link_needs_passes() {
     server.set_read_timeout(Some(PATIENCE)).unwrap();
     dhcp.send_to(b"discover", (v4, 67)).unwrap();
     assert_eq!(server.recv(&mut [0; 16]).unwrap(), 8);
+}
+
+/// The host's resolver asks without the mark, and so in vain.
+#[test]
+fn a_server_that_has_a_name_is_found_past_it() {
+    let mut tunnel = lied_to();
+    let (_name_server, asked) = start_name_server(tunnel.lab.router());
+    tunnel.client.wrapper = resolving_by_own_files(tunnel.directory.path());
+    tunnel.options.connect = format!("{NAME}:{PORT}");
+    tunnel.write_client_config();
+    for _ in 0..2 {
+        let before = asked.load(Ordering::Relaxed);
+        tunnel.start_client();
+        assert_eq!(asked.load(Ordering::Relaxed), before + 2, "of both families, and once");
+        tunnel.client.kill();
+    }
+    tunnel.start_client();
+    tunnel.await_echoes();
+    tunnel.assert_client_leaves_no_trace();
 }
 
 /// What another host behind this one sends must not leave either.

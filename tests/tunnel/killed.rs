@@ -25,13 +25,13 @@ const INSIDE: [IpAddr; 2] = [
 /// How many datagrams are to be sent while nothing else happens.
 const SOME: u64 = 200;
 /// What the name server knows, and what only the client's `/etc/hosts` does.
-const NAME: &str = "server.corelane.test";
+pub(crate) const NAME: &str = "server.corelane.test";
 const LOCAL_NAME: &str = "local.corelane.test";
 /// The question type of IPv4 addresses (RFC 1035, section 3.2.2).
 const TYPE_A: [u8; 2] = [0, 1];
 
 /// A thread that ends when this is dropped.
-struct Background<T> {
+pub(crate) struct Background<T> {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<T>>,
 }
@@ -110,7 +110,7 @@ fn seen_in_the_clear(link: &mut Capture) -> u64 {
 
 /// A name server on the router, which the client reaches by its default route: it knows
 /// [`NAME`] and says of all else that there is no such name. Returns how often it was asked, too.
-fn start_name_server(router: &Host) -> (Background<()>, Arc<AtomicU64>) {
+pub(crate) fn start_name_server(router: &Host) -> (Background<()>, Arc<AtomicU64>) {
     let socket = router.run(|| UdpSocket::bind((FAR_V4, 53))).unwrap().unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let asked = Arc::new(AtomicU64::new(0));
@@ -161,7 +161,7 @@ fn answer(query: &[u8]) -> Vec<u8> {
 }
 
 /// A command in front of the daemon's own that gives it files of its own to resolve names by.
-fn resolving_by_own_files(directory: &Path) -> Vec<String> {
+pub(crate) fn resolving_by_own_files(directory: &Path) -> Vec<String> {
     let files = [
         ("hosts", format!("{} {LOCAL_NAME}\n", addresses::SERVER_V4)),
         ("resolv.conf", format!("nameserver {FAR_V4}\noptions timeout:1 attempts:1\n")),

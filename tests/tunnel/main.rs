@@ -28,6 +28,7 @@ mod mtu;
 mod nat;
 mod order;
 mod privileges;
+mod resolver;
 mod roaming;
 mod routing;
 mod secrecy;

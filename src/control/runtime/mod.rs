@@ -6,7 +6,7 @@
 //! bounded for each source: a flood of handshakes delays signals, timers and worker events by one
 //! turn, not for ever.
 
-mod firewall;
+mod host_watch;
 mod interface;
 mod news;
 mod orders;
@@ -35,7 +35,8 @@ use thiserror::Error;
 use crate::control::engine::{DisconnectReason, Engine, Now, Reload};
 use crate::dataplane::messages::WorkerEvent;
 use crate::handshake::keys::PublicKey;
-use crate::host::netlink::{FirewallMonitor, InterfaceMonitor};
+use crate::host::monitor::HostMonitor;
+use crate::host::netlink::InterfaceMonitor;
 use crate::host::upkeep::InterfaceState;
 use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_ORDERS_PER_TURN, CONTROL_REST};
 use crate::sys::alarm::Alarm;
@@ -43,7 +44,7 @@ use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
 use crate::telemetry::status::{StatusAnswer, StatusRequest};
 
-use firewall::Firewall;
+use host_watch::HostWatch;
 use interface::Interface;
 use news::Lines;
 use report::Reporter;
@@ -62,7 +63,7 @@ const SIGNALS: Token = Token(1);
 const STATUS_LISTENER: Token = Token(2);
 const INTERFACE: Token = Token(3);
 const ALARM: Token = Token(4);
-const FIREWALL: Token = Token(5);
+const HOST: Token = Token(5);
 /// Token of the first UDP socket.
 const SOCKETS: usize = 16;
 /// Token of the first client of the status socket.
@@ -119,12 +120,12 @@ pub trait ControlHooks {
         Ok(InterfaceState::Whole)
     }
 
-    /// A table of the packet filter was changed, perhaps by this program: puts back what is missing
-    /// and tells how much that was.
+    /// What is set up on the host beside the TUN device was changed, perhaps by this program: puts
+    /// back what is missing and tells how much that was.
     ///
     /// # Errors
     /// What is still missing, and why; it is tried again later.
-    fn mend_firewall(&mut self) -> Result<usize, String> {
+    fn mend_host(&mut self) -> Result<usize, String> {
         Ok(0)
     }
 
@@ -156,9 +157,8 @@ pub struct ControlParts {
     pub orders: Receiver<ControlOrder>,
     /// Tells of changes to the TUN device; nobody looks after it if `None`.
     pub interface: Option<InterfaceMonitor>,
-    /// Tells of changes to this program's tables of the packet filter; nobody looks after them if
-    /// `None`.
-    pub firewall: Option<FirewallMonitor>,
+    /// Tells of changes to what else is set up on the host.
+    pub host: HostMonitor,
     /// Where to offer status; nowhere if `None`.
     pub status_socket: Option<PathBuf>,
     /// Whether to act on SIGTERM, SIGINT and SIGHUP.
@@ -231,7 +231,7 @@ pub struct ControlThread {
     device_gone: bool,
     signals: Option<Signals>,
     interface: Interface,
-    firewall: Firewall,
+    host: HostWatch,
     status: Option<StatusSocket>,
     reporter: Reporter,
     /// How many lines of the log far sides may cause.
@@ -266,8 +266,8 @@ impl ControlThread {
         let (name, monitor) = (parts.info.tun.clone(), parts.interface);
         let interface = Interface::register(name, monitor, poll.registry(), INTERFACE)
             .map_err(io_error("watching the TUN device"))?;
-        let firewall = Firewall::register(parts.firewall, poll.registry(), FIREWALL)
-            .map_err(io_error("watching the packet filter"))?;
+        let host = HostWatch::register(parts.host, poll.registry(), HOST)
+            .map_err(io_error("watching the host"))?;
         let status = match parts.status_socket {
             Some(path) => Some(StatusSocket::bind(path, poll.registry())?),
             None => None,
@@ -286,7 +286,7 @@ impl ControlThread {
             device_gone: false,
             signals,
             interface,
-            firewall,
+            host,
             status,
             reporter: Reporter::new(parts.info, clock::now()),
             lines: Lines::default(),
@@ -326,8 +326,8 @@ impl ControlThread {
     fn due(&self) -> Option<Instant> {
         let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
         let (engine, interface) = (self.engine.poll_timeout(), self.interface.poll_timeout());
-        let (firewall, lines) = (self.firewall.poll_timeout(), self.lines.poll_timeout());
-        [engine, interface, firewall, status, lines].into_iter().flatten().min()
+        let (host, lines) = (self.host.poll_timeout(), self.lines.poll_timeout());
+        [engine, interface, host, status, lines].into_iter().flatten().min()
     }
 
     /// Sleeps until something is ready or the time has come that something is `due`, and remembers
@@ -337,7 +337,7 @@ impl ControlThread {
             || self.orders_ready
             || self.sockets.any_ready()
             || self.interface.is_busy()
-            || self.firewall.is_busy()
+            || self.host.is_busy()
             || self.status.as_ref().is_some_and(StatusSocket::is_busy);
         if !is_busy {
             if self.sockets.is_crowded() {
@@ -357,7 +357,7 @@ impl ControlThread {
                 ALARM => {}
                 SIGNALS => self.read_signals(),
                 INTERFACE => self.interface.set_readable(),
-                FIREWALL => self.firewall.set_readable(),
+                HOST => self.host.set_readable(),
                 Token(token) if (SOCKETS..STATUS_CLIENTS).contains(&token) => {
                     self.sockets.set_ready(token - SOCKETS);
                 }
@@ -382,7 +382,7 @@ impl ControlThread {
         self.flush()?;
         self.tell_what_was_left_out();
         self.look_after_interface();
-        self.look_after_firewall();
+        self.look_after_host();
         self.serve_status()
     }
 
@@ -398,13 +398,13 @@ impl ControlThread {
         }
     }
 
-    fn look_after_firewall(&mut self) {
+    fn look_after_host(&mut self) {
         let now = clock::now();
-        if !self.firewall.is_due(now) {
+        if !self.host.is_due(now) {
             return;
         }
-        let found = self.hooks.mend_firewall();
-        if let Some(warning) = self.firewall.conclude(clock::now(), found) {
+        let found = self.hooks.mend_host();
+        if let Some(warning) = self.host.conclude(clock::now(), found) {
             log::warn!("{warning}");
             self.reporter.set_last_error(warning);
         }

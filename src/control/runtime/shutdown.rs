@@ -77,7 +77,7 @@ impl ControlThread {
         // Neither datagrams nor news of the device, of which its end makes some, matter any more.
         self.sockets.ignore();
         self.interface.ignore();
-        self.firewall.ignore();
+        self.host.ignore();
         let status = self.status.as_ref().and_then(StatusSocket::poll_timeout);
         self.wait(events, status.into_iter().chain([deadline]).min())?;
         self.take_worker_events()?;

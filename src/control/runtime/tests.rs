@@ -20,6 +20,7 @@ use crate::control::engine::{ClientOptions, ClientSetup, PeerSetup, ServerSetup}
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::{PresharedKey, PrivateKey};
+use crate::host::monitor::HostMonitor;
 use crate::limits::{REKEY_AFTER, STOP_WITHIN};
 use crate::sys::udp::UdpOptions;
 use crate::telemetry::drops::DropReason;
@@ -179,7 +180,7 @@ impl Server {
                 events: event_receiver,
                 orders,
                 interface: None,
-                firewall: None,
+                host: HostMonitor::default(),
                 status_socket: Some(path),
                 catch_signals,
                 info: info(),

@@ -25,11 +25,11 @@ use rand::rngs::StdRng;
 use crate::accounts::names::Name;
 use crate::config::{HostPort, LoginConfig, UpConfig};
 use crate::control::engine::ServerChoice;
+use crate::daemon::DaemonError;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
 use crate::daemon::lease::Lease;
 use crate::handshake::keys::PublicKey;
-use crate::host::routes::RoutesError;
 use crate::limits::FIRST_LOGIN_WITHIN;
 use crate::login::client::LiveChannel;
 use crate::login::tls::{ClientTls, Identity, TlsSetupError, Trust};
@@ -92,11 +92,12 @@ impl Tenancy {
     }
 
     /// Gives the host what this lease says.
-    fn furnish(&self, host: &mut ClientHost) -> Result<(), RoutesError> {
+    fn furnish(&self, host: &mut ClientHost) -> Result<(), DaemonError> {
         let agreement = self.lease.agreement(&self.config);
         host.set_servers(self.outside())?;
         host.set_addresses(agreement.addresses)?;
-        host.set_destinations(agreement.routes)
+        host.set_destinations(agreement.routes)?;
+        host.set_name_servers(&agreement.dns)
     }
 }
 

@@ -2,13 +2,14 @@
 //! taken.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::config::{HostPort, LoginConfig};
+use crate::daemon::resolve::{outer_lookup, resolve_all};
 use crate::limits::{
     BACKUP_SERVERS_AFTER, LOGIN_ADDRESSES_MAX, LOGIN_ANSWER_WITHIN, LOGIN_CONNECT_WITHIN,
     SERVER_CHOICE_GRACE,
@@ -142,9 +143,10 @@ impl Servers {
 impl Knocker {
     /// Looks a name up and knocks at all addresses but those that are known.
     fn look_up(self, server: HostPort, known: Vec<SocketAddr>) {
-        let work = move || match (server.host(), server.port()).to_socket_addrs() {
-            Ok(found) => {
-                let found: Vec<_> = found.take(LOGIN_ADDRESSES_MAX).collect();
+        let outside = outer_lookup(Some(self.mark));
+        let work = move || match resolve_all(&server, outside.as_ref()) {
+            Ok(mut found) => {
+                found.truncate(LOGIN_ADDRESSES_MAX);
                 for address in found.iter().filter(|address| !known.contains(address)) {
                     self.clone().knock(server.clone(), *address);
                 }

@@ -17,6 +17,7 @@ mod route;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 pub use address::Address;
 pub use firewall_monitor::{FirewallMonitor, FirewallNews};
@@ -24,6 +25,7 @@ pub use link::{Link, VethEnd};
 pub use monitor::{InterfaceMonitor, InterfaceNews};
 pub use route::{Route, RouteLookup, RouteScope, TABLE_MAIN};
 pub use rule::Rule;
+pub use ways::{Way, WayChange, WayMonitor};
 
 use std::io;
 
