@@ -9,7 +9,9 @@ use std::time::Instant;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use corelane::{bench, cli, config, dataplane, handshake, host, login, packet, session, sys, wire};
+use corelane::{
+    accounts, bench, cli, config, dataplane, handshake, host, login, packet, session, sys, wire,
+};
 
 /// A function that must not panic, whatever the bytes.
 type Target = fn(&[u8]);
@@ -33,6 +35,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("netlink_answer", host::netlink::fuzz::netlink_answer),
     ("dns_answer", host::resolver::fuzz::dns_answer),
     ("key_text", handshake::fuzz::key_text),
+    ("account_spool", accounts::journal::fuzz::spool),
     ("bench_message", bench::fuzz::bench_message),
     ("command_line", cli::fuzz::command_line),
     ("status_exchange", cli::fuzz::status_exchange),

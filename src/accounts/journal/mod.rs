@@ -15,6 +15,8 @@
 //! them, but for usage, which is kept in memory.
 
 mod follow;
+#[doc(hidden)]
+pub mod fuzz;
 mod merge;
 mod spool;
 mod state;
