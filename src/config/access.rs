@@ -14,6 +14,7 @@ use crate::config::schema::{AccountsSection, STATE_DIRECTORY, Sections, Setting}
 use crate::config::types::{Domain, HostPort};
 use crate::handshake::keys::PublicKey;
 use crate::login::tls::Pin;
+use crate::policy::acl::Action;
 
 /// Who a client's server is.
 #[derive(Clone, Debug)]
@@ -95,6 +96,8 @@ pub struct AccountsConfig {
     pub socket: PathBuf,
     /// Whether clients may not talk to each other unless a rule says so.
     pub isolate_clients: bool,
+    /// What users may do for whom there is no rule at all.
+    pub without_rules: Action,
 }
 
 /// Where a database is.
@@ -209,6 +212,7 @@ impl AccountsConfig {
             audit_log_file: accounts.audit_log_file.value.clone(),
             socket: accounts.socket.value.clone(),
             isolate_clients: accounts.isolate_clients.value,
+            without_rules: accounts.without_rules.value,
         })
     }
 }

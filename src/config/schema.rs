@@ -22,6 +22,7 @@ use crate::host::resolver::DnsMode;
 use crate::host::routes::MARK_DEFAULT;
 use crate::limits;
 use crate::login::tls::Pin;
+use crate::policy::acl::Action;
 use crate::telemetry::logging::LogFormat;
 
 /// Number of workers.
@@ -241,6 +242,7 @@ section! {
         audit_log_file: Option<PathBuf> = None, Restart;
         isolate_clients: bool = true, Restart;
         socket: PathBuf = PathBuf::from(ACCOUNTS_SOCKET_DEFAULT), Restart;
+        without_rules: Action = Action::Allow, Restart;
     }
 }
 

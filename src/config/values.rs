@@ -22,6 +22,7 @@ use crate::config::types::{
 use crate::handshake::keys::PublicKey;
 use crate::host::resolver::DnsMode;
 use crate::login::tls::Pin;
+use crate::policy::acl::Action;
 use crate::telemetry::logging::LogFormat;
 
 /// Characters of an unacceptable value that a message repeats.
@@ -357,6 +358,7 @@ text_values! {
     InterfaceName: "an interface name of 1 to 15 characters without '/', ':' or spaces";
     PeerName: "a name of 1 to 64 printable characters";
     NatMode: "\"masquerade\" or \"off\"";
+    Action: "\"allow\" or \"deny\"";
     CpuList: "a list of CPU numbers and ranges such as \"0-3,6\"";
     LogFormat: "\"text\" or \"json\"";
     Directives: "a level (off, error, warn, info, debug, trace), or levels by module such as \

@@ -48,7 +48,10 @@ impl Logins {
     ) -> Result<Self, DaemonError> {
         // Whoever has opened the listeners has read where.
         let Some(logins) = &config.logins else { return Err(DaemonError::OtherWay) };
-        let defaults = Defaults { isolate: logins.accounts.isolate_clients, ..Defaults::default() };
+        let defaults = Defaults {
+            without_rules: logins.accounts.without_rules,
+            isolate: logins.accounts.isolate_clients,
+        };
         let accounts = Accounts::open(accounts_options(config, logins, key, defaults)?)?;
         let socket = AccountsSocket::open(&logins.accounts.socket, accounts.clone())?;
         // The configuration has made sure that there is one.

@@ -21,6 +21,23 @@ pub enum Action {
     Deny,
 }
 
+impl FromStr for Action {
+    type Err = BadAction;
+
+    fn from_str(text: &str) -> Result<Self, BadAction> {
+        match text {
+            "allow" => Ok(Self::Allow),
+            "deny" => Ok(Self::Deny),
+            _ => Err(BadAction),
+        }
+    }
+}
+
+/// A text that is neither `allow` nor `deny`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("neither `allow` nor `deny`")]
+pub struct BadAction;
+
 impl fmt::Display for Action {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
@@ -84,11 +101,7 @@ impl FromStr for AclRule {
 
 fn parse(text: &str) -> Option<AclRule> {
     let mut words = text.split_whitespace();
-    let action = match words.next()? {
-        "allow" => Action::Allow,
-        "deny" => Action::Deny,
-        _ => return None,
-    };
+    let action = words.next()?.parse().ok()?;
     let destination = match words.next()? {
         "any" => None,
         text => Some(parse_network(text)?),

@@ -65,11 +65,11 @@ impl fmt::Display for Explanation {
                     Verdict::Pass => Action::Allow,
                     Verdict::Denied | Verdict::Isolated => Action::Deny,
                 };
-                write!(out, "there are no rules, and `policy.default` is \"{default}\"")
+                write!(out, "there are no rules, and `accounts.without_rules` is \"{default}\"")
             }
             (Reason::Isolation, _) => out.write_str(
                 "the address belongs to another client; clients are kept apart unless a rule \
-                 allows the address by name, or `policy.isolate` is false",
+                 allows the address by name, or `accounts.isolate_clients` is false",
             ),
             (Reason::MappedAddress, _) => out.write_str(
                 "an IPv4-mapped IPv6 address never passes; the address to use is the IPv4 one",
@@ -102,7 +102,7 @@ mod tests {
             ((&rules, open, "11.1.1.1", 23, false), "denied: no rule matches"),
             (
                 (&[], open, "11.1.1.1", 23, false),
-                "allowed: there are no rules, and `policy.default`",
+                "allowed: there are no rules, and `accounts.without_rules`",
             ),
             ((&[], closed, "11.1.1.1", 23, false), "denied: there are no rules"),
             ((&[], open, "11.1.1.1", 23, true), "denied: the address belongs to another client"),
