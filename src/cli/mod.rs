@@ -4,12 +4,14 @@ use clap::{Parser, Subcommand};
 
 mod accounts;
 pub mod bench;
+mod cert;
 mod config;
 pub mod demo;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod generate;
+mod init;
 mod key;
 mod kill_switch;
 mod output;
@@ -61,6 +63,16 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: config::ConfigCommand,
+    },
+    /// Set a server up: authority, certificate, keys, configuration, database
+    Init {
+        #[command(subcommand)]
+        command: init::InitCommand,
+    },
+    /// Issue and revoke certificates of users and servers
+    Cert {
+        #[command(subcommand)]
+        command: cert::CertCommand,
     },
     /// Generate and measure traffic, without any other program
     Bench(bench::BenchArgs),
@@ -116,6 +128,8 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Key { command } => key::run(&command),
         Command::KillSwitch { command } => kill_switch::run(command),
         Command::Config { command } => config::run(command),
+        Command::Init { command } => init::run(&command),
+        Command::Cert { command } => cert::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Version => output::print(concat!("corelane ", env!("CARGO_PKG_VERSION"), "\n")),

@@ -238,7 +238,7 @@ fn takes_too(wide: &SocketAddr, address: &SocketAddr) -> bool {
 }
 
 fn peer_keys(sections: &Sections, problems: &mut Problems) {
-    if sections.peers.is_empty() {
+    if sections.peers.is_empty() && sections.server_login.listen.value.is_empty() {
         let what = "no peer may connect (`[[peer]]`, or `--peer PUBKEY=CIDR`)";
         problems.warning(Origin::Default, what);
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
 
+mod commands;
 mod port;
 
 use std::io::{Read, Write};
@@ -145,7 +146,7 @@ fn other_protocols_are_turned_away() {
 
 /// What `openssl s_client` gets to see; it says `words` and closes.
 fn openssl(port: &Port, arguments: &[&str]) -> String {
-    let ca = port.directory.path().join("pki/ca.pem");
+    let ca = port.directory.path().join("pki/ca.crt");
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &port.address().to_string()]);
     command.args(["-servername", "localhost", "-verify_hostname", "localhost", "-CAfile"]);

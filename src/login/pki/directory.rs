@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
+use crate::accounts::names::Name;
 use crate::limits::PEM_FILE_LEN_MAX;
 use crate::login::tls::{Pin, TlsFiles, fingerprint, serial_text};
 use crate::sys::{file_lock, private_file};
@@ -48,6 +49,11 @@ pub struct Issued {
 }
 
 impl Issued {
+    /// Whether a user logs in with it.
+    pub fn is_for(&self, user: &Name) -> bool {
+        matches!(&self.purpose, Purpose::User(owner) if owner == user)
+    }
+
     /// Whether it is good at a time, in seconds since 1970 in UTC.
     pub fn is_in_force(&self, now_s: i64) -> bool {
         self.revoked_s.is_none() && (self.from_s..=self.until_s).contains(&now_s)
@@ -89,7 +95,7 @@ impl PkiDirectory {
 
     /// The authority's certificate.
     pub fn certificate(&self) -> PathBuf {
-        self.path.join("ca.pem")
+        self.path.join("ca.crt")
     }
 
     /// The authority's key.
@@ -99,17 +105,17 @@ impl PkiDirectory {
 
     /// What it has revoked.
     pub fn revocation_list(&self) -> PathBuf {
-        self.path.join("crl.pem")
+        self.path.join("ca.crl")
     }
 
     /// The certificate of the server, followed by that of the authority.
     pub fn server_certificate(&self) -> PathBuf {
-        self.path.join("server.pem")
+        self.path.join("server.crt")
     }
 
     /// The key of the server's certificate.
     pub fn server_key(&self) -> PathBuf {
-        self.path.join("server-tls.key")
+        self.path.join("server.key")
     }
 
     /// The files that a server works with that has its certificate from here and believes those of
@@ -185,6 +191,19 @@ impl PkiDirectory {
             replace(&self.revocation_list(), list.as_bytes(), 0o644)?;
         }
         Ok(())
+    }
+
+    /// The names and addresses of the server's certificate in force.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn server_addresses(&self) -> Result<Vec<ServerAddress>, PkiError> {
+        match describe(&self.server_certificate(), &HashMap::new())?.purpose {
+            Purpose::Server(addresses) => Ok(addresses),
+            Purpose::User(_) => {
+                Err(PkiError::damaged(self.server_certificate(), "it is for no server"))
+            }
+        }
     }
 
     /// Every certificate that was issued, oldest first.
@@ -301,8 +320,11 @@ fn make_directory(path: &Path) -> Result<(), PkiError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(PkiError::file(path))
 }
 
-/// Writes a file that must not be there yet.
-fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
+/// Writes a file that must not be there yet, and waits until it is on the disk.
+///
+/// # Errors
+/// [`PkiError::Exists`], or the kernel refuses.
+pub fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let mut file = file.map_err(|source| match source.kind() {
         std::io::ErrorKind::AlreadyExists => PkiError::Exists(path.to_owned()),

@@ -18,7 +18,7 @@ mod authority;
 mod directory;
 
 pub use authority::{Certificate, Purpose, Validity};
-pub use directory::{Issued, PkiDirectory};
+pub use directory::{Issued, PkiDirectory, write_new};
 
 /// What a server is called by those who connect to it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,10 +60,10 @@ impl std::fmt::Display for ServerAddress {
 /// Why a certificate was not made or a directory not read.
 #[derive(Debug, Error)]
 pub enum PkiError {
-    /// There is an authority already.
+    /// A file that is to be made is there already.
     #[error(
-        "{} is there already, and what it has signed would be worth nothing without it: choose \
-         another directory (`--dir`), or move the old one away",
+        "{} is there already, and nothing is written over it: choose another directory, or move it \
+         away",
         .0.display()
     )]
     Exists(PathBuf),
