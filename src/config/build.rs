@@ -61,6 +61,7 @@ pub(crate) fn up(sections: &Sections, problems: &mut Problems) -> Option<UpConfi
         rekey_after_s: client.rekey_after_s.value.as_u16(),
         status_socket: status_socket(sections, Role::Client),
         mark: client.firewall_mark.value.as_u32(),
+        carrier: client.carrier.value,
         kill_switch: client.kill_switch.value,
         dns: dns(sections),
         dns_mode: sections.dns.mode.value,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{Sections, Setting};
-use crate::config::types::Switch;
+use crate::config::types::{CarrierMode, Switch};
 use crate::config::values::Auto;
 use crate::handshake::keys::PublicKey;
 use crate::limits::{
@@ -41,6 +41,11 @@ pub(crate) fn client(sections: &Sections, problems: &mut Problems) {
     if !sections.client_login.backup_servers.value.is_empty() {
         let what = "`backup_servers` are for when none of `servers` answers, and there is none";
         problems.error(sections.client_login.backup_servers.origin.clone(), what);
+    }
+    if client.carrier.value == CarrierMode::Tls {
+        let what = "datagrams go over TLS only where there is a login";
+        let help = "name the server in `servers` of [login], or leave `carrier` out";
+        problems.error_with_help(client.carrier.origin.clone(), what, help);
     }
     tunnel_has_an_address(sections, problems);
     let addresses = &sections.tun.addresses.value;

@@ -28,8 +28,8 @@ pub use problems::{Origin, Problem, Report, Severity};
 pub use schema::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT, Role, SERVER_CONFIG_DEFAULT};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
-    HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Switch, TunConfig, TuningConfig,
-    UpConfig, WorkersConfig,
+    CarrierMode, HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Switch, TunConfig,
+    TuningConfig, UpConfig, WorkersConfig,
 };
 
 pub(crate) use schema::{Keepalive, Mtu, STATE_DIRECTORY, Workers};

@@ -14,7 +14,8 @@ use crate::accounts::credentials::demand::{LoginPolicy, ProofSet};
 use crate::accounts::names::Name;
 use crate::config::problems::Origin;
 use crate::config::types::{
-    CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName, Switch,
+    CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
+    Switch,
 };
 use crate::config::values::{Auto, Bounded, ConfigValue, Reader};
 use crate::handshake::keys::PublicKey;
@@ -215,6 +216,7 @@ section! {
         keepalive_s: Keepalive = Keepalive::clamped(0), Live;
         rekey_after_s: RekeyAfter = RekeyAfter::clamped(limits::REKEY_AFTER.as_secs()), Live;
         firewall_mark: Mark = Mark::clamped(u64::from(MARK_DEFAULT)), Restart;
+        carrier: CarrierMode = CarrierMode::Auto, Restart;
         kill_switch: bool = false, Restart;
         kill_switch_allow: Vec<IpNet> = Vec::new(), Restart;
     }

@@ -79,6 +79,8 @@ pub struct UpConfig {
     pub status_socket: PathBuf,
     /// Firewall mark of the tunnel's own packets, never 0.
     pub mark: u32,
+    /// How datagrams go to a server that was logged in to.
+    pub carrier: CarrierMode,
     /// Whether nothing may leave the host but through the tunnel. The TUN device has a fixed name
     /// then.
     pub kill_switch: bool,
@@ -92,6 +94,37 @@ pub struct UpConfig {
     pub tuning: TuningConfig,
     /// What to log and how.
     pub log: LogConfig,
+}
+
+/// How datagrams go to a server that a client has logged in to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CarrierMode {
+    /// Over UDP, and over TLS while that does not get through.
+    Auto,
+    /// Over UDP only.
+    Udp,
+    /// Over TLS, as long as there is such a connection.
+    Tls,
+}
+
+impl FromStr for CarrierMode {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let modes = [Self::Auto, Self::Udp, Self::Tls];
+        let named = modes.into_iter().find(|mode| mode.to_string() == text);
+        named.ok_or(Unacceptable("auto, udp or tls"))
+    }
+}
+
+impl fmt::Display for CarrierMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Auto => "auto",
+            Self::Udp => "udp",
+            Self::Tls => "tls",
+        })
+    }
 }
 
 /// What a server's host does with packets that clients send to the world.

@@ -17,7 +17,8 @@ use crate::accounts::credentials::demand::ProofSet;
 use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
 use crate::config::types::{
-    CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName, Switch,
+    CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
+    Switch,
 };
 use crate::handshake::keys::PublicKey;
 use crate::host::resolver::DnsMode;
@@ -359,6 +360,7 @@ text_values! {
     PeerName: "a name of 1 to 64 printable characters";
     NatMode: "\"masquerade\" or \"off\"";
     Action: "\"allow\" or \"deny\"";
+    CarrierMode: "\"auto\", \"udp\" or \"tls\"";
     CpuList: "a list of CPU numbers and ranges such as \"0-3,6\"";
     LogFormat: "\"text\" or \"json\"";
     Directives: "a level (off, error, warn, info, debug, trace), or levels by module such as \

@@ -12,7 +12,7 @@ use crate::daemon::agreement::Agreement;
 use crate::handshake::keys::{PresharedKey, PublicKey};
 use crate::host::resolver::DnsRequest;
 use crate::limits::{LEASE_ENDPOINTS_MAX, LEASE_ROUTES_MAX, TUN_MTU_MAX, TUN_MTU_MIN};
-use crate::login::message::LeaseTerms;
+use crate::login::message::{LeaseTerms, Secret};
 
 /// What a server grants, in the types of those who use it.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub(super) struct Lease {
     pub(super) lasts: Duration,
     /// Mixed into handshakes.
     pub(super) preshared_key: PresharedKey,
+    /// What a carrier connection of this login shows.
+    pub(super) carrier_ticket: Secret,
 }
 
 /// Why a lease cannot be used.
@@ -82,6 +84,7 @@ impl Lease {
             keepalive: terms.keepalive_s.map(|seconds| Duration::from_secs(seconds.into())),
             lasts: Duration::from_secs(terms.lasts_s.into()),
             preshared_key,
+            carrier_ticket: terms.carrier_ticket,
         })
     }
 

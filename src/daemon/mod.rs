@@ -3,6 +3,7 @@
 
 mod accounts_socket;
 mod agreement;
+mod carriage;
 mod client_host;
 mod client_state;
 mod desk;

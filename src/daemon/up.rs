@@ -13,6 +13,7 @@ use crate::control::runtime::{
     ControlError, ControlHandle, ControlHooks, ControlParts, ControlPoll, ControlThread,
 };
 use crate::daemon::agreement::Agreement;
+use crate::daemon::carriage::{Carriage, CarriageHandle};
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
 use crate::daemon::kill_switch::KillSwitch;
@@ -28,8 +29,9 @@ use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
 use crate::host::monitor::HostMonitor;
 use crate::host::routes::RouteRequest;
-use crate::host::upkeep::InterfaceState;
+use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::sys::clock;
+use crate::sys::tun::TunDevice;
 use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 
 /// Runs a client until it is told to stop; `source` is read again on SIGHUP. Secrets that are
@@ -45,13 +47,11 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    let fixed_flows = false;
-    let tun_config = TunConfig { mtu: agreement.mtu, ..config.tun.clone() };
-    let (tun, upkeep) =
-        tunnel::open_tun(&tun_config, &agreement.addresses, workers, fixed_flows, &config.tuning)?;
+    let (tun, upkeep) = open_tun(&config, &agreement, workers)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let monitor = HostMonitor { firewall: kill_switch.monitor()?, files: watch_file() };
     let sockets = Sockets::open(&config, server, workers)?;
+    let ports = sockets.ports();
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     tunnel::make_status_directory(&config.status_socket)?;
     let reserve = tunnel::drop_privileges(source.file.iter().chain(secret_files(&config)))?;
@@ -59,26 +59,28 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let offloads =
         tunnel::offloads_in_force(tun.offloads, Some(&sockets.control), &config.tuning, false);
     let options = tunnel::forwarder_options(&offloads, &config.tuning, agreement.mtu);
-    let features = tunnel::features(&offloads);
-    let info = tunnel::info(&tun, agreement.mtu, std::iter::once(server), offloads);
     let setup = ClientSetup {
         identity,
         workers: workers as u8,
-        features,
+        features: tunnel::features(&offloads),
         tun_mtu: agreement.mtu,
         server_key,
         server,
         options: agreement.options(),
     };
+    let info = tunnel::info(&tun, agreement.mtu, std::iter::once(server), offloads);
     let seats = tun.queues.into_iter().zip(sockets.workers).map(WorkerSeat::of_client).collect();
     let (pool, handles, events) = Pool::start(seats, &placement, options, &poll.waker())?;
 
+    let engine = Engine::new_client(setup, Randomness::open()?, clock::now());
     let request = RouteRequest { prefixes: agreement.routes, outside, mark: config.mark };
     let name_servers = NameServers::new(&info.tun, config.dns_mode, agreement.dns);
     let host = ClientHost::new(info.tun.clone(), upkeep, request, name_servers);
     let host = Arc::new(Mutex::new(host));
     let (handle, orders) = ControlHandle::new(&poll);
-    let (way, watch) = guide.set_out(&host, handle)?;
+    let carriage = Carriage::of(&config, ports, &handle, &engine)?;
+    let words = carriage.as_ref().and_then(Carriage::handle);
+    let (way, watch) = guide.set_out(&host, handle, words.clone())?;
     let watch = Arc::new(Mutex::new(watch));
     let hooks = ClientHooks {
         configuration: Configuration::new(source, reserve),
@@ -87,10 +89,11 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
         host,
         way,
         watch: Arc::clone(&watch),
+        carriage: words,
         kill_switch,
     };
     let control = ControlThread::new(ControlParts {
-        engine: Engine::new_client(setup, Randomness::open()?, clock::now()),
+        engine,
         poll,
         sockets: vec![vec![sockets.control]],
         workers: handles,
@@ -106,6 +109,17 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let outcome = control.run();
     pool.join();
     why_ended(&watch, outcome)
+}
+
+/// Opens the TUN device. A client's flows follow the queues that the server's packets come by.
+fn open_tun(
+    config: &UpConfig,
+    agreement: &Agreement,
+    workers: usize,
+) -> Result<(TunDevice, Upkeep), DaemonError> {
+    let fixed_flows = false;
+    let tun = TunConfig { mtu: agreement.mtu, ..config.tun.clone() };
+    tunnel::open_tun(&tun, &agreement.addresses, workers, fixed_flows, &config.tuning)
 }
 
 /// Why there is no lease any more says more than that the daemon was ended for it.
@@ -204,13 +218,15 @@ impl Guide {
         self,
         host: &Arc<Mutex<ClientHost>>,
         control: ControlHandle,
+        carriage: Option<CarriageHandle>,
     ) -> Result<(Way, Option<Watch>), DaemonError> {
         match self {
             Self::Resolver(resolver) => Ok((Way::Resolver(resolver), None)),
             Self::Lease { steward, login, tenancy } => {
                 let tenancy = Arc::new(Mutex::new(*tenancy));
                 let host = Arc::clone(host);
-                let watch = Watch::start(*steward, *login, Arc::clone(&tenancy), host, control)
+                let shared = (Arc::clone(&tenancy), host);
+                let watch = Watch::start(*steward, *login, shared, control, carriage)
                     .map_err(DaemonError::io("starting the steward of the lease"))?;
                 Ok((Way::Lease(tenancy), Some(watch)))
             }
@@ -245,6 +261,12 @@ impl Sockets {
         control.allow_fragments()?;
         Ok(Self { workers, control })
     }
+
+    /// Their ports, the control thread's last.
+    fn ports(&self) -> Vec<u16> {
+        let sockets = self.workers.iter().chain(std::iter::once(&self.control));
+        sockets.map(|socket| socket.local_addr().port()).collect()
+    }
 }
 
 /// A socket that reaches servers of both families, or where there is no IPv6 of the server's own.
@@ -262,6 +284,7 @@ struct ClientHooks {
     host: Arc<Mutex<ClientHost>>,
     way: Way,
     watch: Arc<Mutex<Option<Watch>>>,
+    carriage: Option<CarriageHandle>,
     kill_switch: KillSwitch,
 }
 
@@ -326,6 +349,18 @@ impl ControlHooks for ClientHooks {
         log::info!("the server is looked for at {address} instead of {}", self.server);
         self.server = address;
         Some(address)
+    }
+
+    fn udp_silent(&mut self) {
+        if let Some(carriage) = &self.carriage {
+            carriage.udp_silent();
+        }
+    }
+
+    fn udp_restored(&mut self) {
+        if let Some(carriage) = &self.carriage {
+            carriage.udp_restored();
+        }
     }
 
     fn mend_interface(&mut self) -> Result<InterfaceState, String> {

@@ -44,6 +44,17 @@ pub const CARRIER_SOCKETS_MAX: usize = 16_384;
 /// A server closes a carrier on which nothing has come for this long: longer than the longest pause
 /// of a client that has a session, which renews it.
 pub const CARRIER_IDLE_MAX: Duration = Duration::from_secs(300);
+/// How long connecting for a carrier, and the server's answer, may each take.
+pub const CARRIER_CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// How long a carrier stays open once UDP is in use again, for what is on its way.
+pub const CARRIER_GRACE: Duration = Duration::from_secs(2);
+/// How long after a carrier could not be opened that is always to be used it is tried again.
+/// Doubled while that fails.
+pub const CARRIER_RETRY_FIRST: Duration = Duration::from_millis(500);
+/// The longest such wait.
+pub const CARRIER_RETRY_MAX: Duration = Duration::from_secs(15);
+/// News that wait for the thread that opens a client's carriers.
+pub const CARRIER_WORDS_MAX: usize = 64;
 /// Orders that wait for a server's carrier thread.
 pub const CARRIER_ORDERS_MAX: usize = 1024;
 

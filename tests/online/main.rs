@@ -18,6 +18,7 @@ mod tools;
 
 mod site;
 
+mod carrier;
 mod invites;
 mod lease;
 mod refusals;

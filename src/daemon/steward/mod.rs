@@ -26,6 +26,7 @@ use crate::accounts::names::Name;
 use crate::config::{HostPort, LoginConfig, UpConfig};
 use crate::control::engine::ServerChoice;
 use crate::daemon::DaemonError;
+use crate::daemon::carriage::Access;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
 use crate::daemon::lease::Lease;
@@ -176,6 +177,12 @@ impl Steward {
         let channel = visit.channel.into_live().map_err(ProofError::Channel)?;
         let (server, address) = (visit.server, visit.address);
         Ok(Login { channel, lease, server, address, at: clock::now() })
+    }
+
+    /// What it takes to open a carrier to where the login was.
+    fn access(&self, login: &Login) -> Access {
+        let (name, ticket) = (login.server.host().to_owned(), login.lease.carrier_ticket.clone());
+        self.servers.access(name, login.address, ticket)
     }
 
     /// What a login leads to. May wait for a resolver.

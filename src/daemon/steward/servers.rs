@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::config::{HostPort, LoginConfig};
+use crate::daemon::carriage::Access;
 use crate::daemon::resolve::{outer_lookup, resolve_all};
 use crate::limits::{
     BACKUP_SERVERS_AFTER, LOGIN_ADDRESSES_MAX, LOGIN_ANSWER_WITHIN, LOGIN_CONNECT_WITHIN,
     SERVER_CHOICE_GRACE,
 };
 use crate::login::client::{Channel, ChannelError, Destination};
+use crate::login::message::Secret;
 use crate::login::tls::ClientTls;
 use crate::sys::clock;
 
@@ -66,6 +68,11 @@ impl Servers {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.preferred.len() + self.backup.len()
+    }
+
+    /// What it takes to open a carrier to one of them.
+    pub(super) fn access(&self, name: String, address: SocketAddr, ticket: Secret) -> Access {
+        Access { name, address, tls: self.tls.clone(), mark: self.mark, ticket }
     }
 
     /// Every address that a server is known to have.

@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::config::HostPort;
 use crate::control::runtime::ControlHandle;
+use crate::daemon::carriage::CarriageHandle;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::lease::Lease;
 use crate::limits::{HEARTBEAT_EVERY, LOGIN_PING_EVERY, RELOGIN_PAUSE_MAX};
@@ -39,16 +40,18 @@ impl Watch {
     pub(in super::super) fn start(
         steward: Steward,
         login: Login,
-        tenancy: Arc<Mutex<Tenancy>>,
-        host: Arc<Mutex<ClientHost>>,
+        (tenancy, host): (Arc<Mutex<Tenancy>>, Arc<Mutex<ClientHost>>),
         control: ControlHandle,
+        carriage: Option<CarriageHandle>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, stop) = bounded(0);
         let doubt = Arc::new(AtomicBool::new(false));
+        let doubts = Arc::clone(&doubt);
         let mut rounds =
-            Rounds { steward, tenancy, host, control, poll, stop, doubt: Arc::clone(&doubt) };
+            Rounds { steward, tenancy, host, control, carriage, poll, stop, doubt: doubts };
+        rounds.show_way_in(&login);
         let thread = thread::Builder::new().name("steward".to_owned());
         let thread = thread.spawn(move || rounds.run(login))?;
         Ok(Self { stop: Some(sender), doubt, waker, thread })
@@ -102,6 +105,7 @@ struct Rounds {
     tenancy: Arc<Mutex<Tenancy>>,
     host: Arc<Mutex<ClientHost>>,
     control: ControlHandle,
+    carriage: Option<CarriageHandle>,
     poll: Poll,
     stop: Receiver<()>,
     doubt: Arc<AtomicBool>,
@@ -289,6 +293,14 @@ impl Rounds {
         let choice = tenancy.choice();
         *lock(&self.tenancy) = tenancy;
         self.control.order(move |engine, now| engine.choose_server(now, choice));
+        self.show_way_in(login);
+    }
+
+    /// Carriers go where the login was.
+    fn show_way_in(&self, login: &Login) {
+        if let Some(carriage) = &self.carriage {
+            carriage.set_access(self.steward.access(login));
+        }
     }
 }
 

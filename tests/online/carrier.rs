@@ -1,0 +1,236 @@
+//! UDP is taken away from a client and given back. Its connections go on over TLS meanwhile.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use corelane::lab::{addresses, wait_until};
+use corelane::sys::clock;
+
+use crate::daemon::Daemon;
+use crate::harness::PATIENCE;
+use crate::site::{SERVER_V4, Server, Site, add_user, await_online};
+use crate::tools::{ping, run};
+
+/// The promise: datagrams go another way so soon after UDP was taken away.
+const SWITCHED_WITHIN: Duration = Duration::from_secs(2);
+
+/// A client that is connected.
+fn connected(client_config: &str) -> (Site, Server, Daemon) {
+    let site = Site::new();
+    let mut server = site.server("vpn", "");
+    server.administer([add_user("alice")]);
+    server.start(&site.lab.server);
+    let mut client = site.client("alice", &[addresses::SERVER_V4]);
+    let text = std::fs::read_to_string(client.config_file()).unwrap();
+    std::fs::write(client.config_file(), format!("{text}[client]\n{client_config}\n")).unwrap();
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    (site, server, client)
+}
+
+fn block_udp(site: &Site) {
+    let router = &site.lab.router;
+    run(router, "nft add table inet cut");
+    run(router, "nft add chain inet cut forward { type filter hook forward priority 0 ; }");
+    run(router, "nft add rule inet cut forward meta l4proto udp drop");
+}
+
+fn let_udp_through(site: &Site) {
+    run(&site.lab.router, "nft delete table inet cut");
+}
+
+/// Whether all paths lead to a relay on the client's own host.
+fn goes_by_tls(client: &Daemon) -> bool {
+    let Some(status) = client.try_status() else { return false };
+    let paths = status.peers.iter().flat_map(|peer| &peer.paths);
+    let endpoints = paths.filter_map(|path| path.endpoint.as_ref()?.parse().ok());
+    let endpoints: Vec<SocketAddr> = endpoints.collect();
+    !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.ip().is_loopback())
+}
+
+fn await_way(client: &Daemon, tls: bool) {
+    wait_until(PATIENCE, "the client to change its way", || {
+        (goes_by_tls(client) == tls).then_some(())
+    })
+    .unwrap_or_else(|timeout| panic!("{timeout}\n{}", client.log()));
+}
+
+/// Datagrams that go back and forth inside the tunnel, and the longest time that none came back.
+struct Pulse {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    longest_us: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    fn start(site: &Site) -> Self {
+        let far = site.lab.server.run(|| UdpSocket::bind((SERVER_V4, 0)).unwrap()).unwrap();
+        let near = site.lab.client.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+        near.connect(far.local_addr().unwrap()).unwrap();
+        for socket in [&far, &near] {
+            socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let longest_us = Arc::new(AtomicU64::new(0));
+        let (stop_far, stop_near) = (Arc::clone(&stop), Arc::clone(&stop));
+        let echo = thread::spawn(move || {
+            let mut bytes = [0; 64];
+            while !stop_far.load(Relaxed) {
+                if let Ok((len, from)) = far.recv_from(&mut bytes) {
+                    let _ = far.send_to(&bytes[..len], from);
+                }
+            }
+        });
+        let longest = Arc::clone(&longest_us);
+        let beat = thread::spawn(move || {
+            let (mut bytes, mut heard) = ([0; 64], clock::now());
+            while !stop_near.load(Relaxed) {
+                let _ = near.send(b"pulse");
+                if near.recv(&mut bytes).is_ok() {
+                    heard = clock::now();
+                }
+                longest.fetch_max((clock::now() - heard).as_micros() as u64, Relaxed);
+            }
+        });
+        Self { stop, threads: vec![echo, beat], longest_us }
+    }
+
+    /// The longest pause since the last call.
+    fn longest_pause(&self) -> Duration {
+        Duration::from_micros(self.longest_us.swap(0, Relaxed))
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A TCP connection inside the tunnel that is busy in both directions.
+struct Transfer {
+    stop: Arc<AtomicBool>,
+    /// Bytes that have come back.
+    returned: Arc<AtomicU64>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Transfer {
+    fn start(site: &Site) -> Self {
+        let listener = site.lab.server.run(|| TcpListener::bind((SERVER_V4, 0)).unwrap()).unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut near = site.lab.client.run(|| TcpStream::connect(to).unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        thread::spawn(move || {
+            let mut bytes = vec![0; 65_536];
+            while let Ok(len @ 1..) = far.read(&mut bytes) {
+                if far.write_all(&bytes[..len]).is_err() {
+                    return;
+                }
+            }
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let returned = Arc::new(AtomicU64::new(0));
+        let (asked, count) = (Arc::clone(&stop), Arc::clone(&returned));
+        let thread = thread::spawn(move || {
+            near.set_read_timeout(Some(PATIENCE))?;
+            let mut expected = 0_u64;
+            while !asked.load(Relaxed) {
+                let sent: Vec<u8> =
+                    (0..2000).flat_map(|at| (expected + at).to_be_bytes()).collect();
+                near.write_all(&sent)?;
+                let mut back = vec![0; sent.len()];
+                near.read_exact(&mut back)?;
+                assert!(back == sent, "bytes were changed or lost");
+                expected += 2000;
+                count.fetch_add(back.len() as u64, Relaxed);
+            }
+            Ok(())
+        });
+        Self { stop, returned, thread: Some(thread) }
+    }
+
+    /// Waits until more has come back than had when this was called.
+    fn await_progress(&self) {
+        let before = self.returned.load(Relaxed);
+        let more = || (self.returned.load(Relaxed) > before + 100_000).then_some(());
+        wait_until(PATIENCE, "the TCP connection to go on", more).unwrap();
+    }
+
+    fn finish(mut self) {
+        self.stop.store(true, Relaxed);
+        let ended = self.thread.take().unwrap().join().unwrap();
+        assert!(ended.is_ok(), "the connection was reset: {ended:?}");
+    }
+}
+
+fn sessions_of(daemon: &Daemon) -> Vec<(String, u64)> {
+    let status = daemon.try_status().unwrap();
+    status.peers.iter().map(|peer| (peer.public_key.clone(), peer.rekeys)).collect()
+}
+
+#[test]
+fn a_connection_outlives_udp_and_comes_back_to_it() {
+    let (site, _server, client) = connected("");
+    let (pulse, transfer) = (Pulse::start(&site), Transfer::start(&site));
+    transfer.await_progress();
+    assert!(!goes_by_tls(&client), "UDP is used where it works");
+    pulse.longest_pause();
+    let before = sessions_of(&client);
+
+    block_udp(&site);
+    await_way(&client, true);
+    transfer.await_progress();
+    let pause = pulse.longest_pause();
+    println!("from UDP to TLS: {pause:?}");
+    assert!(pause < SWITCHED_WITHIN, "{pause:?}\n{}", client.log());
+    ping(&site.lab.client, SERVER_V4, "-c 20 -i 0.01");
+
+    let_udp_through(&site);
+    await_way(&client, false);
+    transfer.await_progress();
+    let pause = pulse.longest_pause();
+    println!("from TLS to UDP: {pause:?}");
+    assert!(pause < SWITCHED_WITHIN / 2, "{pause:?}\n{}", client.log());
+    transfer.finish();
+    assert_eq!(sessions_of(&client), before, "it is the session of before");
+}
+
+#[test]
+fn a_client_connects_where_udp_never_worked() {
+    let site = Site::new();
+    block_udp(&site);
+    let mut server = site.server("vpn", "");
+    server.administer([add_user("alice")]);
+    server.start(&site.lab.server);
+    let mut client = site.client("alice", &[addresses::SERVER_V4]);
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    assert!(goes_by_tls(&client));
+    ping(&site.lab.client, SERVER_V4, "-c 20 -i 0.01");
+}
+
+#[test]
+fn a_client_uses_what_it_is_told_to_use() {
+    let (site, _server, client) = connected("carrier = \"tls\"");
+    await_way(&client, true);
+    ping(&site.lab.client, SERVER_V4, "-c 20 -i 0.01");
+    drop((site, client));
+
+    let (site, _server, client) = connected("carrier = \"udp\"");
+    block_udp(&site);
+    let echo = || (!crate::tools::echo(&site.lab.client, SERVER_V4)).then_some(());
+    wait_until(PATIENCE, "UDP to be cut", echo).unwrap();
+    let began = clock::now();
+    while clock::now() < began + SWITCHED_WITHIN * 2 {
+        assert!(!goes_by_tls(&client));
+        thread::sleep(Duration::from_millis(100));
+    }
+}
