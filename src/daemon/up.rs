@@ -81,7 +81,6 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let carriage = Carriage::of(&config, ports, &handle, &engine)?;
     let words = carriage.as_ref().and_then(Carriage::handle);
     let (way, watch) = guide.set_out(&host, handle, words.clone())?;
-    let watch = Arc::new(Mutex::new(watch));
     let hooks = ClientHooks {
         configuration: Configuration::new(source, reserve),
         tun: info.tun.clone(),
@@ -149,6 +148,10 @@ enum Guide {
     Resolver(Resolver),
     Lease { steward: Box<Steward>, login: Box<Login>, tenancy: Box<Tenancy> },
 }
+
+/// The steward's thread, if there is one: the control thread tells it things, the main one waits
+/// for its end.
+type SharedWatch = Arc<Mutex<Option<Watch>>>;
 
 /// The same, once the control thread can be given orders.
 enum Way {
@@ -219,16 +222,15 @@ impl Guide {
         host: &Arc<Mutex<ClientHost>>,
         control: ControlHandle,
         carriage: Option<CarriageHandle>,
-    ) -> Result<(Way, Option<Watch>), DaemonError> {
+    ) -> Result<(Way, SharedWatch), DaemonError> {
         match self {
-            Self::Resolver(resolver) => Ok((Way::Resolver(resolver), None)),
+            Self::Resolver(resolver) => Ok((Way::Resolver(resolver), Arc::default())),
             Self::Lease { steward, login, tenancy } => {
                 let tenancy = Arc::new(Mutex::new(*tenancy));
                 let host = Arc::clone(host);
                 let shared = (Arc::clone(&tenancy), host);
-                let watch = Watch::start(*steward, *login, shared, control, carriage)
-                    .map_err(DaemonError::io("starting the steward of the lease"))?;
-                Ok((Way::Lease(tenancy), Some(watch)))
+                let watch = Watch::start(*steward, *login, shared, control, carriage)?;
+                Ok((Way::Lease(tenancy), Arc::new(Mutex::new(Some(watch)))))
             }
         }
     }
@@ -283,7 +285,7 @@ struct ClientHooks {
     server: SocketAddr,
     host: Arc<Mutex<ClientHost>>,
     way: Way,
-    watch: Arc<Mutex<Option<Watch>>>,
+    watch: SharedWatch,
     carriage: Option<CarriageHandle>,
     kill_switch: KillSwitch,
 }

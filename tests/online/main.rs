@@ -21,6 +21,7 @@ mod site;
 mod carrier;
 mod invites;
 mod lease;
+mod network;
 mod refusals;
 mod renewal;
 mod revocation;

@@ -65,6 +65,11 @@ impl Running {
         read_all(&self.stdout)
     }
 
+    /// Its process id, by which its network namespace is known to ip(8).
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has not ended yet.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -73,7 +78,7 @@ impl Running {
     /// Asks it to end, as Ctrl-C does: ping prints its summary then.
     pub(crate) fn interrupt(mut self) -> Finished {
         if self.is_running() {
-            let pid = self.child.id().to_string();
+            let pid = self.pid().to_string();
             let sent = std::process::Command::new("kill").args(["-s", "INT", &pid]).status();
             assert!(sent.unwrap().success());
         }

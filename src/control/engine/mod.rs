@@ -223,6 +223,17 @@ impl Engine {
         }
     }
 
+    /// The network around a client is another one: it shows the server at once where it is now,
+    /// whether or not there is anything to send, and does not wait with a handshake that waits.
+    pub fn network_changed(&mut self, now: Now) {
+        if self.core.closing || !self.started {
+            return;
+        }
+        if let Role::Client(client) = &mut self.role {
+            client.show_way(&mut self.core, now);
+        }
+    }
+
     /// Sets what a peer of a server may do from now on, also in the sessions that it has. Returns
     /// whether there is such a peer.
     pub fn set_policy(&mut self, peer: &PublicKey, policy: Option<Arc<PeerPolicy>>) -> bool {

@@ -2,8 +2,9 @@
 //!
 //! [`Steward::first_login`] happens before there is a tunnel. Then the steward is a thread of its
 //! own ([`watch`]): it renews the lease when half of it is over, asks now and then whether the
-//! server is there, and logs in again, wherever it is best, when the server is not. A new lease
-//! goes to the engine and to the host in place, and the tunnel goes on.
+//! server is there, and at once when the network around has changed ([`ways`]), and logs in again,
+//! wherever it is best, when the server is not. A new lease goes to the engine and to the host in
+//! place, and the tunnel goes on.
 
 mod choice;
 mod error;
@@ -12,6 +13,7 @@ mod outlook;
 mod proofs;
 mod servers;
 mod watch;
+mod ways;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -65,6 +65,11 @@ impl Servers {
         Self { preferred, backup, tls, mark, known: BTreeMap::new() }
     }
 
+    /// The mark on packets that keeps them out of the tunnel.
+    pub(super) const fn mark(&self) -> u32 {
+        self.mark
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.preferred.len() + self.backup.len()

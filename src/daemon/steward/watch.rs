@@ -11,6 +11,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::config::HostPort;
 use crate::control::runtime::ControlHandle;
+use crate::daemon::DaemonError;
 use crate::daemon::carriage::CarriageHandle;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::lease::Lease;
@@ -21,17 +22,19 @@ use crate::sys::clock;
 
 use super::heart::{Beat, Heart};
 use super::outlook::{self, Outlook};
+use super::ways::Ways;
 use super::{Login, LoginError, Steward, Tenancy, choice, lock};
 
 const WAKER: Token = Token(0);
 const CHANNEL: Token = Token(1);
+const WAYS: Token = Token(2);
 
 /// The running thread.
 pub(in super::super) struct Watch {
     /// Dropped to stop it.
     stop: Option<Sender<()>>,
     doubt: Arc<AtomicBool>,
-    waker: Arc<Waker>,
+    waker: Waker,
     thread: JoinHandle<Option<LoginError>>,
 }
 
@@ -43,17 +46,21 @@ impl Watch {
         (tenancy, host): (Arc<Mutex<Tenancy>>, Arc<Mutex<ClientHost>>),
         control: ControlHandle,
         carriage: Option<CarriageHandle>,
-    ) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    ) -> Result<Self, DaemonError> {
+        let mut ways = Ways::open(steward.servers.mark())?;
+        ways.watch(&lock(&tenancy).outside());
+        let start = |error| DaemonError::io("starting the steward of the lease")(error);
+        let poll = Poll::new().map_err(start)?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(start)?;
+        ways.register(poll.registry(), WAYS).map_err(start)?;
         let (sender, stop) = bounded(0);
         let doubt = Arc::new(AtomicBool::new(false));
         let doubts = Arc::clone(&doubt);
         let mut rounds =
-            Rounds { steward, tenancy, host, control, carriage, poll, stop, doubt: doubts };
+            Rounds { steward, tenancy, host, control, carriage, poll, ways, stop, doubt: doubts };
         rounds.show_way_in(&login);
         let thread = thread::Builder::new().name("steward".to_owned());
-        let thread = thread.spawn(move || rounds.run(login))?;
+        let thread = thread.spawn(move || rounds.run(login)).map_err(start)?;
         Ok(Self { stop: Some(sender), doubt, waker, thread })
     }
 
@@ -107,6 +114,7 @@ struct Rounds {
     control: ControlHandle,
     carriage: Option<CarriageHandle>,
     poll: Poll,
+    ways: Ways,
     stop: Receiver<()>,
     doubt: Arc<AtomicBool>,
 }
@@ -218,12 +226,20 @@ impl Rounds {
         }
     }
 
+    /// Waits for an event, and sees to it if it is that the network has changed.
     fn wait(&mut self, events: &mut Events, time: Duration) {
+        let now = clock::now();
+        let ways_due = self.ways.poll_timeout(now).map(|due| due.saturating_duration_since(now));
+        let time = ways_due.map_or(time, |due| due.min(time));
         if let Err(error) = self.poll.poll(events, Some(time))
             && error.kind() != io::ErrorKind::Interrupted
         {
             log::error!("waiting for events failed: {error}");
             thread::sleep(time.min(Duration::from_secs(1)));
+        }
+        if self.ways.have_changed(events, clock::now()) {
+            self.doubt.store(true, Ordering::Relaxed);
+            self.control.order(|engine, now| engine.network_changed(now));
         }
     }
 
@@ -290,6 +306,7 @@ impl Rounds {
         if let Err(error) = tenancy.furnish(&mut host) {
             log::error!("not everything that the lease says is in place: {error}");
         }
+        self.ways.watch(&tenancy.outside());
         let choice = tenancy.choice();
         *lock(&self.tenancy) = tenancy;
         self.control.order(move |engine, now| engine.choose_server(now, choice));

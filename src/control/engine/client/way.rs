@@ -122,6 +122,18 @@ impl Client {
         }
     }
 
+    /// Has the server see where datagrams come from now; what waits for an answer is sent again.
+    pub(in super::super) fn show_way(&mut self, core: &mut Core, now: Now) {
+        if let Some(current) = &self.current {
+            for path in &mut self.paths {
+                path.probe(core, now.monotonic, &current.session);
+            }
+        }
+        if self.current.is_none() || self.attempt.is_some() {
+            self.begin_attempt(core, now);
+        }
+    }
+
     /// Leads all paths along the way in use. They must show afresh that they get through; the
     /// probes for that show the server the way, too.
     fn move_paths(&mut self, core: &mut Core, now: Instant) {

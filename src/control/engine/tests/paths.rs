@@ -264,6 +264,34 @@ fn a_client_that_roams_keeps_its_session() {
 }
 
 #[test]
+fn a_client_that_hears_of_another_network_shows_itself_though_it_has_nothing_to_say() {
+    let mut world = World::connected(2, 2);
+    let session = current_session(&world);
+    world.roam(Ipv4Addr::new(192, 0, 2, 200));
+    let now = world.clocks(Who::Client);
+    world.client.engine.network_changed(now);
+    world.pump();
+    world.run_for(ms(100));
+    let paths = world.server_status().paths;
+    assert!(paths.iter().all(|path| path.endpoint.as_ref().unwrap().starts_with("192.0.2.200:")));
+    assert_eq!(current_session(&world), session);
+}
+
+#[test]
+fn a_client_that_hears_of_another_network_does_not_wait_to_connect() {
+    let mut world = World::new(1, 1);
+    world.filter = Box::new(|at, _| at < SECOND * 60);
+    world.begin();
+    world.run_for(SECOND * 60);
+    assert_eq!(world.client.connects(), 0);
+    let now = world.clocks(Who::Client);
+    world.client.engine.network_changed(now);
+    world.pump();
+    world.run_for(ms(100));
+    assert_eq!(world.client.connects(), 1);
+}
+
+#[test]
 fn handshake_messages_do_not_move_a_peer() {
     let mut world = World::connected(1, 1);
     let before = world.server_status().paths[0].endpoint.clone();
