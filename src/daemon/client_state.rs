@@ -132,10 +132,12 @@ impl ClientState {
         write_private(&self.directory.join(DEVICE_TOKEN), token.expose())
     }
 
-    /// The token is not good any more.
+    /// The token, if there is one, is not good any more.
     pub(super) fn forget_device_token(&self) {
         let path = self.directory.join(DEVICE_TOKEN);
-        if let Err(error) = fs::remove_file(&path) {
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             log::warn!("cannot remove {}: {error}", path.display());
         }
     }

@@ -19,6 +19,7 @@ mod tools;
 mod site;
 
 mod carrier;
+mod first_use;
 mod invites;
 mod lease;
 mod network;

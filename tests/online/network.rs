@@ -8,7 +8,7 @@ use corelane::sys::clock;
 
 use crate::daemon::Daemon;
 use crate::harness::PATIENCE;
-use crate::site::{SERVER_V4, Server, Site, add_user, await_online};
+use crate::site::{SERVER_V4, Server, Site, add_user, await_online, inner_address};
 use crate::tools;
 
 /// The promise: everything is as before so soon after the network has changed.
@@ -31,7 +31,7 @@ impl Online {
         let mut client = site.client("alice", &[addresses::SERVER_V4]);
         client.start(&site.lab.client);
         await_online(&mut client);
-        let address = inner_address(&site);
+        let address = inner_address(&site.lab.client);
         tools::ping(&site.lab.server, address, "-c 3 -i 0.01");
         Self { site, _server: server, client, address }
     }
@@ -54,7 +54,7 @@ impl Online {
         assert!(took < WITHIN, "{took:?}\n{}", self.client.log());
         let said = self.client.log().contains("the network has changed");
         assert!(said, "{}", self.client.log());
-        assert_eq!(inner_address(&self.site), self.address);
+        assert_eq!(inner_address(&self.site.lab.client), self.address);
         tools::ping(client, SERVER_V4, "-c 20 -i 0.01");
         assert_eq!(self.logins(), 2, "one login is enough: {}", self.client.log());
     }
@@ -67,12 +67,6 @@ impl Online {
     fn logins(&self) -> usize {
         self.client.log().matches("logged in to").count()
     }
-}
-
-fn inner_address(site: &Site) -> Ipv4Addr {
-    let said = tools::run(&site.lab.client, "ip -4 -o addr show dev corelane0");
-    let mut words = said.split_whitespace().skip_while(|word| *word != "inet").skip(1);
-    words.next().unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::daemon::Daemon;
 use crate::harness::PATIENCE;
+use crate::tools;
 
 /// Addresses of the server inside the tunnel.
 pub(crate) const SERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -194,4 +195,11 @@ fn write_secret(path: &Path, secret: &str) {
 /// Waits until a client is connected.
 pub(crate) fn await_online(client: &mut Daemon) {
     client.await_status(PATIENCE, "the client to be connected", |status| status.state == "up");
+}
+
+/// The address that a host has inside the tunnel.
+pub(crate) fn inner_address(host: &Host) -> Ipv4Addr {
+    let said = tools::run(host, "ip -4 -o addr show dev corelane0");
+    let mut words = said.split_whitespace().skip_while(|word| *word != "inet").skip(1);
+    words.next().unwrap().split('/').next().unwrap().parse().unwrap()
 }

@@ -10,7 +10,7 @@ use rand::{CryptoRng, Rng as _};
 use crate::accounts::store::{DatabaseUrl, Store};
 use crate::cli::cert::{AddressArgs, SERVER_DAYS};
 use crate::cli::{CliError, output};
-use crate::config::PORT_DEFAULT;
+use crate::config::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT};
 use crate::exit::ExitCode;
 use crate::handshake::keys::PrivateKey;
 use crate::login::pki::{PkiDirectory, PkiError, ServerAddress, Validity, write_new};
@@ -70,13 +70,15 @@ struct Places {
     pki: PathBuf,
     database: PathBuf,
     spool: PathBuf,
+    socket: PathBuf,
 }
 
 impl Places {
     fn of(directory: &Path) -> Self {
-        let state = match directory == Path::new(DIRECTORY) {
-            true => Path::new(STATE_DIRECTORY),
-            false => directory,
+        // What is elsewhere is all in one place: it may be a second server of this host.
+        let (state, socket) = match directory == Path::new(DIRECTORY) {
+            true => (Path::new(STATE_DIRECTORY), PathBuf::from(ACCOUNTS_SOCKET_DEFAULT)),
+            false => (directory, directory.join("accounts.sock")),
         };
         Self {
             config: directory.join("server.toml"),
@@ -84,6 +86,7 @@ impl Places {
             pki: directory.join("pki"),
             database: state.join("accounts.db"),
             spool: state.join("accounts.spool"),
+            socket,
         }
     }
 }
@@ -169,6 +172,7 @@ fn configuration(
         ("@CLIENT_CRL@", text(&pki.revocation_list())),
         ("@DATABASE@", text(&places.database)),
         ("@SPOOL@", text(&places.spool)),
+        ("@SOCKET@", text(&places.socket)),
         ("@ENDPOINT@", endpoint),
         ("@IPV4@", ipv4),
         ("@IPV6@", ipv6),

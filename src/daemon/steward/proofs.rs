@@ -108,21 +108,22 @@ impl Proofs {
         Self { login, state, answers, device_name, device_key, user, password: None }
     }
 
-    /// Logs in.
+    /// Logs in. A token that is refused may be good again tomorrow, when the user is let in again:
+    /// it is kept until something else has led to a login.
     pub(super) fn log_in(&mut self, channel: &mut Channel) -> Result<Granted, ProofError> {
         if let Some(token) = self.state.device_token()? {
             let credentials = Credentials { token: Some(token), ..Credentials::default() };
             match channel.login(&self.request(credentials), LOGIN_ANSWER_WITHIN) {
                 Err(error) if is_denied(&error) && self.has_other_means() => {
-                    log::warn!("this device's token is not good any more: {error}");
-                    self.state.forget_device_token();
+                    log::warn!("this device's token is not good at present: {error}");
                 }
                 outcome => return Ok(outcome?),
             }
         }
         let granted = self.log_in_by_other_means(channel)?;
-        if let Some(token) = &granted.terms.device_token {
-            self.state.set_device_token(token)?;
+        match &granted.terms.device_token {
+            Some(token) => self.state.set_device_token(token)?,
+            None => self.state.forget_device_token(),
         }
         Ok(granted)
     }
