@@ -66,6 +66,35 @@ fn a_demo_measures_everything_and_leaves_nothing() {
 }
 
 #[test]
+fn a_demo_of_logins_shows_every_promise_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let output = demo(directory.path())
+        .args(["--login", "--duration", "1", "--json", "--keep-logs"])
+        .arg(logs.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], 1);
+    let figure = |part: &str, name: &str| report[part][name].as_f64().unwrap();
+    for phase in ["udp_bps", "tls_bps", "again_bps"] {
+        assert!(figure("carrier", phase) > 1e6, "{report}");
+    }
+    // Twice what is promised: other tests want this machine, too.
+    assert!(figure("carrier", "to_tls_ms") < 4000.0, "{report}");
+    assert!(figure("failover", "online_again_ms") < 6000.0, "{report}");
+    assert!(figure("revocation", "took_ms") < 2000.0, "{report}");
+    assert!(report["revocation"]["answer"].as_str().unwrap().contains("closed in"), "{report}");
+    assert_eq!(report["revocation"]["peers_afterwards"], 0);
+    for name in ["first", "second", "client"] {
+        assert!(logs.path().join(format!("{name}.log")).is_file(), "{name}");
+    }
+    assert_nothing_left(directory.path());
+}
+
+#[test]
 fn a_signal_in_the_middle_ends_everything_with_a_word() {
     for signal in ["INT", "TERM"] {
         let directory = tempfile::tempdir().unwrap();

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::bench::StopFlag;
 use crate::cli::{CliError, output};
-use crate::demo::{Demo, DemoError, DemoOptions, Progress};
+use crate::demo::{Demo, DemoError, DemoOptions, DemoReport, LoginReport, Progress, show_logins};
 use crate::exit::ExitCode;
 use crate::lab::LabError;
 use crate::limits::{TUN_MTU_MAX, TUN_MTU_MIN, WORKERS_MAX};
@@ -34,7 +35,11 @@ pub struct DemoArgs {
     /// Keep both hosts up afterwards, until Ctrl-C, and say how to enter them
     #[arg(long)]
     hold: bool,
-    /// Leave the logs of both daemons in this directory
+    /// Show instead how people log in, and what becomes of them when UDP is blocked, a server dies,
+    /// or they are disabled
+    #[arg(long, conflicts_with_all = ["mtu", "hold"])]
+    login: bool,
+    /// Leave the logs of the daemons in this directory
     #[arg(long, value_name = "DIR")]
     keep_logs: Option<PathBuf>,
 }
@@ -63,6 +68,12 @@ pub fn run(args: DemoArgs) -> Result<(), CliError> {
     };
     let mut progress = ProgressLine::default();
     let mut tell = |event: Progress<'_>| progress.tell(event);
+    if args.login {
+        let outcome = show_logins(&options, &stop, &mut tell);
+        progress.end();
+        let report = outcome?;
+        return show(args.json, &report, LoginReport::render);
+    }
     let outcome = Demo::start(options, stop, &mut tell).and_then(|mut demo| {
         let report = demo.measure(&mut tell)?;
         Ok((demo, report))
@@ -70,17 +81,25 @@ pub fn run(args: DemoArgs) -> Result<(), CliError> {
     // An error begins on a line of its own.
     progress.end();
     let (mut demo, report) = outcome?;
-    if args.json {
-        let json = serde_json::to_string_pretty(&report).map_err(CliError::failure)?;
-        output::print(&(json + "\n"))?;
-    } else {
-        output::print(&format!("\n{}", report.render()))?;
-    }
+    show(args.json, &report, DemoReport::render)?;
     if args.hold {
         output::warn(&format!("\n{}", demo.instructions()));
         demo.hold()?;
     }
     Ok(())
+}
+
+/// Prints a report, as JSON or as `render` puts it.
+fn show<R: Serialize>(
+    json: bool,
+    report: &R,
+    render: impl Fn(&R) -> String,
+) -> Result<(), CliError> {
+    if json {
+        let json = serde_json::to_string_pretty(report).map_err(CliError::failure)?;
+        return output::print(&(json + "\n"));
+    }
+    output::print(&format!("\n{}", render(report)))
 }
 
 impl From<DemoError> for CliError {

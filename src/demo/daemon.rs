@@ -34,23 +34,27 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program subcommand -c CONFIG` on `host`.
+    /// Starts `program subcommand -c CONFIG` on `host`. With `secrets`, a line each, it reads them
+    /// from its standard input.
     pub(super) fn spawn(
         host: &Host,
         program: &Path,
         subcommand: &str,
         files: &DaemonFiles,
+        secrets: Option<&str>,
     ) -> Result<Self, DemoError> {
         let name = host.name();
         let log = File::create(&files.log)
             .map_err(DemoError::io(format!("write the log {}", files.log.display())))?;
         let errors = log.try_clone().map_err(DemoError::io("open a log twice"))?;
-        let child = host
+        let input = if secrets.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = host
             .command(program)?
             .arg(subcommand)
             .arg("-c")
             .arg(&files.config)
-            .stdin(Stdio::null())
+            .args(secrets.map(|_| "--password-stdin"))
+            .stdin(input)
             .stdout(log)
             .stderr(errors)
             // The demo's own service manager is not interested in these daemons.
@@ -59,6 +63,10 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .map_err(DemoError::io(format!("start the {name} from {}", program.display())))?;
+        if let (Some(secrets), Some(mut input)) = (secrets, child.stdin.take()) {
+            // A pipe has room for them; if the daemon ends before it reads them its log says why.
+            let _ = input.write_all(secrets.as_bytes());
+        }
         Ok(Self { name, child, files: files.clone() })
     }
 
@@ -120,6 +128,15 @@ impl Daemon {
             Ok(text) => format!("{title}:\n{text}"),
             Err(error) => format!("{title} cannot be read: {error}\n"),
         }
+    }
+
+    /// Ends it as a crash does, without a word.
+    pub(super) fn kill(&mut self) -> Result<(), DemoError> {
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait())
+            .map(drop)
+            .map_err(DemoError::io("kill it"))
     }
 
     /// Ends it, by force if it does not end by itself.

@@ -55,6 +55,19 @@ pub enum DemoError {
     /// The tunnel did not come up.
     #[error("the tunnel does not answer: {0}")]
     NoAnswer(#[from] WaitTimeout),
+    /// A command of an administrator failed.
+    #[error("`corelane {command}` failed ({status}): {output}")]
+    Command {
+        /// Its arguments.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        output: String,
+    },
+    /// What the demo is to show did not happen.
+    #[error("{0}")]
+    NotShown(String),
     /// A measurement failed.
     #[error("{measurement}: {source}")]
     Measurement {

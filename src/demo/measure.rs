@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::DemoError;
 use super::report::{CpuFacts, DEMO_SCHEMA, DemoReport, LatencyRow, TcpRow, TunnelFacts, UdpRow};
 use super::site::SERVER_INNER_V4;
-use super::start::{STEPS_OF_STARTING, Steps};
+use super::start::{STEPS, STEPS_OF_STARTING, Steps};
 use super::{Demo, Tell, ping, proof};
 use crate::bench::{
     self, Attempt, BenchError, Direction, LatencyReport, LatencySpec, SearchReport, TestReport,
@@ -30,7 +30,7 @@ const TRIES_PER_DURATION: u32 = 4;
 const TRY_DURATION_MIN: Duration = Duration::from_millis(200);
 
 pub(super) fn measure(demo: &mut Demo, tell: Tell<'_>) -> Result<DemoReport, DemoError> {
-    let mut steps = Steps::new(STEPS_OF_STARTING, tell);
+    let mut steps = Steps::new(STEPS_OF_STARTING, STEPS, tell);
     let ping = demo.measure_ping(&mut steps)?;
     let mut tcp = Vec::with_capacity(TCP_TESTS.len());
     for (streams, direction) in TCP_TESTS {

@@ -7,9 +7,14 @@
 //! daemons and removes the directory; the namespaces vanish with the process, and the daemons die
 //! with it however it ends. Nothing waits without a bound, and a raised [`StopFlag`] ends every
 //! step within a tick.
+//!
+//! [`show_logins`] is another demo: people log in, UDP is blocked, a server dies, a user is
+//! disabled.
 
 mod daemon;
+mod directory;
 mod error;
+mod logins;
 mod measure;
 mod ping;
 mod proof;
@@ -23,6 +28,9 @@ use std::thread;
 use std::time::Duration;
 
 pub use error::DemoError;
+pub use logins::{
+    CarrierFacts, FailoverFacts, LOGIN_DEMO_SCHEMA, LoginReport, RevocationFacts, show_logins,
+};
 pub use proof::ProofReport;
 pub use report::{DEMO_SCHEMA, DemoReport, LatencyRow, TcpRow, TunnelFacts, UdpRow};
 

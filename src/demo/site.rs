@@ -1,15 +1,14 @@
-//! The private directory of a demo: keys, configurations, status sockets, logs.
+//! The files of a demo: keys, configurations, status sockets, logs.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use serde::Serialize;
 
+use super::directory::PrivateDirectory;
 use super::{DemoError, DemoOptions};
 use crate::handshake::keys::{PrivateKey, PublicKey};
 use crate::lab::addresses::SERVER_V4;
@@ -32,35 +31,27 @@ pub(super) struct DaemonFiles {
     pub(super) log: PathBuf,
 }
 
-/// The directory and what lies in it; removed when dropped.
+/// The directory and what lies in it.
 #[derive(Debug)]
 pub(super) struct Site {
-    directory: PathBuf,
+    directory: PrivateDirectory,
     pub(super) server: DaemonFiles,
     pub(super) client: DaemonFiles,
 }
 
 impl Site {
-    /// Makes the directory, which only this user can enter, with fresh keys and configurations.
+    /// Makes the directory, with fresh keys and configurations.
     pub(super) fn create(options: &DemoOptions) -> Result<Self, DemoError> {
-        let random = OsRng
-            .try_next_u64()
-            .map_err(|error| DemoError::io("read random bytes")(io::Error::other(error)))?;
-        let directory = std::env::temp_dir().join(format!("corelane-demo-{random:016x}"));
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(DemoError::io(format!("make the directory {}", directory.display())))?;
-        let logs = options.keep_logs.as_ref().unwrap_or(&directory);
+        let directory = PrivateDirectory::create()?;
+        let logs = options.keep_logs.as_deref().unwrap_or_else(|| directory.path()).to_owned();
         let files = |name: &str| DaemonFiles {
-            config: directory.join(format!("{name}.toml")),
-            status_socket: directory.join(format!("{name}.sock")),
+            config: directory.path().join(format!("{name}.toml")),
+            status_socket: directory.path().join(format!("{name}.sock")),
             log: logs.join(format!("{name}.log")),
         };
-        let site =
-            Self { server: files("server"), client: files("client"), directory: directory.clone() };
-        // From here on the directory is removed whatever happens.
-        fs::create_dir_all(logs)
+        let (server, client) = (files("server"), files("client"));
+        let site = Self { server, client, directory };
+        fs::create_dir_all(&logs)
             .map_err(DemoError::io(format!("make the directory {}", logs.display())))?;
         site.write(options)?;
         Ok(site)
@@ -100,22 +91,14 @@ impl Site {
 
     fn write_key(&self, name: &str) -> Result<(PathBuf, PublicKey), DemoError> {
         let key = PrivateKey::generate(&mut rand::rng());
-        let path = self.directory.join(name);
+        let path = self.directory.path().join(name);
         write_private(&path, &key.to_base64())?;
         Ok((path, key.public()))
     }
 }
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        // Best effort: what a killed daemon left here is removed as well, and a directory that is
-        // already gone is what was wanted.
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 /// Writes a file that only this user can read.
-fn write_private(path: &Path, text: &str) -> Result<(), DemoError> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), DemoError> {
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -225,14 +208,14 @@ mod tests {
         assert_eq!(client.config.status_socket, site.client.status_socket);
         assert_eq!(server.config.peers.len(), 1);
         assert!(options.keep_logs.unwrap().is_dir());
-        assert_eq!(fs::metadata(&site.directory).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(site.directory.path()).unwrap().mode() & 0o777, 0o700);
         let mut entries = 0;
-        for entry in fs::read_dir(&site.directory).unwrap() {
+        for entry in fs::read_dir(site.directory.path()).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().mode() & 0o777, 0o600);
             entries += 1;
         }
         assert_eq!(entries, 4);
-        let directory = site.directory.clone();
+        let directory = site.directory.path().to_owned();
         drop(site);
         assert!(!directory.exists());
     }

@@ -20,6 +20,8 @@ use crate::telemetry::status::StatusReport;
 
 /// Steps before the first measurement.
 pub(super) const STEPS_OF_STARTING: usize = 4;
+/// All of them.
+pub(super) const STEPS: usize = STEPS_OF_STARTING + STEPS_OF_MEASURING;
 /// How long a daemon may take to listen, and the tunnel to answer.
 const UP_WITHIN: Duration = Duration::from_secs(15);
 
@@ -28,7 +30,7 @@ pub(super) fn start(
     stop: StopFlag,
     tell: Tell<'_>,
 ) -> Result<Demo, DemoError> {
-    let mut steps = Steps::new(0, tell);
+    let mut steps = Steps::new(0, STEPS, tell);
     steps.begin("lay two hosts out, joined by a link");
     check_tun()?;
     let in_user_namespace = lab::ensure_privileges()?;
@@ -42,10 +44,10 @@ pub(super) fn start(
     steps.done("done");
 
     steps.begin("start a server and a client");
-    let mut server = Daemon::spawn(&lab.server, &options.program, "serve", &site.server)?;
+    let mut server = Daemon::spawn(&lab.server, &options.program, "serve", &site.server, None)?;
     let listening = await_status(&mut server, &stop, "the server to listen", |_| true);
     listening.map_err(|error| error.with_logs(&[&server]))?;
-    let client = Daemon::spawn(&lab.client, &options.program, "up", &site.client)?;
+    let client = Daemon::spawn(&lab.client, &options.program, "up", &site.client, None)?;
     steps.done("running");
 
     steps.begin("wait until the tunnel answers");
@@ -80,7 +82,7 @@ impl Demo {
 }
 
 /// Waits until the daemon answers and `ready` says so of its answer.
-fn await_status(
+pub(super) fn await_status(
     daemon: &mut Daemon,
     stop: &StopFlag,
     what: &str,
@@ -107,7 +109,7 @@ fn link_mtu(options: &DemoOptions) -> u32 {
 }
 
 /// Whether TUN devices can be made, before anything else is.
-fn check_tun() -> Result<(), DemoError> {
+pub(super) fn check_tun() -> Result<(), DemoError> {
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => Ok(()),
         Err(error) => Err(match (error.kind(), error.raw_os_error()) {
@@ -129,7 +131,7 @@ pub(super) struct BenchThread {
 }
 
 impl BenchThread {
-    fn start(host: &Host) -> Result<Self, DemoError> {
+    pub(super) fn start(host: &Host) -> Result<Self, DemoError> {
         let stop = StopFlag::new();
         let failed = |error: BenchError| {
             DemoError::io("start the traffic generator")(io::Error::other(error))
@@ -191,19 +193,19 @@ impl Drop for BenchThread {
 /// Numbers the steps.
 pub(super) struct Steps<'f> {
     number: usize,
+    of: usize,
     tell: Tell<'f>,
 }
 
 impl<'f> Steps<'f> {
-    /// Continues after `number` steps.
-    pub(super) fn new(number: usize, tell: Tell<'f>) -> Self {
-        Self { number, tell }
+    /// Continues after `number` steps `of` so many.
+    pub(super) fn new(number: usize, of: usize, tell: Tell<'f>) -> Self {
+        Self { number, of, tell }
     }
 
     pub(super) fn begin(&mut self, name: &str) {
         self.number += 1;
-        let of = STEPS_OF_STARTING + STEPS_OF_MEASURING;
-        (self.tell)(Progress::Step { number: self.number, of, name });
+        (self.tell)(Progress::Step { number: self.number, of: self.of, name });
     }
 
     pub(super) fn done(&mut self, result: &str) {
