@@ -1,6 +1,7 @@
 //! What a client changes on its host: addresses of the TUN device, routes into it, name servers.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
 
@@ -20,14 +21,16 @@ pub(super) struct ClientHost {
 }
 
 impl ClientHost {
-    /// A host whose TUN device is up, and which is to have these routes and ask these name servers.
-    pub(super) fn new(
+    /// A host whose TUN device is up, and which is to have these routes and ask these name servers:
+    /// for the control thread and the one that looks after the lease.
+    pub(super) fn shared(
         tun: String,
         upkeep: Upkeep,
         request: RouteRequest,
         name_servers: NameServers,
-    ) -> Self {
-        Self { tun, upkeep, request, routes: None, name_servers }
+    ) -> Arc<Mutex<Self>> {
+        let host = Self { tun, upkeep, request, routes: None, name_servers };
+        Arc::new(Mutex::new(host))
     }
 
     /// Puts the routes in place, and has the name servers asked that they lead to.

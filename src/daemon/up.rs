@@ -75,8 +75,7 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
     let engine = Engine::new_client(setup, Randomness::open()?, clock::now());
     let request = RouteRequest { prefixes: agreement.routes, outside, mark: config.mark };
     let name_servers = NameServers::new(&info.tun, config.dns_mode, agreement.dns);
-    let host = ClientHost::new(info.tun.clone(), upkeep, request, name_servers);
-    let host = Arc::new(Mutex::new(host));
+    let host = ClientHost::shared(info.tun.clone(), upkeep, request, name_servers);
     let (handle, orders) = ControlHandle::new(&poll);
     let carriage = Carriage::of(&config, ports, &handle, &engine)?;
     let words = carriage.as_ref().and_then(Carriage::handle);
