@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,10 +13,20 @@ use corelane::lab::{LabOptions, Routed, addresses};
 use corelane::sys::clock;
 use tempfile::TempDir;
 
-use crate::daemon::{CORELANE, Daemon};
+use crate::daemon::{CORELANE, Daemon, WITH_AN_OPEN_TUN};
 use crate::harness::PATIENCE;
 use crate::site::{await_online, inner_address};
 use crate::tools;
+
+/// Whom the server runs as where it is not root.
+const ORDINARY_USER: u32 = 65534;
+/// What the systemd unit starts the server with.
+const AS_THE_UNIT: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs \
+     --pdeathsig KILL --inh-caps -all,+net_admin,+net_bind_service \
+     --ambient-caps -all,+net_admin,+net_bind_service \
+     --bounding-set -all,+net_admin,+net_bind_service";
+/// What gives administrators the same user.
+const AS_THE_USER: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
 
 /// A host that the client reaches by the server alone.
 const FAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -25,6 +36,8 @@ struct FirstUse {
     directory: TempDir,
     server: Daemon,
     client: Daemon,
+    /// Stands in front of administrators' commands.
+    wrapper: Vec<String>,
 }
 
 impl Drop for FirstUse {
@@ -53,7 +66,7 @@ impl FirstUse {
         let (mut client, _) = Daemon::new(directory.path(), "alice", "up");
         let profiles = directory.path().join("profiles").display().to_string();
         client.flags.extend(["--state-directory".to_owned(), profiles]);
-        Self { lab, directory, server, client }
+        Self { lab, directory, server, client, wrapper: Vec::new() }
     }
 
     fn invite_file(&self) -> PathBuf {
@@ -63,8 +76,11 @@ impl FirstUse {
     /// What `corelane` says to a command, which must succeed.
     #[track_caller]
     fn run(&self, command: &str, stdin: &str) -> String {
-        let mut program = Command::new(CORELANE);
-        program.args(command.split_whitespace()).env_remove("RUST_LOG");
+        let own = self.server.program.to_str().unwrap();
+        let mut words = self.wrapper.iter().map(String::as_str);
+        let mut words = words.by_ref().chain([own]).chain(command.split_whitespace());
+        let mut program = Command::new(words.next().unwrap());
+        program.args(words).env_remove("RUST_LOG");
         program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = program.spawn().unwrap();
         child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
@@ -82,10 +98,18 @@ impl FirstUse {
 
     /// Sets up server and user, and hands the invite over.
     fn set_up(&self) {
+        self.init();
+        self.invite();
+    }
+
+    fn init(&self) {
         let directory = self.directory.path().display();
         let init = format!("init vpn --address {} --dir {directory}", addresses::SERVER_V4);
         let said = self.run(&init, "");
         assert!(said.contains("corelane user add NAME"), "{said}");
+    }
+
+    fn invite(&self) {
         let config = self.server.config_file().display().to_string();
         let add = format!("user add alice --password-stdin -c {config}");
         self.run(&add, "correct horse battery\n");
@@ -154,6 +178,43 @@ fn from_nothing_to_online_to_out_and_in_again() {
     site.up(&name, None);
     let log = site.server.log() + &site.client.log();
     assert!(!log.contains("clane_") && !log.contains("correct horse"), "no secret is logged");
+}
+
+#[test]
+fn the_server_needs_no_root() {
+    let mut site = FirstUse::new();
+    // The program may lie where an ordinary user cannot go.
+    let program = site.directory.path().join("corelane");
+    fs::copy(CORELANE, &program).unwrap();
+    chown(site.directory.path(), Some(ORDINARY_USER), Some(ORDINARY_USER)).unwrap();
+    // The client has its files there, too, and root without capabilities is a user like any other.
+    let everybodys = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(site.directory.path(), everybodys).unwrap();
+    site.server.program = program;
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    site.wrapper = words(AS_THE_USER);
+    site.server.wrapper = WITH_AN_OPEN_TUN.map(str::to_owned).to_vec();
+    site.server.wrapper.extend(words(AS_THE_UNIT));
+    site.init();
+    // What root does while the server is stopped does not get in its way.
+    let as_user = std::mem::take(&mut site.wrapper);
+    site.administer("user add bob");
+    site.wrapper = as_user;
+    site.invite();
+    site.serve();
+    let invite = fs::read_to_string(site.invite_file()).unwrap();
+    site.up("-", Some(invite));
+    // The table is put back, and taken away, by one who has the same rights only.
+    tools::run(&site.lab.server, "nft flush ruleset");
+    site.server.await_log("another program removed or changed");
+    tools::ping(&site.lab.client, FAR, "-c 5 -i 0.01");
+    // Root may administer, too.
+    site.wrapper.clear();
+    let said = site.administer("user disable alice");
+    assert!(said.contains("every path closed in "), "{said}");
+    site.expect_denied("the server has ended the session");
+    assert!(site.server.terminate().success(), "{}", site.server.log());
+    assert_eq!(tools::run(&site.lab.server, "nft list tables"), "");
 }
 
 #[test]

@@ -17,6 +17,18 @@ use crate::harness::PATIENCE;
 
 pub(crate) const CORELANE: &str = env!("CARGO_BIN_EXE_corelane");
 
+/// Runs a program where everybody may open `/dev/net/tun`, as udev has it on most machines: in a
+/// mount namespace of its own, so that the machine's own device stays as it is.
+pub(crate) const WITH_AN_OPEN_TUN: [&str; 7] = [
+    "unshare",
+    "--mount",
+    "--propagation=private",
+    "sh",
+    "-c",
+    "mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec \"$@\"",
+    "sh",
+];
+
 /// A daemon that can be started, stopped and started again. Killed when dropped.
 pub(crate) struct Daemon {
     name: String,

@@ -8,7 +8,7 @@ use std::path::Path;
 use corelane::handshake::keys::PrivateKey;
 use corelane::lab::{Host, wait_until};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, WITH_AN_OPEN_TUN};
 use crate::harness::{CLIENT_V4, Options, PATIENCE, SERVER_V4, SERVER_V6, TUN, Tunnel};
 use crate::tools::{echo, ping, run};
 
@@ -19,18 +19,6 @@ const ROUNDS_VARIABLE: &str = "CORELANE_TEST_ROUNDS";
 const MEMORY_GROWTH_MAX: u64 = 4 << 20;
 /// An ordinary user: nobody, on Debian and elsewhere.
 const ORDINARY_USER: u32 = 65534;
-
-/// Runs a program where everybody may open `/dev/net/tun`, as udev has it on most machines: in a
-/// mount namespace of its own, so that the machine's own device stays as it is.
-const WITH_AN_OPEN_TUN: [&str; 7] = [
-    "unshare",
-    "--mount",
-    "--propagation=private",
-    "sh",
-    "-c",
-    "mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec \"$@\"",
-    "sh",
-];
 
 /// What a process holds.
 #[derive(Debug)]

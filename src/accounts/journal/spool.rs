@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::accounts::model::Id;
 use crate::limits::SPOOL_RECORD_LEN_MAX;
-use crate::sys::file_lock;
+use crate::sys::{file_lock, peer};
 
 const MAGIC: [u8; 8] = *b"CLSPOOL1";
 const CHECKSUM_LEN: usize = 8;
@@ -252,9 +252,28 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Opens a file for its owner alone, or makes it.
+/// Opens a file for its owner alone, or makes it. One that root makes, as an administrator of a
+/// server that is stopped, belongs to whom the folder does: the server will want to open it.
 pub(super) fn private_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).mode(0o600);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            let owner = fs::metadata(folder_of(path))?;
+            if peer::own_user() == 0 && owner.uid() != 0 {
+                // A daemon of root has given the right to do so up, and keeps the file.
+                let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or_else(|| Path::new("."))
 }
 
 /// Writes a spool beside the old one and puts it in its place.
@@ -279,8 +298,7 @@ fn write_anew(path: &Path, id: Id, records: &[&Record]) -> io::Result<Arc<File>>
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 /// Keeps bytes under a name that is not taken.
