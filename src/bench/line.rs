@@ -1,7 +1,7 @@
 //! Messages as lines of JSON over a TCP connection, with a bound on the length of a line and on
 //! the time spent waiting for it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -54,12 +54,13 @@ impl LineChannel {
         let mut line = serde_json::to_vec(message)
             .map_err(|error| BenchError::Protocol(format!("cannot encode: {error}")))?;
         line.push(b'\n');
-        self.stream.write_all(&line).map_err(|error| {
-            if is_transient(&error) {
-                BenchError::TimedOut("sending a control message")
-            } else {
-                BenchError::Io { action: "sending a control message", source: error }
+        self.stream.write_all(&line).map_err(|error| match error.kind() {
+            _ if is_transient(&error) => BenchError::TimedOut("sending a control message"),
+            // It has closed the connection, which shows here or where its next message is awaited.
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+                BenchError::FarEndGone("from the control connection")
             }
+            _ => BenchError::Io { action: "sending a control message", source: error },
         })
     }
 

@@ -85,6 +85,8 @@ impl Writer {
         match self.store.commit(&self.source, &batches) {
             Ok(()) => {
                 self.one_by_one = self.one_by_one.saturating_sub(batches.len());
+                // Whoever waits for the batches must not be told that the database is away.
+                self.note_back();
                 self.shared.state().stored(batches.len());
                 self.shared.progress.notify_all();
             }
