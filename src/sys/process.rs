@@ -90,6 +90,21 @@ fn status_bytes(pid: u32, key: &str) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {key} in status")))
 }
 
+/// Lets the calling thread stand back behind others that want its CPU: the scheduler gives it the
+/// weight of this nice value (`setpriority(2)`, sched(7)). No right is needed for that.
+///
+/// # Errors
+/// The kernel's answer; `EACCES` where the thread has stood back further before.
+pub fn stand_back(nice: i32) -> io::Result<()> {
+    // 0 is the calling thread: Linux keeps nice values by thread, not by process.
+    // SAFETY: setpriority takes integers.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// A file without a name that lives in memory (`memfd_create(2)`) and is closed in programs that
 /// are started, unless it is handed to them.
 ///
@@ -124,6 +139,23 @@ mod tests {
         let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
         let most = most.to_string();
         assert_eq!(line.split_whitespace().filter(|word| **word == most).count(), 2, "{line}");
+    }
+
+    #[test]
+    fn a_thread_stands_back_and_its_process_does_not() {
+        let nice_of = |stat: &str| {
+            let stat = std::fs::read_to_string(stat).unwrap();
+            let (_, fields) = stat.rsplit_once(')').unwrap();
+            // The 19th field (proc_pid_stat(5)); the two before `)` are gone.
+            fields.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
+        };
+        let own = nice_of("/proc/thread-self/stat");
+        let further = (own + 3).min(19);
+        let seen = std::thread::spawn(move || {
+            super::stand_back(further).unwrap();
+            nice_of("/proc/thread-self/stat")
+        });
+        assert_eq!((seen.join().unwrap(), nice_of("/proc/thread-self/stat")), (further, own));
     }
 
     #[test]

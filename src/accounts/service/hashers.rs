@@ -1,4 +1,4 @@
-//! The threads that hash passwords.
+//! The threads that hash passwords. They stand back for those that move packets.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +6,8 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::limits::HASHES_QUEUED_MAX;
+use crate::limits::{HASHERS_NICE, HASHES_QUEUED_MAX};
+use crate::sys::process;
 
 /// A bounded number of threads with a bounded queue of jobs, all of one kind.
 #[derive(Debug)]
@@ -28,7 +29,12 @@ impl<J: Send + 'static> Hashers<J> {
         let work = Arc::new(work);
         let start = |number| {
             let (jobs, work): (Receiver<J>, _) = (jobs.clone(), Arc::clone(&work));
-            let run = move || jobs.iter().for_each(|job| work(job));
+            let run = move || {
+                if let Err(error) = process::stand_back(HASHERS_NICE) {
+                    log::warn!("passwords may cost other work some speed: {error}");
+                }
+                jobs.iter().for_each(|job| work(job));
+            };
             thread::Builder::new().name(format!("hasher{number}")).spawn(run)
         };
         let threads = (0..count.max(1)).map(start).collect::<io::Result<_>>()?;
