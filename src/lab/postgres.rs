@@ -220,16 +220,19 @@ fn programs() -> io::Result<PathBuf> {
     newest.map(|path| path.join("bin")).ok_or_else(missing)
 }
 
-/// A folder that is the server's alone. Its name is short, since a socket's path must be.
+/// A folder that is the server's, and its group's to pass through. Its name is short, since a
+/// socket's path must be.
 fn make_folder() -> io::Result<PathBuf> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let name = format!("corelane-pg-{}-{number}", std::process::id());
     let folder = std::env::temp_dir().join(name);
     fs::create_dir(&folder)?;
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+    // The group stays root's, so that daemons get at the socket after they have given up the right
+    // to pass by permissions.
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o710))?;
     if is_root() {
-        chown(&folder, Some(UNPRIVILEGED), Some(UNPRIVILEGED))?;
+        chown(&folder, Some(UNPRIVILEGED), None)?;
     }
     Ok(folder)
 }

@@ -20,6 +20,7 @@ mod site;
 
 mod carrier;
 mod first_use;
+mod fleet;
 mod invites;
 mod lease;
 mod network;

@@ -9,24 +9,13 @@ use corelane::sys::clock;
 use serde_json::Value;
 
 use crate::daemon::Daemon;
-use crate::site::{SERVER_V4, Server, Site, await_online};
+use crate::site::{SERVER_V4, Server, Site, ask, await_online};
 use crate::tools;
 
 /// How long a revocation may take, until every path is closed.
-const WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const WITHIN: Duration = Duration::from_secs(1);
 /// How often a user is let out and in again.
 const ROUNDS: usize = 20;
-
-/// What a command of an administrator says.
-#[track_caller]
-fn ask(server: &Server, command: &[&str]) -> Value {
-    let mut command = command.to_vec();
-    let config = server.daemon.config_file();
-    command.extend(["--json", "-c", config.to_str().unwrap()]);
-    let output = server.daemon.ask_nobody(&command);
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 /// A server on which alice may log in, and her client, online by an invite.
 fn online(site: &Site) -> (Server, Daemon) {
@@ -56,7 +45,7 @@ fn invited(site: &Site) -> Daemon {
 
 /// The client was told why, and has ended with the exit code for it.
 #[track_caller]
-fn expect_out(client: &mut Daemon, why: &str) {
+pub(crate) fn expect_out(client: &mut Daemon, why: &str) {
     assert_eq!(client.await_end().code(), Some(ExitCode::Denied as i32), "{}", client.log());
     assert!(client.log().contains(why), "{}", client.log());
 }

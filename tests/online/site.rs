@@ -12,6 +12,7 @@ use corelane::lab::{Host, LabOptions, Routed, addresses};
 use corelane::login::pki::{PkiDirectory, Purpose, ServerAddress, Validity};
 use corelane::login::tls::Pin;
 use corelane::sys::clock;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
@@ -35,7 +36,7 @@ pub(crate) struct Site {
 /// A server of a site.
 pub(crate) struct Server {
     pub(crate) daemon: Daemon,
-    database: PathBuf,
+    database: String,
     spool: PathBuf,
     name: String,
 }
@@ -65,9 +66,14 @@ impl Site {
 
     /// A server that is not started; `more` is added to its configuration.
     pub(crate) fn server(&self, name: &str, more: &str) -> Server {
+        let database = self.path(&format!("{name}.db"));
+        self.server_with_database(name, database.to_str().unwrap(), more)
+    }
+
+    /// The same, whose accounts are in a database of others, too.
+    pub(crate) fn server_with_database(&self, name: &str, database: &str, more: &str) -> Server {
         let (daemon, _) = Daemon::new(self.directory.path(), name, "serve");
-        let (database, spool) =
-            (self.path(&format!("{name}.db")), self.path(&format!("{name}.spool")));
+        let spool = self.path(&format!("{name}.spool"));
         let socket = self.path(&format!("{name}.accounts"));
         let text = format!(
             "[server]\nlisten = [\"0.0.0.0:{PORT}\"]\nprivate_key_file = {:?}\n\
@@ -83,7 +89,7 @@ impl Site {
             self.pki.revocation_list(),
         );
         fs::write(daemon.config_file(), text).unwrap();
-        Server { daemon, database, spool, name: name.to_owned() }
+        Server { daemon, database: database.to_owned(), spool, name: name.to_owned() }
     }
 
     /// A client that is not started, of the user of that name.
@@ -164,7 +170,7 @@ impl Server {
         operations: impl IntoIterator<Item = Operation>,
     ) -> Vec<Outcome> {
         assert!(!self.daemon.is_started());
-        let database = self.database.to_str().unwrap().parse().unwrap();
+        let database = self.database.parse().unwrap();
         let name = self.name.parse().unwrap();
         let options = AccountsOptions::new(database, self.spool.clone(), name);
         let accounts = Accounts::open(options).unwrap();
@@ -202,4 +208,15 @@ pub(crate) fn inner_address(host: &Host) -> Ipv4Addr {
     let said = tools::run(host, "ip -4 -o addr show dev corelane0");
     let mut words = said.split_whitespace().skip_while(|word| *word != "inet").skip(1);
     words.next().unwrap().split('/').next().unwrap().parse().unwrap()
+}
+
+/// What a command of an administrator says.
+#[track_caller]
+pub(crate) fn ask(server: &Server, command: &[&str]) -> Value {
+    let mut command = command.to_vec();
+    let config = server.daemon.config_file();
+    command.extend(["--json", "-c", config.to_str().unwrap()]);
+    let output = server.daemon.ask_nobody(&command);
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
