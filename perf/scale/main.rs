@@ -6,6 +6,8 @@
 //! cargo build --release && cargo run --release --example scale -- [--sessions N] [--out DIR]
 //! ```
 
+#[path = "../runner/figures.rs"]
+mod figures;
 mod file;
 #[path = "../runner/machine.rs"]
 mod machine;
@@ -21,8 +23,8 @@ use clap::Parser;
 use corelane::config::Source;
 use corelane::lab::{self, Host, wait_until};
 use corelane::sys::{clock, process, signal};
-use serde::Serialize;
 
+use figures::{Bound, Figure, Report};
 use machine::Machine;
 use population::{Failure, Population};
 
@@ -54,49 +56,6 @@ struct Args {
     out: PathBuf,
 }
 
-/// One measured thing.
-#[derive(Serialize)]
-struct Figure {
-    what: String,
-    value: f64,
-    unit: &'static str,
-    /// What it should reach, if anything.
-    bound: Option<Bound>,
-}
-
-#[derive(Clone, Copy, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Bound {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-impl Figure {
-    fn is_met(&self) -> bool {
-        match self.bound {
-            Some(Bound::AtMost(most)) => self.value <= most,
-            Some(Bound::AtLeast(least)) => self.value >= least,
-            None => true,
-        }
-    }
-
-    fn row(&self) -> String {
-        let bound = match self.bound {
-            Some(Bound::AtMost(most)) => format!("at most {most:.2}"),
-            Some(Bound::AtLeast(least)) => format!("at least {least:.0}"),
-            None => String::new(),
-        };
-        format!("| {} | {:.2} {} | {bound} |\n", self.what, self.value, self.unit)
-    }
-}
-
-#[derive(Serialize)]
-struct Report {
-    schema: u32,
-    machine: Machine,
-    figures: Vec<Figure>,
-}
-
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -123,22 +82,12 @@ fn run(args: &Args) -> Result<bool, Failure> {
     figures.push(handshakes()?);
     figures.extend(start()?);
     let report = Report { schema: 1, machine, figures };
-    let table = markdown(&report);
+    let table = report.markdown();
     fs::create_dir_all(&args.out)?;
     fs::write(args.out.join("scale.json"), serde_json::to_vec_pretty(&report)?)?;
     fs::write(args.out.join("scale.md"), &table)?;
     println!("{table}");
-    Ok(report.figures.iter().all(Figure::is_met))
-}
-
-fn markdown(report: &Report) -> String {
-    let Machine { cpu, cores, kernel, taken_at, load_before, .. } = &report.machine;
-    let mut table = format!(
-        "{cpu}, {cores} CPUs, Linux {kernel}, {taken_at}, load before {load_before:.2}\n\n\
-         | what | measured | to reach |\n| --- | --- | --- |\n"
-    );
-    table.extend(report.figures.iter().map(Figure::row));
-    table
+    Ok(report.is_met())
 }
 
 /// Resident memory of this process with a server in it: its peers, then a session for each.
@@ -265,23 +214,4 @@ fn start_daemon(directory: &Path, config: &Path) -> Result<f64, Failure> {
         return Err(format!("the server ended with {status}: {}", said()).into());
     }
     Ok(seconds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Bound, Figure};
-
-    #[test]
-    fn a_bound_is_met_up_to_itself() {
-        let figure = |value, bound| Figure { what: String::new(), value, unit: "", bound };
-        for (value, bound, met) in [
-            (2.0, Some(Bound::AtMost(2.0)), true),
-            (2.1, Some(Bound::AtMost(2.0)), false),
-            (2.0, Some(Bound::AtLeast(2.0)), true),
-            (1.9, Some(Bound::AtLeast(2.0)), false),
-            (1.9, None, true),
-        ] {
-            assert_eq!(figure(value, bound).is_met(), met);
-        }
-    }
 }
