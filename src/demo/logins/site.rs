@@ -74,11 +74,7 @@ impl Site {
         let files = self.server_files(place);
         let config = fs::read_to_string(&files.config)
             .map_err(DemoError::io(format!("read {}", files.config.display())))?;
-        let accounts = format!(
-            "[accounts]\nserver_name = {}\nsocket = {}\n",
-            quoted(place.name),
-            quoted(directory.join("accounts.sock"))
-        );
+        let accounts = format!("[accounts]\nserver_name = {}\n", quoted(place.name));
         let config = config.replacen("[accounts]\n", &accounts, 1) + &common(&files, options);
         fs::write(&files.config, config)
             .map_err(DemoError::io(format!("write {}", files.config.display())))?;
