@@ -291,7 +291,7 @@ pub const ARGON2_PASSES: u32 = 2;
 pub const HASHERS_MAX: usize = 4;
 /// How far those threads stand back, as a nice value. This is the furthest: beside a thread that is
 /// always busy, one of them gets a seventieth of their CPU, and all of it while the other waits.
-/// Less far costs others more and lets no more people in (docs/performance.md, "Logins").
+/// What less costs others is in docs/performance.md, "Logins".
 pub const HASHERS_NICE: i32 = 19;
 /// Logins that wait for one of them. One more is told that the server is busy: at some 20 ms each,
 /// these take as long as a client waits.
