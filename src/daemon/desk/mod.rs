@@ -8,10 +8,11 @@
 //! when the last worker has let go.
 
 mod load;
+mod register;
 mod residents;
 mod rounds;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -33,18 +34,18 @@ use crate::control::engine::{AdmitError, PeerSetup};
 use crate::control::runtime::ControlHandle;
 use crate::dataplane::messages::Receipt;
 use crate::handshake::keys::{PresharedKey, PublicKey};
-use crate::limits::RETURN_WITHIN;
 use crate::login::carrier::{CarrierHandle, CarrierStream};
 use crate::login::message::LeaseTerms;
 use crate::login::server::{
     Answer, CarrierConnection, CarrierSink, LoginAttempt, LoginDesk, LoginHandle, LoginId, Refused,
 };
-use crate::policy::{Defaults, Policies};
+use crate::policy::Defaults;
 use crate::sys::clock;
 use crate::telemetry::counters::Carried;
 
 use load::Load;
-use residents::{Resident, Residents};
+use register::Register;
+use residents::Resident;
 
 pub(super) use rounds::Rounds;
 
@@ -77,32 +78,6 @@ struct Inner {
     /// Set once the login thread runs.
     logins: OnceLock<LoginHandle>,
     defaults: Defaults,
-}
-
-/// Orders to the control thread are given while this is locked, so that they arrive in the order of
-/// what is written here.
-#[derive(Default)]
-struct Register {
-    residents: Residents,
-    policies: Policies<Name>,
-    /// Devices whose session has been replaced by one that has not moved in yet, and since when.
-    returning: BTreeMap<PublicKey, Instant>,
-}
-
-impl Register {
-    fn await_return(&mut self, device: PublicKey, now: Instant) {
-        self.returning.insert(device, now);
-    }
-
-    /// Devices that have not come back in time: they have logged in somewhere else.
-    fn take_lost(&mut self, now: Instant) -> Vec<PublicKey> {
-        let Self { residents, returning, .. } = self;
-        returning.retain(|device, _| residents.session_of(device).is_none());
-        let is_late = |(_, since): &(&PublicKey, &Instant)| now >= **since + RETURN_WITHIN;
-        let lost: Vec<_> = returning.iter().filter(is_late).map(|(device, _)| *device).collect();
-        returning.retain(|device, _| !lost.contains(device));
-        lost
-    }
 }
 
 impl Desk {
@@ -181,12 +156,14 @@ impl Inner {
         let mut terms = self.house().terms(&resident, grant.expires);
         terms.device_token = grant.device_token;
         let mut register = self.register();
-        let Register { residents, policies, .. } = &mut *register;
-        if !residents.move_in(resident) {
+        if !register.move_in(resident) {
             drop(register);
+            // It may have ended already; then there is nothing to do for the accounts.
+            self.accounts.end(session, SessionEnd::Revoked);
             return answer(Err(refused(refusal_of(SessionEnd::Revoked))));
         }
         let now = clock::now();
+        let policies = &mut register.policies;
         let policy = policies.compile(now, &grant.user, &grant.bounds, &grant.acl, self.defaults);
         let addresses = [grant.ipv4.map(IpAddr::V4), grant.ipv6.map(IpAddr::V6)];
         let peer = PeerSetup {
@@ -257,6 +234,10 @@ impl LoginDesk for Desk {
     fn login(&self, attempt: LoginAttempt, answer: Answer) {
         let LoginAttempt { id, from, request, device_key, certificate, psk } = attempt;
         let serial = certificate.as_ref().map(|shown| shown.serial.clone());
+        // Its handshake went by the revocation list of the moment in which it connected.
+        if serial.as_ref().is_some_and(|serial| self.inner.register().is_revoked(serial)) {
+            return answer(Err(refused(refusal_of(SessionEnd::Revoked))));
+        }
         let credentials = request.credentials;
         let attempt = AccountsAttempt {
             from,
@@ -312,7 +293,7 @@ impl LoginDesk for Desk {
     }
 
     fn revoked(&self, serials: &BTreeSet<String>) {
-        let sessions = self.inner.register().residents.with_certificates(serials);
+        let sessions = self.inner.register().revoke(serials);
         for session in sessions {
             self.inner.accounts.end(session, SessionEnd::Revoked);
         }

@@ -117,10 +117,10 @@ fn hash(ticket: &Secret) -> [u8; 32] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn resident(login: u64, session: i64, device: u8) -> Resident {
+    pub(in super::super) fn resident(login: u64, session: i64, device: u8) -> Resident {
         Resident {
             login: LoginId(login),
             session: Id(session),
@@ -132,6 +132,12 @@ mod tests {
             ticket: Secret::new(format!("ticket {login}")),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::resident;
+    use super::*;
 
     #[test]
     fn whoever_moves_out_leaves_nothing_behind() {

@@ -264,7 +264,7 @@ impl Connections {
     /// now is out.
     pub(super) fn renew_tls(&mut self, now: Instant, tls: ServerTls) {
         let before = std::mem::replace(&mut self.tls, tls);
-        if self.tls.revoked.is_subset(&before.revoked) {
+        if self.tls.revoked == before.revoked {
             return;
         }
         let revoked = Arc::clone(&self.tls.revoked);

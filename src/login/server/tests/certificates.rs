@@ -142,6 +142,20 @@ fn a_revoked_certificate_ends_its_sessions_within_a_second_and_opens_no_more() {
 }
 
 #[test]
+fn the_desk_hears_of_a_revocation_that_is_taken_back() {
+    let (site, (desk, told)) = (Site::new(), Desk::new());
+    let _thread = site.serve(&desk);
+    let (certificate, _) = site.client_as("bob");
+    let before = std::fs::read(site.pki.revocation_list()).unwrap();
+    site.pki.revoke(&certificate.serial, clock::unix_time()).unwrap();
+    assert!(
+        matches!(heard(&told), Told::Revoked(serials) if serials.contains(&certificate.serial))
+    );
+    std::fs::write(site.pki.revocation_list(), before).unwrap();
+    assert!(matches!(heard(&told), Told::Revoked(serials) if serials.is_empty()));
+}
+
+#[test]
 fn a_damaged_revocation_list_leaves_the_one_before_in_force() {
     let (site, (desk, _told)) = (Site::new(), Desk::new());
     let thread = site.serve(&desk);

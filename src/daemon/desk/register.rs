@@ -1,0 +1,79 @@
+//! What the desk knows: who is here, and what has been said about those who are about to come.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::accounts::model::Id;
+use crate::accounts::names::Name;
+use crate::handshake::keys::PublicKey;
+use crate::limits::RETURN_WITHIN;
+use crate::policy::Policies;
+
+use super::residents::{Resident, Residents};
+
+/// Orders to the control thread are given while this is locked, so that they arrive in the order of
+/// what is written here.
+#[derive(Default)]
+pub(super) struct Register {
+    pub(super) residents: Residents,
+    pub(super) policies: Policies<Name>,
+    /// Devices whose session has been replaced by one that has not moved in yet, and since when.
+    returning: BTreeMap<PublicKey, Instant>,
+    /// The serial numbers on the revocation list.
+    revoked: BTreeSet<String>,
+}
+
+impl Register {
+    /// Lets somebody move in; `false` if the session has ended already, or if its certificate has
+    /// been revoked while the login was decided.
+    pub(super) fn move_in(&mut self, resident: Resident) -> bool {
+        let shown = resident.certificate.as_ref();
+        if shown.is_some_and(|serial| self.is_revoked(serial)) {
+            return false;
+        }
+        self.residents.move_in(resident)
+    }
+
+    /// Takes a new revocation list. Returns the sessions that it ends.
+    pub(super) fn revoke(&mut self, serials: &BTreeSet<String>) -> Vec<Id> {
+        self.revoked.clone_from(serials);
+        self.residents.with_certificates(serials)
+    }
+
+    /// Whether the revocation list names this serial number.
+    pub(super) fn is_revoked(&self, serial: &str) -> bool {
+        self.revoked.contains(serial)
+    }
+
+    pub(super) fn await_return(&mut self, device: PublicKey, now: Instant) {
+        self.returning.insert(device, now);
+    }
+
+    /// Devices that have not come back in time: they have logged in somewhere else.
+    pub(super) fn take_lost(&mut self, now: Instant) -> Vec<PublicKey> {
+        let Self { residents, returning, .. } = self;
+        returning.retain(|device, _| residents.session_of(device).is_none());
+        let is_late = |(_, since): &(&PublicKey, &Instant)| now >= **since + RETURN_WITHIN;
+        let lost: Vec<_> = returning.iter().filter(is_late).map(|(device, _)| *device).collect();
+        returning.retain(|device, _| !lost.contains(device));
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::residents::testing::resident;
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_revoked_while_its_login_is_decided_does_not_move_in() {
+        let mut register = Register::default();
+        assert!(register.move_in(resident(1, 10, 1)));
+        let serials = BTreeSet::from(["01".to_owned(), "02".to_owned()]);
+        assert_eq!(register.revoke(&serials), [Id(10)]);
+        assert!(!register.move_in(resident(2, 20, 2)));
+        assert!(register.move_in(resident(3, 30, 3)), "another certificate is still good");
+        assert_eq!(register.revoke(&BTreeSet::new()), []);
+        assert!(register.move_in(resident(2, 40, 2)), "it is on the list no more");
+    }
+}
