@@ -163,8 +163,9 @@ impl Inner {
             return answer(Err(refused(refusal_of(SessionEnd::Revoked))));
         }
         let now = clock::now();
+        let (bounds, acl) = register.take_change(session).unwrap_or((grant.bounds, grant.acl));
         let policies = &mut register.policies;
-        let policy = policies.compile(now, &grant.user, &grant.bounds, &grant.acl, self.defaults);
+        let policy = policies.compile(now, &grant.user, &bounds, &acl, self.defaults);
         let addresses = [grant.ipv4.map(IpAddr::V4), grant.ipv6.map(IpAddr::V6)];
         let peer = PeerSetup {
             public_key: device_key,

@@ -6,8 +6,10 @@ use std::time::Instant;
 use crate::accounts::model::Id;
 use crate::accounts::names::Name;
 use crate::handshake::keys::PublicKey;
-use crate::limits::RETURN_WITHIN;
+use crate::limits::{ENDED_SESSION_KEPT, RETURN_WITHIN};
 use crate::policy::Policies;
+use crate::policy::acl::AclRule;
+use crate::policy::bounds::Bounds;
 
 use super::residents::{Resident, Residents};
 
@@ -21,6 +23,8 @@ pub(super) struct Register {
     returning: BTreeMap<PublicKey, Instant>,
     /// The serial numbers on the revocation list.
     revoked: BTreeSet<String>,
+    /// What holds since a moment for sessions that have been granted and not moved in yet.
+    changed_early: BTreeMap<Id, (Instant, Bounds, Vec<AclRule>)>,
 }
 
 impl Register {
@@ -45,6 +49,21 @@ impl Register {
         self.revoked.contains(serial)
     }
 
+    /// Other bounds and rules hold for a session that has not moved in yet.
+    pub(super) fn change_early(&mut self, session: Id, to: (Bounds, Vec<AclRule>), now: Instant) {
+        self.changed_early.insert(session, (now, to.0, to.1));
+    }
+
+    /// What holds for a session that has just moved in, if that is not what it was granted.
+    pub(super) fn take_change(&mut self, session: Id) -> Option<(Bounds, Vec<AclRule>)> {
+        self.changed_early.remove(&session).map(|(_, bounds, acl)| (bounds, acl))
+    }
+
+    /// Forgets what was kept for sessions that have not moved in since.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.changed_early.retain(|_, (at, ..)| now < *at + ENDED_SESSION_KEPT);
+    }
+
     pub(super) fn await_return(&mut self, device: PublicKey, now: Instant) {
         self.returning.insert(device, now);
     }
@@ -64,6 +83,7 @@ impl Register {
 mod tests {
     use super::super::residents::testing::resident;
     use super::*;
+    use crate::sys::clock;
 
     #[test]
     fn a_certificate_that_is_revoked_while_its_login_is_decided_does_not_move_in() {
@@ -75,5 +95,19 @@ mod tests {
         assert!(register.move_in(resident(3, 30, 3)), "another certificate is still good");
         assert_eq!(register.revoke(&BTreeSet::new()), []);
         assert!(register.move_in(resident(2, 40, 2)), "it is on the list no more");
+    }
+
+    #[test]
+    fn a_policy_that_changes_before_its_session_moves_in_holds_then() {
+        let (mut register, now) = (Register::default(), clock::now());
+        let slow = Bounds { up_bps: Some(5), ..Bounds::default() };
+        register.change_early(Id(10), (Bounds::default(), Vec::new()), now);
+        register.change_early(Id(10), (slow, Vec::new()), now);
+        register.change_early(Id(20), (slow, Vec::new()), now);
+        register.forget(now + ENDED_SESSION_KEPT / 2);
+        assert_eq!(register.take_change(Id(10)), Some((slow, Vec::new())));
+        assert_eq!(register.take_change(Id(10)), None);
+        register.forget(now + ENDED_SESSION_KEPT);
+        assert_eq!(register.take_change(Id(20)), None, "it never moved in");
     }
 }

@@ -79,6 +79,11 @@ impl Residents {
         self.by_login.get(&login)
     }
 
+    /// Whether somebody has moved in by this session.
+    pub(super) fn is_here(&self, session: Id) -> bool {
+        self.by_session.contains_key(&session)
+    }
+
     /// The newest session of a device.
     pub(super) fn session_of(&self, device: &PublicKey) -> Option<Id> {
         self.by_device.get(device).copied()

@@ -60,6 +60,7 @@ fn take_notices(inner: &Inner, notices: &Receiver<Notice>, stop: &Receiver<()>) 
             },
             recv(looks) -> _ => {
                 let mut register = inner.register();
+                register.forget(clock::now());
                 for device in register.take_lost(clock::now()) {
                     inner.control.dismiss(device, Receipt::new(()));
                 }
@@ -94,6 +95,9 @@ impl Inner {
             }
             Notice::PolicyChanged { session, device_key, bounds, acl, done } => {
                 let mut register = self.register();
+                if !register.residents.is_here(session) {
+                    return register.change_early(session, (bounds, acl), clock::now());
+                }
                 if register.residents.session_of(&device_key) != Some(session) {
                     return;
                 }
