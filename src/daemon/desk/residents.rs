@@ -1,6 +1,6 @@
 //! Who is logged in at this server: which login, which session, which device, which ticket.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ring::digest::{SHA256, digest};
@@ -9,6 +9,7 @@ use crate::accounts::model::Id;
 use crate::accounts::names::Name;
 use crate::accounts::secret::Secret;
 use crate::handshake::keys::PublicKey;
+use crate::limits::LOGINS_QUEUED_MAX;
 use crate::login::server::LoginId;
 
 /// Somebody who is logged in.
@@ -43,14 +44,16 @@ pub(super) struct Residents {
     by_device: BTreeMap<PublicKey, Id>,
     /// By the hash of the ticket, which cannot be felt for by the time that a search takes.
     by_ticket: BTreeMap<[u8; 32], LoginId>,
-    /// Sessions that ended before they moved in.
-    ended_early: BTreeSet<Id>,
+    /// Sessions that ended before they moved in, the latest last. As many are kept as logins can be
+    /// under way; some of these sessions never try to move in.
+    ended_early: VecDeque<Id>,
 }
 
 impl Residents {
     /// Lets somebody move in; `false` if the session has ended already.
     pub(super) fn move_in(&mut self, resident: Resident) -> bool {
-        if self.ended_early.remove(&resident.session) {
+        if let Some(at) = self.ended_early.iter().position(|ended| *ended == resident.session) {
+            self.ended_early.remove(at);
             return false;
         }
         self.by_session.insert(resident.session, resident.login);
@@ -63,7 +66,10 @@ impl Residents {
     /// A session has ended. If nobody has moved in by it yet, somebody is about to, and is not to.
     pub(super) fn move_out(&mut self, session: Id) -> Option<MovedOut> {
         let Some(login) = self.by_session.remove(&session) else {
-            self.ended_early.insert(session);
+            if self.ended_early.len() >= LOGINS_QUEUED_MAX {
+                self.ended_early.pop_front();
+            }
+            self.ended_early.push_back(session);
             return None;
         };
         let resident = self.by_login.remove(&login)?;
@@ -178,5 +184,15 @@ mod tests {
         assert!(!residents.move_in(resident(1, 10, 7)));
         assert_eq!(residents.len(), 0);
         assert!(residents.move_in(resident(2, 20, 7)), "another session does");
+    }
+
+    #[test]
+    fn of_those_who_never_come_only_so_many_are_remembered() {
+        let mut residents = Residents::default();
+        for session in 0..=LOGINS_QUEUED_MAX as i64 {
+            assert_eq!(residents.move_out(Id(session)), None);
+        }
+        assert_eq!(residents.ended_early.len(), LOGINS_QUEUED_MAX);
+        assert!(!residents.move_in(resident(1, LOGINS_QUEUED_MAX as i64, 7)));
     }
 }
