@@ -187,7 +187,7 @@ impl Inner {
     /// A session has ended: closes every path of it, and drops `done` when they are closed.
     fn move_out(&self, session: Id, device: PublicKey, end: SessionEnd, done: Acknowledgement) {
         let mut register = self.register();
-        let Some(moved_out) = register.residents.move_out(session) else { return };
+        let Some(moved_out) = register.move_out(session, device, clock::now()) else { return };
         if moved_out.is_last {
             match end {
                 // What the device is about to get takes the place of what it has.

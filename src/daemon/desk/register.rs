@@ -11,7 +11,7 @@ use crate::policy::Policies;
 use crate::policy::acl::AclRule;
 use crate::policy::bounds::Bounds;
 
-use super::residents::{Resident, Residents};
+use super::residents::{MovedOut, Resident, Residents};
 
 /// Orders to the control thread are given while this is locked, so that they arrive in the order of
 /// what is written here.
@@ -25,6 +25,8 @@ pub(super) struct Register {
     revoked: BTreeSet<String>,
     /// What holds since a moment for sessions that have been granted and not moved in yet.
     changed_early: BTreeMap<Id, (Instant, Bounds, Vec<AclRule>)>,
+    /// By which session a device was here last, and until when: what it has moved is told later.
+    left: BTreeMap<PublicKey, (Id, Instant)>,
 }
 
 impl Register {
@@ -36,6 +38,26 @@ impl Register {
             return false;
         }
         self.residents.move_in(resident)
+    }
+
+    /// A session of `device` has ended; `None` if nobody has moved in by it.
+    pub(super) fn move_out(
+        &mut self,
+        session: Id,
+        device: PublicKey,
+        now: Instant,
+    ) -> Option<MovedOut> {
+        let moved_out = self.residents.move_out(session)?;
+        if moved_out.is_last {
+            self.left.insert(device, (session, now));
+        }
+        Some(moved_out)
+    }
+
+    /// The session to which what a device has moved is counted.
+    pub(super) fn counted_session(&self, device: &PublicKey) -> Option<Id> {
+        let left = || self.left.get(device).map(|(session, _)| *session);
+        self.residents.session_of(device).or_else(left)
     }
 
     /// Takes a new revocation list. Returns the sessions that it ends.
@@ -59,9 +81,11 @@ impl Register {
         self.changed_early.remove(&session).map(|(_, bounds, acl)| (bounds, acl))
     }
 
-    /// Forgets what was kept for sessions that have not moved in since.
+    /// Forgets what was kept for sessions that have not moved in since, and those that have long
+    /// moved out.
     pub(super) fn forget(&mut self, now: Instant) {
         self.changed_early.retain(|_, (at, ..)| now < *at + ENDED_SESSION_KEPT);
+        self.left.retain(|_, (_, at)| now < *at + ENDED_SESSION_KEPT);
     }
 
     pub(super) fn await_return(&mut self, device: PublicKey, now: Instant) {
@@ -109,5 +133,23 @@ mod tests {
         assert_eq!(register.take_change(Id(10)), None);
         register.forget(now + ENDED_SESSION_KEPT);
         assert_eq!(register.take_change(Id(20)), None, "it never moved in");
+    }
+
+    #[test]
+    fn what_a_device_has_moved_counts_a_while_after_its_session_has_ended() {
+        let (mut register, now) = (Register::default(), clock::now());
+        let device = PublicKey([7; 32]);
+        assert_eq!(register.counted_session(&device), None);
+        for (login, session) in [(1, 10), (2, 20)] {
+            assert!(register.move_in(resident(login, session, 7)));
+            assert_eq!(register.counted_session(&device), Some(Id(session)));
+        }
+        register.move_out(Id(10), device, now).unwrap();
+        assert_eq!(register.counted_session(&device), Some(Id(20)));
+        register.move_out(Id(20), device, now).unwrap();
+        register.forget(now + ENDED_SESSION_KEPT / 2);
+        assert_eq!(register.counted_session(&device), Some(Id(20)));
+        register.forget(now + ENDED_SESSION_KEPT);
+        assert_eq!(register.counted_session(&device), None);
     }
 }

@@ -115,7 +115,7 @@ impl Inner {
     /// Tells the accounts what devices have moved.
     pub(super) fn add_usage(&self, usage: Vec<(PublicKey, Carried)>) {
         for (device, carried) in usage {
-            let session = self.register().residents.session_of(&device);
+            let session = self.register().counted_session(&device);
             if let Some(session) = session {
                 self.accounts.add_usage(session, carried.sent_bytes, carried.received_bytes);
             }
