@@ -187,7 +187,13 @@ impl Inner {
     /// A session has ended: closes every path of it, and drops `done` when they are closed.
     fn move_out(&self, session: Id, device: PublicKey, end: SessionEnd, done: Acknowledgement) {
         let mut register = self.register();
-        let Some(moved_out) = register.move_out(session, device, clock::now()) else { return };
+        let Some(moved_out) = register.move_out(session, device, clock::now()) else {
+            // The end of what was to take its place is the end of what the device still has.
+            if end != SessionEnd::Replaced && register.take_returning(&device) {
+                self.control.dismiss(device, Receipt::new(done));
+            }
+            return;
+        };
         if moved_out.is_last {
             match end {
                 // What the device is about to get takes the place of what it has.

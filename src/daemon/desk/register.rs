@@ -37,7 +37,12 @@ impl Register {
         if shown.is_some_and(|serial| self.is_revoked(serial)) {
             return false;
         }
-        self.residents.move_in(resident)
+        let device = resident.device_key;
+        let moves_in = self.residents.move_in(resident);
+        if moves_in {
+            self.returning.remove(&device);
+        }
+        moves_in
     }
 
     /// A session of `device` has ended; `None` if nobody has moved in by it.
@@ -92,10 +97,14 @@ impl Register {
         self.returning.insert(device, now);
     }
 
+    /// Whether a device was to come back. It is not any more.
+    pub(super) fn take_returning(&mut self, device: &PublicKey) -> bool {
+        self.returning.remove(device).is_some()
+    }
+
     /// Devices that have not come back in time: they have logged in somewhere else.
     pub(super) fn take_lost(&mut self, now: Instant) -> Vec<PublicKey> {
-        let Self { residents, returning, .. } = self;
-        returning.retain(|device, _| residents.session_of(device).is_none());
+        let returning = &mut self.returning;
         let is_late = |(_, since): &(&PublicKey, &Instant)| now >= **since + RETURN_WITHIN;
         let lost: Vec<_> = returning.iter().filter(is_late).map(|(device, _)| *device).collect();
         returning.retain(|device, _| !lost.contains(device));
@@ -151,5 +160,20 @@ mod tests {
         assert_eq!(register.counted_session(&device), Some(Id(20)));
         register.forget(now + ENDED_SESSION_KEPT);
         assert_eq!(register.counted_session(&device), None);
+    }
+
+    #[test]
+    fn a_device_that_has_come_back_is_neither_awaited_nor_lost() {
+        let (mut register, now) = (Register::default(), clock::now());
+        let [back, ended, elsewhere] = [7, 8, 9].map(|device| PublicKey([device; 32]));
+        for device in [back, ended, elsewhere] {
+            register.await_return(device, now);
+        }
+        assert!(register.move_in(resident(1, 10, 7)));
+        assert!(!register.take_returning(&back));
+        assert!(register.take_returning(&ended));
+        assert_eq!(register.take_lost(now), []);
+        assert_eq!(register.take_lost(now + RETURN_WITHIN), [elsewhere]);
+        assert_eq!(register.take_lost(now + RETURN_WITHIN), []);
     }
 }
