@@ -1,5 +1,7 @@
 //! A worker with a real device and real sockets, turned by hand.
 
+mod limits;
+
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;

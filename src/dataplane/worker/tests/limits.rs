@@ -1,0 +1,125 @@
+//! How fast TCP is through a limit: two real workers on two hosts.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::bench::{BenchServer, Direction, StopFlag, TestSpec, run_test};
+use crate::lab::addresses::{CLIENT_V4, SERVER_V4};
+use crate::lab::{Host, LabOptions, TwoHosts};
+use crate::limits::BENCH_PORT;
+use crate::policy::bounds::Bounds;
+use crate::policy::{Defaults, Policies};
+
+const LIMIT_BPS: u64 = 100_000_000;
+/// What is reached of it, as payload of TCP, and what is never exceeded.
+const REACHED_BPS: f64 = 95e6;
+const EXCEEDED_BPS: f64 = 102e6;
+
+/// One end of the tunnel: its only worker on a thread.
+struct End {
+    commands: Sender<WorkerCommand>,
+    waker: Arc<Waker>,
+    counters: Arc<WorkerCounters>,
+    thread: Option<thread::JoinHandle<()>>,
+    _reports: Receiver<WorkerEvent>,
+    _control: Poll,
+}
+
+impl End {
+    fn new(host: &Host, role: Role, address: Ipv4Addr, far: Ipv4Addr) -> Self {
+        let control = Poll::new().unwrap();
+        let control_waker = Arc::new(Waker::new(control.registry(), Token(0)).unwrap());
+        let (commands, command_queue) = crossbeam_channel::unbounded();
+        let (event_queue, reports) = crossbeam_channel::bounded(WORKER_EVENTS_MAX);
+        let counters = Arc::new(WorkerCounters::default());
+        let made = host.run(|| {
+            let mut tun = TunDevice::open("tunnel", 1, TunOffloadWish::ALL).unwrap();
+            testing::configure("tunnel", address, Ipv4Addr::new(255, 255, 255, 0));
+            testing::set_mtu("tunnel", TUN_MTU_DEFAULT);
+            let port = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4500));
+            Worker::new(WorkerParts {
+                worker: 0,
+                cpu: None,
+                tun: tun.queues.remove(0),
+                sockets: vec![UdpSocket::bind(port, &UdpOptions::default()).unwrap()],
+                commands: command_queue,
+                events: event_queue,
+                control_waker,
+                counters: Arc::clone(&counters),
+                options: ForwarderOptions {
+                    udp_gso: true,
+                    coalesce: CoalesceOptions::ALL,
+                    plaintext_max: usize::from(TUN_MTU_DEFAULT),
+                    copy_dscp: false,
+                    spin: crate::limits::SPIN_DEFAULT,
+                },
+            })
+        });
+        let (mut worker, waker) = made.unwrap().unwrap();
+        let owned = if role == Role::Client { SERVER } else { CLIENT };
+        let prefixes = PrefixTable::from_entries([(IpAddr::from(owned).into(), PEER)]);
+        commands.send(WorkerCommand::SetPrefixes(Arc::new(prefixes))).unwrap();
+        let remote = SocketAddr::from((far, 4500));
+        let endpoint = Some(Endpoint { remote, local: None, listener: 0 });
+        let install = SessionInstall { endpoint, ..install(role, 1, 1) };
+        commands.send(WorkerCommand::InstallSession(Box::new(install))).unwrap();
+        let thread = Some(thread::spawn(move || worker.run().unwrap()));
+        Self { commands, waker, counters, thread, _reports: reports, _control: control }
+    }
+
+    fn command(&self, command: WorkerCommand) {
+        self.commands.send(command).unwrap();
+        self.waker.wake().unwrap();
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.command(WorkerCommand::Stop);
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+#[test]
+fn tcp_fills_a_limit_and_does_not_exceed_it() {
+    let hosts = TwoHosts::build(LabOptions::default()).unwrap();
+    let server = End::new(&hosts.server, Role::Server, SERVER, CLIENT_V4);
+    let _client = End::new(&hosts.client, Role::Client, CLIENT, SERVER_V4);
+    let bounds = Bounds { up_bps: Some(LIMIT_BPS), down_bps: Some(LIMIT_BPS), ..Bounds::default() };
+    let now = clock::now();
+    let policy = Policies::default().compile(now, &"ada", &bounds, &[], Defaults::default());
+    server.command(WorkerCommand::SetPolicy { peer: PEER, policy: Some(policy) });
+
+    let stop = StopFlag::new();
+    let address = SocketAddr::from((SERVER, BENCH_PORT));
+    let bench = hosts.server.run(|| BenchServer::bind(address, stop.clone())).unwrap().unwrap();
+    let serving = thread::spawn(move || bench.serve(false).unwrap());
+    for streams in [1, 4] {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let spec = TestSpec { streams, direction, ..TestSpec::tcp(Duration::from_secs(3)) };
+            let rate = best_of_three(|| {
+                let report = hosts.client.run(|| run_test(address, &spec, &stop, &mut |_| {}));
+                report.unwrap().unwrap().receiver.bits_per_second
+            });
+            println!("{streams} streams {direction:?}: {:.2} Mbit/s", rate / 1e6);
+            assert!(rate >= REACHED_BPS, "{streams} streams {direction:?}: {rate}");
+        }
+    }
+    stop.raise();
+    serving.join().unwrap();
+    assert_eq!(server.counters.drops.get(DropReason::WaitingRoomFull), 0);
+}
+
+/// A busy machine may keep TCP from its limit, but never helps it over.
+fn best_of_three(measure: impl Fn() -> f64) -> f64 {
+    let mut best = 0.0_f64;
+    for _ in 0..3 {
+        let rate = measure();
+        assert!(rate <= EXCEEDED_BPS, "{rate}");
+        best = best.max(rate);
+        if best >= REACHED_BPS {
+            break;
+        }
+    }
+    best
+}
