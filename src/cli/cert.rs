@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::accounts::names::Name;
+use crate::cli::accounts::{AuthorityAccounts, ReachArgs};
 use crate::cli::{CliError, output};
 use crate::exit::ExitCode;
 use crate::login::pki::{
@@ -82,6 +83,8 @@ pub(crate) struct IssueArgs {
     out: PathBuf,
     #[command(flatten)]
     directory: DirectoryArg,
+    #[command(flatten)]
+    reach: ReachArgs,
 }
 
 #[derive(Args, Debug)]
@@ -106,6 +109,8 @@ pub(crate) struct RevokeArgs {
     user: Option<Name>,
     #[command(flatten)]
     directory: DirectoryArg,
+    #[command(flatten)]
+    reach: ReachArgs,
 }
 
 #[derive(Args, Debug)]
@@ -158,6 +163,10 @@ fn issue(args: &IssueArgs) -> Result<(), CliError> {
     };
     let place = |extension| args.out.join(format!("{name}.{extension}"));
     let (certificate, key) = (place("crt"), place("key"));
+    let accounts = AuthorityAccounts::find(&args.reach, &args.directory.directory)?;
+    if let Some(user) = &args.user {
+        accounts.expect_user(user)?;
+    }
     // Before anything is issued that would then have no place.
     if let Some(there) = [&certificate, &key].into_iter().find(|path| path.exists()) {
         return Err(PkiError::Exists(there.clone()).into());
@@ -168,6 +177,11 @@ fn issue(args: &IssueArgs) -> Result<(), CliError> {
     })?;
     let validity = Validity::days(clock::unix_time(), args.days.unwrap_or(days));
     let issued = pki.issue(&purpose, validity, &mut rand::rng())?;
+    let noted = accounts.note_issued(&pki.issued(&issued.serial)?).or_else(|error| {
+        // Nobody has its key yet. It must not be good while nobody can see that it is there.
+        pki.revoke(&issued.serial, clock::unix_time())?;
+        Err(error)
+    })?;
     write_new(&key, issued.key_pem.as_bytes(), 0o600)?;
     let content = match purpose {
         Purpose::User(_) => issued.pem.clone().into_bytes(),
@@ -176,7 +190,7 @@ fn issue(args: &IssueArgs) -> Result<(), CliError> {
     };
     write_new(&certificate, &content, 0o644)?;
     output::print(&format!(
-        "{}\n{}\nserial number {}\n",
+        "{}\n{}\nserial number {}\n{noted}",
         certificate.display(),
         key.display(),
         issued.serial
@@ -210,24 +224,33 @@ fn renew(args: &RenewArgs) -> Result<(), CliError> {
 fn revoke(args: &RevokeArgs) -> Result<(), CliError> {
     let pki = PkiDirectory::open(&args.directory.directory)?;
     let now = clock::unix_time();
-    let serials = match (&args.serial, &args.user) {
-        (Some(serial), _) => vec![serial.to_ascii_lowercase()],
+    let revoked = match (&args.serial, &args.user) {
+        (Some(serial), _) => vec![pki.issued(&serial.to_ascii_lowercase())?],
         (None, Some(user)) => {
             let mut theirs = pki.list()?;
             theirs.retain(|issued| issued.is_for(user) && issued.is_in_force(now.as_secs() as i64));
             if theirs.is_empty() {
                 return Err(PkiError::NoneInForce(user.to_string()).into());
             }
-            theirs.into_iter().map(|issued| issued.serial).collect()
+            theirs
         }
         (None, None) => Vec::new(),
     };
-    let mut said = String::new();
-    for serial in serials {
-        pki.revoke(&serial, now)?;
-        let _ = writeln!(said, "revoked {serial}");
+    // The list comes first: it needs nothing but its file.
+    for Issued { serial, .. } in &revoked {
+        pki.revoke(serial, now)?;
+        output::print(&format!("revoked {serial}\n"))?;
     }
-    output::print(&said)
+    let told = AuthorityAccounts::find(&args.reach, &args.directory.directory)
+        .and_then(|accounts| revoked.iter().map(|issued| accounts.revoke(issued)).collect());
+    let told: String = told.inspect_err(|_| {
+        output::warn(
+            "corelane: the revocation list has it, but the accounts, and the servers that share \
+             them, do not know; once what follows is mended, revoke it again by its serial \
+             number\n",
+        );
+    })?;
+    output::print(&told)
 }
 
 /// A certificate as `list --json` shows it.

@@ -14,7 +14,7 @@ use crate::handshake::keys::PublicKey;
 use crate::telemetry::logging::LogFormat;
 
 /// `-c FILE`
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ConfigFile {
     /// Configuration file; flags override what it says
     #[arg(short, long, value_name = "FILE")]

@@ -4,7 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use corelane::accounts::operations::{Actor, CertificateView, Operation, Outcome};
+use corelane::accounts::service::{Accounts, AccountsOptions};
+use corelane::lab::{Postgres, wait_until};
+use corelane::login::pki::{PkiDirectory, Purpose, Validity};
+use corelane::sys::clock;
 use tempfile::TempDir;
 
 fn corelane(arguments: &[&str]) -> Output {
@@ -130,7 +136,8 @@ fn certificates_are_issued_shown_renewed_and_revoked() {
     assert!(all.iter().all(|issued| issued["state"] == "good"));
     let serial = all.iter().find(|issued| issued["user"] == "alice").unwrap()["serial"].clone();
     let serial = serial.as_str().unwrap();
-    assert!(done(&["cert", "revoke", serial], &pki).contains(serial));
+    let said = done(&["cert", "revoke", serial], &pki);
+    assert!(said.contains(serial) && said.contains("no accounts were told"), "{said}");
     assert!(!is_believed(&pki, &certificate, "sslclient"));
     assert!(is_believed(&pki, &pki.join("server.crt"), "sslserver"), "the others are good");
     done(&["cert", "revoke", serial], &pki);
@@ -143,6 +150,109 @@ fn certificates_are_issued_shown_renewed_and_revoked() {
     }
     assert_eq!(refused(&["cert", "issue", "a/b", "--out", out_text], &pki).0, 2);
     assert_eq!(refused(&["cert", "issue", "bob"], directory.path()).0, 5, "no authority there");
+}
+
+/// The actions that the audit log has, oldest first, each with what it says of it.
+fn audit(config: &Path) -> Vec<(String, String)> {
+    let output = corelane(&["audit", "--json", "-c", config.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", error_text(&output));
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let mut actions: Vec<_> =
+        entries.iter().map(|entry| (text(&entry["action"]), text(&entry["detail"]))).collect();
+    actions.reverse();
+    actions
+}
+
+/// What the audit log says of a certificate.
+fn audit_of(config: &Path, serial: &str) -> Vec<String> {
+    let of_it = audit(config).into_iter().filter(|(_, detail)| detail.contains(serial));
+    of_it.map(|(action, _)| action).collect()
+}
+
+#[test]
+fn accounts_know_of_certificates_and_of_whom_they_are_for() {
+    let directory = TempDir::new().unwrap();
+    let etc = directory.path().join("etc");
+    done(&["init", "vpn", "--address", "192.0.2.1"], &etc);
+    let (pki, config, out) = (etc.join("pki"), etc.join("server.toml"), directory.path());
+    let out_text = out.to_str().unwrap();
+
+    let (code, message) = refused(&["cert", "issue", "alice", "--out", out_text], &pki);
+    assert_eq!(code, 5, "{message}");
+    assert!(message.contains("alice"), "{message}");
+    assert!(list(&pki).iter().all(|issued| issued["user"].is_null()), "nothing was issued");
+    assert!(!out.join("alice.key").exists());
+
+    let added =
+        corelane(&["user", "add", "alice", "--no-password", "-c", config.to_str().unwrap()]);
+    assert!(added.status.success(), "{}", error_text(&added));
+    let said = done(&["cert", "issue", "alice", "--out", out_text], &pki);
+    assert!(said.contains("the accounts know of it"), "{said}");
+    let serial = list(&pki).iter().find(|issued| issued["user"] == "alice").unwrap()["serial"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(audit_of(&config, &serial), ["certificate_issued"]);
+    let said = done(&["cert", "revoke", "--user", "alice"], &pki);
+    assert!(said.contains("the accounts know that it is revoked"), "{said}");
+    assert_eq!(audit_of(&config, &serial), ["certificate_issued", "certificate_revoked"]);
+    assert!(!is_believed(&pki, &out.join("alice.crt"), "sslclient"));
+
+    // The accounts cannot be asked: it is revoked all the same, and the command says what is left.
+    fs::remove_file(out.join("alice.crt")).unwrap();
+    fs::remove_file(out.join("alice.key")).unwrap();
+    done(&["cert", "issue", "alice", "--out", out_text], &pki);
+    let kept = fs::read(&config).unwrap();
+    fs::write(&config, "nonsense = ").unwrap();
+    let (_, message) = refused(&["cert", "revoke", "--user", "alice"], &pki);
+    assert!(message.contains("the accounts") && message.contains("do not know"), "{message}");
+    assert!(!is_believed(&pki, &out.join("alice.crt"), "sslclient"));
+    assert!(list(&pki).iter().all(|issued| issued["user"].is_null() || issued["state"] != "good"));
+    fs::write(&config, kept).unwrap();
+}
+
+/// Servers that share a database hear of a revocation from it, whichever list they read; also of
+/// a certificate that was issued before the accounts were told of any.
+#[test]
+fn a_revocation_reaches_a_server_that_shares_the_database() {
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.database("accounts").unwrap();
+    let directory = TempDir::new().unwrap();
+    let etc = directory.path().join("etc");
+    done(&["init", "vpn", "--address", "192.0.2.1"], &etc);
+    let (pki, config) = (etc.join("pki"), etc.join("server.toml"));
+    let moved: Vec<String> = fs::read_to_string(&config)
+        .unwrap()
+        .lines()
+        .map(|line| match line.starts_with("database = ") {
+            true => format!("database = {database:?}"),
+            false => line.to_owned(),
+        })
+        .collect();
+    fs::write(&config, moved.join("\n")).unwrap();
+    let spool = directory.path().join("other.spool");
+    let options = AccountsOptions::new(database.parse().unwrap(), spool, "other".parse().unwrap());
+    let other = Accounts::open(options).unwrap();
+    let ask = |operation| other.execute(&Actor::local(0), operation).unwrap();
+
+    let added =
+        corelane(&["user", "add", "alice", "--no-password", "-c", config.to_str().unwrap()]);
+    assert!(added.status.success(), "{}", error_text(&added));
+    done(&["cert", "issue", "alice", "--out", directory.path().to_str().unwrap()], &pki);
+    let directly = PkiDirectory::open(&pki).unwrap();
+    let validity = Validity::days(clock::unix_time(), 30);
+    let alice = Purpose::User("alice".parse().unwrap());
+    directly.issue(&alice, validity, &mut rand::rng()).unwrap();
+    done(&["cert", "revoke", "--user", "alice"], &pki);
+    wait_until(Duration::from_secs(10), "the other server to hear of it", || {
+        let Outcome::Certificates(known) = ask(Operation::CertificateList { user: None }) else {
+            return None;
+        };
+        let is_revoked = |known: &CertificateView| known.revoked.is_some();
+        (known.len() == 2 && known.iter().all(is_revoked)).then_some(())
+    })
+    .unwrap();
 }
 
 fn list(pki: &Path) -> Vec<serde_json::Value> {

@@ -5,6 +5,7 @@
 
 mod acl;
 mod audit;
+mod certificates;
 mod db;
 mod device;
 mod group;
@@ -17,13 +18,15 @@ mod table;
 mod token;
 mod user;
 
+pub(super) use certificates::AuthorityAccounts;
+pub(super) use reach::ReachArgs;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::accounts::names::Name;
 use crate::accounts::operations::{Done, Operation, Outcome};
-use crate::cli::accounts::reach::ReachArgs;
 use crate::cli::{CliError, output};
 
 /// A command about accounts.

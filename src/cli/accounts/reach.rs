@@ -20,12 +20,14 @@ use crate::sys::peer;
 
 /// How long an answer may take: a backup copies the whole database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// What `corelane init` calls a server's configuration.
+const SERVER_CONFIG_NAME: &str = "server.toml";
 /// Bytes of the longest answer: a hundred thousand users stay below.
 const ANSWER_LEN_MAX: u64 = 256 << 20;
 
 /// Which server.
-#[derive(Args, Debug)]
-pub(super) struct ReachArgs {
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct ReachArgs {
     /// The server's accounts socket [default: what its configuration says, or the one in
     /// /run/corelane]
     #[arg(long, value_name = "PATH")]
@@ -47,12 +49,39 @@ impl ReachArgs {
         Ok(Some(source.load_serve()?.config))
     }
 
+    /// The server whose authority is in `directory`: the one that is named, or else the one whose
+    /// configuration is beside the directory, where `corelane init` puts it. `None` if there is
+    /// none, or it has no accounts.
+    pub(super) fn for_authority(&self, directory: &Path) -> Result<Option<Self>, CliError> {
+        if self.accounts_socket.is_some() || self.file.config.is_some() {
+            return Ok(Some(self.clone()));
+        }
+        let beside = directory.join("..").join(SERVER_CONFIG_NAME);
+        if !beside.exists() {
+            return Ok(None);
+        }
+        let it = Self { accounts_socket: None, file: ConfigFile { config: Some(beside) } };
+        let has_accounts = it.config()?.is_some_and(|config| config.logins.is_some());
+        Ok(has_accounts.then_some(it))
+    }
+
     /// Has an operation done.
     pub(super) fn execute(&self, operation: Operation) -> Result<Outcome, CliError> {
+        self.try_execute(operation)?.map_err(CliError::from)
+    }
+
+    /// Has an operation done, unless what does it refuses.
+    ///
+    /// # Errors
+    /// Neither the server nor its database can be asked.
+    pub(super) fn try_execute(
+        &self,
+        operation: Operation,
+    ) -> Result<Result<Outcome, OperationError>, CliError> {
         // With the socket named there is no need to read the configuration, which may be secret.
         if let Some(socket) = &self.accounts_socket {
             return match ask(socket, &operation)? {
-                Some(outcome) => outcome.map_err(CliError::from),
+                Some(outcome) => Ok(outcome),
                 None => Err(not_running(socket)),
             };
         }
@@ -61,12 +90,12 @@ impl ReachArgs {
         let socket = logins.map(|logins| logins.accounts.socket.clone());
         let socket = socket.unwrap_or_else(|| PathBuf::from(ACCOUNTS_SOCKET_DEFAULT));
         if let Some(outcome) = ask(&socket, &operation)? {
-            return outcome.map_err(CliError::from);
+            return Ok(outcome);
         }
         let Some(config) = config else { return Err(not_running(&socket)) };
         let accounts = daemon::open_accounts(&config)
             .map_err(|error| CliError::new(error.exit_code(), error))?;
-        accounts.execute(&Actor::local(peer::own_user()), operation).map_err(CliError::from)
+        Ok(accounts.execute(&Actor::local(peer::own_user()), operation))
     }
 }
 

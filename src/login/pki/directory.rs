@@ -73,7 +73,7 @@ impl PkiDirectory {
     ) -> Result<Self, PkiError> {
         let directory = Self { path: path.to_owned() };
         make_directory(path)?;
-        make_directory(&directory.issued())?;
+        make_directory(&directory.issued_directory())?;
         let authority = Authority::create(name, now, rng)?;
         // The key comes first: whoever finds it finds an authority, and leaves it alone.
         write_new(&directory.key(), authority.key_pem.as_bytes(), 0o600)?;
@@ -148,8 +148,8 @@ impl PkiDirectory {
         rng: &mut impl CryptoRng,
     ) -> Result<Certificate, PkiError> {
         let certificate = self.authority()?.issue(purpose, validity, rng)?;
-        make_directory(&self.issued())?;
-        let path = self.issued().join(format!("{}.pem", certificate.serial));
+        make_directory(&self.issued_directory())?;
+        let path = self.issued_directory().join(format!("{}.pem", certificate.serial));
         write_new(&path, certificate.pem.as_bytes(), 0o644)?;
         Ok(certificate)
     }
@@ -178,12 +178,7 @@ impl PkiDirectory {
     /// There is none, the authority's key cannot be used, or the list cannot be written.
     pub fn revoke(&self, serial: &str, now: Duration) -> Result<(), PkiError> {
         let _lock = self.lock()?;
-        let certificate = self.issued().join(format!("{serial}.pem"));
-        let is_serial = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_serial || !certificate.exists() {
-            return Err(PkiError::NoSuchSerial(serial.to_owned()));
-        }
-        let bytes = raw_serial(&certificate)?;
+        let bytes = raw_serial(&self.place_of(serial)?)?;
         let mut revocations = self.revocations()?;
         if revocations.iter().all(|revocation| revocation.serial != bytes) {
             revocations.push(Revocation { serial: bytes, since_s: now.as_secs() });
@@ -206,18 +201,22 @@ impl PkiDirectory {
         }
     }
 
+    /// The certificate with this serial number.
+    ///
+    /// # Errors
+    /// There is none, or a file cannot be read or is damaged.
+    pub fn issued(&self, serial: &str) -> Result<Issued, PkiError> {
+        describe(&self.place_of(serial)?, &self.revoked()?)
+    }
+
     /// Every certificate that was issued, oldest first.
     ///
     /// # Errors
     /// A file cannot be read or is damaged.
     pub fn list(&self) -> Result<Vec<Issued>, PkiError> {
-        let revocations = self.revocations()?;
-        let revoked: HashMap<String, i64> = revocations
-            .into_iter()
-            .map(|revocation| (serial_text(&revocation.serial), revocation.since_s as i64))
-            .collect();
+        let revoked = self.revoked()?;
         let mut list = Vec::new();
-        let issued = self.issued();
+        let issued = self.issued_directory();
         for entry in fs::read_dir(&issued).map_err(PkiError::file(&issued))? {
             let path = entry.map_err(PkiError::file(&issued))?.path();
             if path.extension().is_some_and(|extension| extension == "pem") {
@@ -228,8 +227,18 @@ impl PkiDirectory {
         Ok(list)
     }
 
-    fn issued(&self) -> PathBuf {
+    fn issued_directory(&self) -> PathBuf {
         self.path.join("issued")
+    }
+
+    fn place_of(&self, serial: &str) -> Result<PathBuf, PkiError> {
+        let certificate = self.issued_directory().join(format!("{serial}.pem"));
+        let is_serial = !serial.is_empty() && serial.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_serial && certificate.exists() {
+            Ok(certificate)
+        } else {
+            Err(PkiError::NoSuchSerial(serial.to_owned()))
+        }
     }
 
     fn authority(&self) -> Result<Authority, PkiError> {
@@ -244,6 +253,12 @@ impl PkiDirectory {
         let file = File::open(self.key()).map_err(PkiError::file(self.key()))?;
         file_lock::lock(&file).map_err(PkiError::file(self.key()))?;
         Ok(file)
+    }
+
+    /// Serial numbers that were revoked, and when.
+    fn revoked(&self) -> Result<HashMap<String, i64>, PkiError> {
+        let list = self.revocations()?.into_iter();
+        Ok(list.map(|it| (serial_text(&it.serial), it.since_s as i64)).collect())
     }
 
     fn revocations(&self) -> Result<Vec<Revocation>, PkiError> {
