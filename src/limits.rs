@@ -332,7 +332,7 @@ pub const LEASES_LOOK_EVERY: Duration = Duration::from_millis(500);
 pub const USAGE_WRITE_EVERY: Duration = Duration::from_secs(10);
 /// How long after its end what a session has moved is still counted.
 pub const ENDED_SESSION_KEPT: Duration = Duration::from_secs(30);
-/// Changes about usage that are handed over at a time.
+/// Changes about usage and ends of sessions that are handed over at a time.
 pub const USAGE_CHANGES_PER_BATCH: usize = 512;
 /// How long a lease lasts unless configured otherwise.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(3600);

@@ -33,13 +33,13 @@ impl Shared {
     }
 
     /// Hands changes that nobody waits for to the journal. The state's lock is to be held, so that
-    /// changes are in the journal in the order in which they were made.
+    /// changes are in the journal in the order in which they were made. A batch has a greatest
+    /// length, and of sessions that end at once there may be many: those are several batches.
     pub(super) fn keep(&self, _order: &State, changes: Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
-        if let Err(error) = self.journal.append(changes) {
-            log::error!("a change of the accounts cannot be kept: {error}");
+        for batch in batches(&changes) {
+            if let Err(error) = self.journal.append(batch) {
+                log::error!("a change of the accounts cannot be kept: {error}");
+            }
         }
     }
 
@@ -112,10 +112,7 @@ impl Shared {
         let mut state = self.state();
         let changes = state.take_all_usage(now);
         changes.iter().for_each(|change| state.book.apply(change));
-        // A batch has a greatest length, and these may be many.
-        for some in changes.chunks(USAGE_CHANGES_PER_BATCH) {
-            self.keep(&state, some.to_vec());
-        }
+        self.keep(&state, changes);
     }
 
     /// Takes what other servers have changed in the database.
@@ -169,6 +166,33 @@ impl Shared {
         self.keep(&state, vec![Change::Audit(entry.clone())]);
         drop(state);
         self.write_audit(&entry);
+    }
+}
+
+/// Cuts changes into batches of at most [`USAGE_CHANGES_PER_BATCH`]. What is said of one session
+/// stays together.
+fn batches(changes: &[Change]) -> Vec<Vec<Change>> {
+    let mut batches: Vec<Vec<Change>> = Vec::new();
+    for group in changes.chunk_by(is_of_one_session) {
+        match batches.last_mut() {
+            Some(batch) if batch.len() + group.len() <= USAGE_CHANGES_PER_BATCH => {
+                batch.extend_from_slice(group);
+            }
+            _ => batches.push(group.to_vec()),
+        }
+    }
+    batches
+}
+
+/// Whether two neighbours are about the same session; its usage comes first and does not name it.
+fn is_of_one_session(before: &Change, after: &Change) -> bool {
+    match (before, after) {
+        (Change::AddUsage(_), Change::SessionTraffic { .. }) => true,
+        (
+            Change::SessionTraffic { session: moved, .. },
+            Change::EndSession { session: ended, .. },
+        ) => moved == ended,
+        _ => false,
     }
 }
 

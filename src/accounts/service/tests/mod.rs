@@ -1,4 +1,5 @@
 mod attacks;
+mod crowd;
 mod limits;
 mod logins;
 mod revocation;
