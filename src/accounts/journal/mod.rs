@@ -340,7 +340,7 @@ impl Journal {
 /// spool for the next start.
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.shared.state().is_stopping = true;
+        self.shared.state().stop();
         self.shared.work.notify_all();
         self.shared.progress.notify_all();
         let threads = std::mem::take(&mut self.threads);
@@ -353,6 +353,10 @@ impl Drop for Journal {
                     log::error!("a thread of the journal has panicked");
                 }
             }
+        }
+        let held = self.shared.state().status().held_usage;
+        if held > 0 {
+            log::error!("usage of {held} users and days is lost: the spool has no room for it");
         }
     }
 }

@@ -31,6 +31,7 @@ pub(super) struct State {
     merged_len: u64,
     own: Option<OwnChanges>,
     pub(super) status: JournalStatus,
+    /// Nothing is appended any more, but for usage that is still in memory.
     pub(super) is_stopping: bool,
     /// Threads that have not ended.
     pub(super) running: usize,
@@ -94,6 +95,9 @@ impl State {
     /// Writes changes to the spool; the sequence number of their batch. Usage for which there is
     /// no room is kept in memory.
     pub(super) fn append(&mut self, changes: Vec<Change>) -> Result<u64, AppendError> {
+        if self.is_stopping {
+            return Err(AppendError::Stopped);
+        }
         let is_usage = |change: &Change| matches!(change, Change::AddUsage(_));
         if !changes.is_empty() && changes.iter().all(is_usage) {
             return Ok(self.append_usage(changes));
@@ -127,6 +131,12 @@ impl State {
         }
     }
 
+    /// Begins to stop. Usage in memory goes to the spool now, or when storing makes room.
+    pub(super) fn stop(&mut self) {
+        self.write_held();
+        self.is_stopping = true;
+    }
+
     fn write(&mut self, changes: &[Change]) -> Result<u64, AppendError> {
         let written = self.try_write(changes);
         let is_full = matches!(written, Err(AppendError::Full | AppendError::Io(_)));
@@ -148,9 +158,6 @@ impl State {
     }
 
     fn try_write(&mut self, changes: &[Change]) -> Result<u64, AppendError> {
-        if self.is_stopping {
-            return Err(AppendError::Stopped);
-        }
         let content = serde_json::to_vec(changes).map_err(io::Error::other);
         let content = content.map_err(AppendError::Io)?;
         if content.len() > SPOOL_RECORD_LEN_MAX {

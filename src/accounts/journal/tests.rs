@@ -324,6 +324,39 @@ fn a_full_spool_merges_then_refuses_and_keeps_usage() {
     assert_eq!(store.audit(&all).unwrap().len() as u32, kept);
 }
 
+#[test]
+fn usage_in_memory_goes_to_the_spool_when_the_journal_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let (_, journal) = start(&options);
+    // Nothing of a batch that is too long is kept but its usage, in memory.
+    let mut too_long = vec![group("staff"); SPOOL_RECORD_LEN_MAX / 32];
+    too_long.push(usage(5));
+    assert!(matches!(journal.append(too_long), Err(AppendError::TooLong(_))));
+    assert_eq!(journal.status().held_usage, 1);
+    drop(journal);
+    assert_eq!(used(&start(&options).0), 5);
+}
+
+#[test]
+fn usage_in_memory_goes_to_the_spool_when_there_is_room_while_the_journal_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(&folder.path().join("spool"), Id(1)).unwrap();
+    let mut state = State::new(spool, Vec::new(), 0);
+    let big = vec![group("staff"); SPOOL_RECORD_LEN_MAX / 128];
+    while state.append(big.clone()).is_ok() {}
+    // The spool may have room for a batch as small as this one.
+    while state.status().held_usage == 0 {
+        state.append(vec![usage(5)]).unwrap();
+    }
+    state.stop();
+    assert_eq!(state.status().held_usage, 1, "there is no room yet");
+    assert!(matches!(state.append(vec![group("staff")]), Err(AppendError::Stopped)));
+    let pending = state.status().pending_batches;
+    state.stored(pending);
+    assert_eq!((state.status().held_usage, state.status().pending_batches), (0, 1));
+}
+
 /// Set for the process that is killed: the folder that it works in.
 const VICTIM: &str = "CORELANE_TEST_JOURNAL_VICTIM";
 
