@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::limits::LOGIN_FILES_LOOK_EVERY;
-use crate::login::tls::{ServerTls, TlsFiles};
+use crate::login::tls::{ServerTls, TlsFiles, TlsSetupError};
 
 /// What tells one version of a file from another: device, inode, bytes, and when it was changed in
 /// seconds and nanoseconds. `None` if it is not there.
@@ -21,9 +21,12 @@ pub(super) struct FilesWatch {
 }
 
 impl FilesWatch {
-    pub(super) fn new(files: TlsFiles, now: Instant) -> Self {
+    /// Reads the files for the first time. What changes while they are read is noticed at the next
+    /// look, so the stamps come first.
+    pub(super) fn load(files: TlsFiles, now: Instant) -> Result<(Self, ServerTls), TlsSetupError> {
         let stamps = stamps(&files);
-        Self { files, stamps, due: now + LOGIN_FILES_LOOK_EVERY }
+        let tls = ServerTls::load(&files)?;
+        Ok((Self { files, stamps, due: now + LOGIN_FILES_LOOK_EVERY }, tls))
     }
 
     /// When to look again.
@@ -72,4 +75,38 @@ fn stamp(path: &Path) -> Stamp {
         file.ctime(),
         file.ctime_nsec(),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+    use crate::login::testing::Site;
+    use crate::sys::clock;
+
+    #[test]
+    fn a_file_that_is_replaced_while_it_is_first_read_is_read_again() {
+        let site = Site::new();
+        let files = site.pki.tls_files();
+        let pem = fs::read(&files.certificate).unwrap();
+        // Whoever reads a FIFO waits, so the file can be replaced in the middle of it.
+        fs::remove_file(&files.certificate).unwrap();
+        assert!(Command::new("mkfifo").arg(&files.certificate).status().unwrap().success());
+        let now = clock::now();
+        let path = files.certificate.clone();
+        let reader = thread::spawn(move || FilesWatch::load(files, now).unwrap());
+        // This waits in turn until the reader has opened it.
+        let mut fifo = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let renewed = path.with_extension("new");
+        fs::write(&renewed, &pem).unwrap();
+        fs::rename(&renewed, &path).unwrap();
+        fifo.write_all(&pem).unwrap();
+        drop(fifo);
+        let (mut watch, _) = reader.join().unwrap();
+        assert!(watch.look(watch.due()).is_some());
+        assert!(watch.look(watch.due()).is_none(), "once is enough");
+    }
 }

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::limits::{LOGIN_ACCEPT_RETRY, LOGIN_ACCEPTS_PER_TURN, LOGIN_CLOSE_WITHIN};
 use crate::login::message::{LeaseTerms, RefusalCode};
-use crate::login::tls::{ServerTls, TlsFiles, TlsSetupError};
+use crate::login::tls::{TlsFiles, TlsSetupError};
 use crate::sys::clock;
 
 use super::connections::Connections;
@@ -106,8 +106,7 @@ impl LoginThread {
     ) -> Result<Self, LoginStartError> {
         let LoginOptions { mut listeners, files, timeouts } = options;
         let now = clock::now();
-        let tls = ServerTls::load(&files)?;
-        let files = FilesWatch::new(files, now);
+        let (files, tls) = FilesWatch::load(files, now)?;
         let poll = Poll::new()?;
         for (index, listener) in listeners.listeners.iter_mut().enumerate() {
             let token = Token(FIRST_LISTENER + index);
