@@ -48,12 +48,13 @@ impl Agreement {
         })
     }
 
-    /// What the engine is told. Through the server are reached the routes, and the network of the
+    /// What the engine is told, which alone has the pre-shared key from then on: one that is
+    /// replaced is to be nowhere. Through the server are reached the routes, and the network of the
     /// client's own addresses.
-    pub(super) fn options(&self) -> ClientOptions {
+    pub(super) fn take_options(&mut self) -> ClientOptions {
         let networks = self.addresses.iter().map(IpNet::trunc);
         ClientOptions {
-            preshared_key: self.preshared_key.clone(),
+            preshared_key: std::mem::take(&mut self.preshared_key),
             allowed: networks.chain(self.routes.iter().copied()).collect(),
             keepalive: self.keepalive,
             rekey_after: self.rekey_after,

@@ -42,7 +42,7 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), DaemonError> {
     let kill_switch = KillSwitch::set(&config)?;
     tunnel::allow_many_files();
-    let Begin { identity, server_key, server, agreement, outside, guide } =
+    let Begin { identity, server_key, server, mut agreement, outside, guide } =
         Begin::of(&config, answers)?;
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
@@ -66,7 +66,7 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
         tun_mtu: agreement.mtu,
         server_key,
         server,
-        options: agreement.options(),
+        options: agreement.take_options(),
     };
     let info = tunnel::info(&tun, agreement.mtu, std::iter::once(server), offloads);
     let seats = tun.queues.into_iter().zip(sockets.workers).map(WorkerSeat::of_client).collect();
@@ -322,7 +322,7 @@ impl ControlHooks for ClientHooks {
             (FarSide::Login(_), Way::Lease(tenancy)) => Ok(lock(tenancy).lease.agreement(config)),
             _ => Err(DaemonError::OtherWay),
         };
-        let (config, agreement) =
+        let (config, mut agreement) =
             self.configuration.read_again(|source| Ok(source.load_up()?), load_keys)?;
         let mut host = lock(&self.host);
         host.set_destinations(agreement.routes.clone()).map_err(|error| error.to_string())?;
@@ -330,7 +330,7 @@ impl ControlHooks for ClientHooks {
         if let Way::Lease(tenancy) = &self.way {
             lock(tenancy).config = config;
         }
-        Ok(Reload::Client(agreement.options()))
+        Ok(Reload::Client(agreement.take_options()))
     }
 
     fn server_address(&mut self) -> Option<SocketAddr> {

@@ -74,7 +74,7 @@ pub(super) struct Tenancy {
 impl Tenancy {
     /// What the engine is to go on with.
     pub(super) fn choice(&self) -> ServerChoice {
-        let options = self.lease.agreement(&self.config).options();
+        let options = self.lease.agreement(&self.config).take_options();
         ServerChoice { key: self.lease.server_key, address: self.endpoint(), options }
     }
 
