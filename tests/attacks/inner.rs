@@ -367,7 +367,7 @@ fn path_messages_that_are_none_are_malformed() {
     let close = message(PathMessage::Close { reason: 0 });
     let mut table = vec![
         ("nothing in it", vec![0; 16], BAD),
-        ("an unknown kind", changed(probe.clone(), &[(0, 4)]), BAD),
+        ("an unknown kind", changed(probe.clone(), &[(0, 6)]), BAD),
         ("an unknown kind", changed(probe.clone(), &[(0, 0x0f)]), BAD),
         ("a probe with a length", changed(probe.clone(), &[(3, 1)]), BAD),
         ("reserved bytes", changed(probe, &[(4, 1)]), BAD),
