@@ -1,6 +1,7 @@
 //! A lease as a client takes it: every field of what the server says, checked.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -107,9 +108,15 @@ impl Lease {
         }
     }
 
-    /// Where to send datagrams, best first: what the endpoints stand for, or, if they stand for
-    /// nothing, where `login` was. Names are looked up, which may take its time.
-    pub(super) fn resolve(&self, login_name: &str, login: SocketAddr) -> Vec<SocketAddr> {
+    /// Where to send datagrams, best first: what the endpoints stand for, or, if there are none,
+    /// where `login` was. Names are given to `look_up`; one that it does not know stands for the
+    /// host that has just answered.
+    pub(super) fn resolve(
+        &self,
+        login_name: &str,
+        login: SocketAddr,
+        look_up: impl Fn(&HostPort) -> io::Result<Vec<SocketAddr>>,
+    ) -> Vec<SocketAddr> {
         let mut found = Vec::new();
         for endpoint in &self.endpoints {
             let port = endpoint.port();
@@ -118,10 +125,13 @@ impl Lease {
                 Ok(address) => found.push((address, port).into()),
                 // The address that has just answered is as good as any of that name.
                 Err(_) if endpoint.host() == login_name => found.push((login.ip(), port).into()),
-                Err(_) => match (endpoint.host(), port).to_socket_addrs() {
-                    Ok(addresses) => found.extend(addresses),
-                    Err(error) => log::warn!("no address found for {endpoint}: {error}"),
-                },
+                Err(_) => {
+                    let addresses = look_up(endpoint).unwrap_or_else(|error| {
+                        log::warn!("no address found for {endpoint}: {error}");
+                        vec![(login.ip(), port).into()]
+                    });
+                    found.extend(addresses);
+                }
             }
         }
         if found.is_empty() {

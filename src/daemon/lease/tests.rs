@@ -72,10 +72,18 @@ fn endpoints_stand_for_what_they_say_or_for_the_login() {
         (&["0.0.0.0:20443"][..], vec!["198.51.100.1:20443"]),
         (&["[::]:20443", "[2001:db8::1]:1"][..], vec!["198.51.100.1:20443", "[2001:db8::1]:1"]),
         (&["vpn.example.org:20443"][..], vec!["198.51.100.1:20443"]),
+        (&["known.example.org:20443"][..], vec!["192.0.2.7:20443", "192.0.2.8:20443"]),
+        (&["nobody.example.org:20443"][..], vec!["198.51.100.1:20443"]),
     ] {
         let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
         let lease = lease(LeaseTerms { endpoints, ..terms() }).unwrap();
-        let resolved = lease.resolve("vpn.example.org", login);
+        let resolved = lease.resolve("vpn.example.org", login, |endpoint| {
+            let at = |address: &str| (address.parse::<IpAddr>().unwrap(), endpoint.port()).into();
+            match endpoint.host() {
+                "known.example.org" => Ok(vec![at("192.0.2.7"), at("192.0.2.8")]),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            }
+        });
         let resolved: Vec<String> = resolved.iter().map(SocketAddr::to_string).collect();
         assert_eq!(resolved, expected);
     }

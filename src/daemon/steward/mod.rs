@@ -32,6 +32,7 @@ use crate::daemon::carriage::Access;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
 use crate::daemon::lease::Lease;
+use crate::daemon::resolve::{outer_lookup, resolve_all};
 use crate::handshake::keys::PublicKey;
 use crate::limits::FIRST_LOGIN_WITHIN;
 use crate::login::client::LiveChannel;
@@ -189,7 +190,11 @@ impl Steward {
 
     /// What a login leads to. May wait for a resolver.
     pub(super) fn tenancy(&self, config: UpConfig, login: &Login) -> Tenancy {
-        let endpoints = login.lease.resolve(login.server.host(), login.address);
+        // A kill switch keeps the host's resolver in, but not what has the mark.
+        let look_up = |endpoint: &HostPort| {
+            resolve_all(endpoint, outer_lookup(Some(self.servers.mark())).as_ref())
+        };
+        let endpoints = login.lease.resolve(login.server.host(), login.address, look_up);
         let mut logins = self.servers.addresses();
         logins.push(login.address);
         Tenancy { config, lease: login.lease.clone(), endpoints, endpoint: 0, logins }
