@@ -1,6 +1,6 @@
 //! The accounts of a running server: logins, sessions, revocation.
 //!
-//! [`Accounts`] is a handle. What it does for logins it does at the [`desk`], a thread of its own,
+//! [`Accounts`] is a handle. What it does for logins it does at the `desk`, a thread of its own,
 //! with a few threads for passwords, and from memory. What changes goes to the journal and from
 //! there to the database. Nothing here knows of sockets or TLS.
 

@@ -1,6 +1,6 @@
 //! The client's end of the control channel.
 //!
-//! [`dialogue`] is what is said, as a state machine that is given bytes and gives bytes.
+//! `dialogue` is what is said, as a state machine that is given bytes and gives bytes.
 //! [`Channel`] connects and logs in, and waits for the answers; [`LiveChannel`] is what it becomes
 //! then: one source of events among others in somebody's event loop.
 

@@ -1,6 +1,6 @@
 //! An authority of one's own: the certificates of servers and of users who log in with one.
 //!
-//! [`authority`] makes certificates and revocation lists, in memory. [`directory`] is where they
+//! `authority` makes certificates and revocation lists, in memory. `directory` is where they
 //! are kept: a directory of PEM files, in which every certificate that was ever issued has one, and
 //! the revocation list says which of them are no longer good.
 

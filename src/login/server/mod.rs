@@ -1,7 +1,7 @@
 //! The server's end of the control channel.
 //!
-//! [`session`] is what is said on one connection, as a state machine without sockets or clocks.
-//! [`thread`] is the event loop around many of them. Who may log in, and what a lease is, decides
+//! `session` is what is said on one connection, as a state machine without sockets or clocks.
+//! `thread` is the event loop around many of them. Who may log in, and what a lease is, decides
 //! the [`LoginDesk`] behind it; the thread never waits for its answer.
 
 use std::collections::BTreeSet;
