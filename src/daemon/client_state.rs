@@ -14,7 +14,7 @@ use crate::config::secrets::{SecretError, load_private_key};
 use crate::exit::ExitCode;
 use crate::handshake::keys::PrivateKey;
 use crate::limits::TOKEN_FILE_LEN_MAX;
-use crate::sys::file_lock;
+use crate::sys::file_lock::FileLock;
 use crate::sys::private_file::{self, PrivateFileError};
 
 const LOCK: &str = "lock";
@@ -87,7 +87,7 @@ fn advice(error: &io::Error) -> &'static str {
 pub(super) struct ClientState {
     directory: PathBuf,
     /// Held locked as long as the value lives.
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl ClientState {
@@ -102,9 +102,9 @@ impl ClientState {
             .mode(0o600)
             .open(&path)
             .map_err(io_error("open", &path))?;
-        match file_lock::try_lock(&lock).map_err(io_error("lock", &path))? {
-            true => Ok(Self { directory: directory.to_owned(), _lock: lock }),
-            false => Err(StateError::InUse(directory.to_owned())),
+        match FileLock::try_take(lock).map_err(io_error("lock", &path))? {
+            Some(lock) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            None => Err(StateError::InUse(directory.to_owned())),
         }
     }
 

@@ -23,18 +23,33 @@ pub fn lock(file: &File) -> io::Result<()> {
     }
 }
 
-/// Takes the lock of this file if nobody holds it; `false` if somebody does.
-///
-/// # Errors
-/// As [`lock`].
-pub fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: no memory is involved, and the descriptor is open as long as `file` is.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
+/// A lock that is held until this is dropped. It is given back by name then: closing the file is
+/// not enough while a program that is just being started has a copy of the descriptor.
+#[derive(Debug)]
+pub struct FileLock(File);
+
+impl FileLock {
+    /// Takes the lock of this file if nobody holds it; `None` if somebody does.
+    ///
+    /// # Errors
+    /// As [`lock`].
+    pub fn try_take(file: File) -> io::Result<Option<Self>> {
+        // SAFETY: no memory is involved, and the descriptor is open as long as `file` is.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(Some(Self(file)));
+        }
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error => Err(error),
+        }
     }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        error => Err(error),
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // SAFETY: no memory is involved, and the descriptor is open as long as the file is. It
+        // cannot fail for a lock that is held.
+        unsafe { libc::flock(self.0.as_raw_fd(), libc::LOCK_UN) };
     }
 }
 
@@ -65,11 +80,11 @@ mod tests {
     #[test]
     fn a_lock_that_is_held_is_not_waited_for() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let first = File::open(file.path()).unwrap();
-        let second = File::open(file.path()).unwrap();
-        assert!(try_lock(&first).unwrap());
-        assert!(!try_lock(&second).unwrap());
+        let take = || FileLock::try_take(File::open(file.path()).unwrap()).unwrap();
+        let first = take();
+        assert!(first.is_some());
+        assert!(take().is_none());
         drop(first);
-        assert!(try_lock(&second).unwrap());
+        assert!(take().is_some());
     }
 }

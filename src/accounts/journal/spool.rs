@@ -15,7 +15,8 @@ use ring::digest::{SHA256, digest};
 
 use crate::accounts::model::Id;
 use crate::limits::SPOOL_RECORD_LEN_MAX;
-use crate::sys::{file_lock, peer};
+use crate::sys::file_lock::FileLock;
+use crate::sys::peer;
 
 const MAGIC: [u8; 8] = *b"CLSPOOL1";
 const CHECKSUM_LEN: usize = 8;
@@ -103,7 +104,7 @@ pub(super) struct Spool {
     file: Arc<File>,
     len: u64,
     /// Held as long as this lives.
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// Why a spool cannot be used.
@@ -130,9 +131,8 @@ impl Spool {
     pub(super) fn open(path: &Path, new_id: Id) -> Result<(Self, Vec<Record>), SpoolError> {
         let failed = |error| SpoolError::Io { path: path.to_owned(), error };
         let lock = private_file(&with_suffix(path, ".lock")).map_err(failed)?;
-        if !file_lock::try_lock(&lock).map_err(failed)? {
-            return Err(SpoolError::InUse(path.to_owned()));
-        }
+        let lock = FileLock::try_take(lock).map_err(failed)?;
+        let lock = lock.ok_or_else(|| SpoolError::InUse(path.to_owned()))?;
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
