@@ -10,7 +10,6 @@ use corelane::accounts::names::Name;
 use corelane::accounts::secret::Secret;
 use corelane::accounts::store::{DatabaseUrl, Store};
 use corelane::handshake::keys::PrivateKey;
-use corelane::policy::bounds::Bounds;
 use corelane::sys::clock;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -54,19 +53,8 @@ impl Person {
         let later = UnixMs(now.0 + 3_600_000);
         [
             Change::AddUser(User {
-                id: user,
-                name: self.user.clone(),
-                groups: Default::default(),
-                disabled: false,
-                created: now,
                 password: Some(password.to_owned()),
-                totp_secret: None,
-                totp_last_step: 0,
-                recovery_codes: Vec::new(),
-                bounds: Bounds::default(),
-                acl: Vec::new(),
-                reserved_ipv4: None,
-                reserved_ipv6: None,
+                ..User::new(user, self.user.clone(), now)
             }),
             Change::PutDevice(Device {
                 id: device,

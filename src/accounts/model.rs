@@ -74,6 +74,27 @@ impl fmt::Debug for User {
     }
 }
 
+impl User {
+    /// A user who has nothing yet: no password, no group, no bounds of its own.
+    pub fn new(id: Id, name: Name, created: UnixMs) -> Self {
+        Self {
+            id,
+            name,
+            groups: BTreeSet::new(),
+            disabled: false,
+            created,
+            password: None,
+            totp_secret: None,
+            totp_last_step: 0,
+            recovery_codes: Vec::new(),
+            bounds: Bounds::default(),
+            acl: Vec::new(),
+            reserved_ipv4: None,
+            reserved_ipv6: None,
+        }
+    }
+}
+
 /// A group of users.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {

@@ -11,23 +11,8 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// A user with everything else empty.
 fn user(id: i64, called: &str) -> User {
-    User {
-        id: Id(id),
-        name: name(called),
-        groups: BTreeSet::new(),
-        disabled: false,
-        created: UnixMs(0),
-        password: None,
-        totp_secret: None,
-        totp_last_step: 0,
-        recovery_codes: Vec::new(),
-        bounds: Bounds::default(),
-        acl: Vec::new(),
-        reserved_ipv4: None,
-        reserved_ipv6: None,
-    }
+    User::new(Id(id), name(called), UnixMs(0))
 }
 
 fn device(id: i64, user: i64, key: u8) -> Device {

@@ -226,23 +226,7 @@ fn who_waits_hears_why_it_is_refused_and_the_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let options = options(folder.path());
     let (_, journal) = start(&options);
-    let user = |id| {
-        Change::AddUser(User {
-            id: Id(id),
-            name: "ann".parse().unwrap(),
-            groups: Default::default(),
-            disabled: false,
-            created: UnixMs(0),
-            password: None,
-            totp_secret: None,
-            totp_last_step: 0,
-            recovery_codes: Vec::new(),
-            bounds: Bounds::default(),
-            acl: Vec::new(),
-            reserved_ipv4: None,
-            reserved_ipv6: None,
-        })
-    };
+    let user = |id| Change::AddUser(User::new(Id(id), "ann".parse().unwrap(), UnixMs(0)));
     journal.commit_and_wait(vec![user(1)], SOON).unwrap();
     let refused = journal.commit_and_wait(vec![usage(100), user(2)], SOON);
     assert!(matches!(refused, Err(CommitError::Refused(_))), "{refused:?}");

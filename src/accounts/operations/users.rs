@@ -18,7 +18,6 @@ use crate::accounts::operations::{
 use crate::accounts::secret::Secret;
 use crate::accounts::service::State;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
-use crate::policy::bounds::Bounds;
 
 impl Operations<'_> {
     /// Those operations that are about users.
@@ -69,19 +68,9 @@ impl Operations<'_> {
         let (shown, hash) = self.hash(wanted, &mut rng)?;
         let detail = format!("groups: {}", joined(&groups));
         let user = User {
-            id: Id::generate(&mut rng),
-            name: name.clone(),
             groups,
-            disabled: false,
-            created: Moment::now().unix,
             password: hash,
-            totp_secret: None,
-            totp_last_step: 0,
-            recovery_codes: Vec::new(),
-            bounds: Bounds::default(),
-            acl: Vec::new(),
-            reserved_ipv4: None,
-            reserved_ipv6: None,
+            ..User::new(Id::generate(&mut rng), name.clone(), Moment::now().unix)
         };
         let note = Note { action: "user_added", subject: name.to_string(), detail };
         let done = self.enact_new(vec![Change::AddUser(user)], note)?;

@@ -19,7 +19,6 @@ use crate::accounts::secret::Secret;
 use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::{Accounts, AccountsOptions, Grant, LoginAttempt};
 use crate::handshake::keys::PublicKey;
-use crate::policy::bounds::Bounds;
 
 /// As little as argon2 allows.
 pub(in crate::accounts) const CHEAP: HashCost = HashCost { memory_kib: 8, passes: 1 };
@@ -99,19 +98,8 @@ impl Rig {
             password::hash(PASSWORD, shared.hash_cost(), &mut rand::rng()).unwrap()
         });
         let user = User {
-            id: Id::generate(&mut rand::rng()),
-            name: name(user),
-            groups: [].into(),
-            disabled: false,
-            created: UnixMs(0),
             password: Some(hash.clone()),
-            totp_secret: None,
-            totp_last_step: 0,
-            recovery_codes: Vec::new(),
-            bounds: Bounds::default(),
-            acl: Vec::new(),
-            reserved_ipv4: None,
-            reserved_ipv6: None,
+            ..User::new(Id::generate(&mut rand::rng()), name(user), UnixMs(0))
         };
         shared.make(&mut state, &[Change::AddUser(user)], Moment::now());
     }

@@ -28,19 +28,11 @@ fn source() -> BatchSource {
 
 fn user(id: i64, text: &str) -> User {
     User {
-        id: Id(id),
-        name: name(text),
-        groups: BTreeSet::new(),
-        disabled: false,
-        created: UnixMs(1),
         password: Some("$argon2id$v=19$x".to_owned()),
-        totp_secret: None,
-        totp_last_step: 0,
-        recovery_codes: Vec::new(),
         bounds: Bounds { up_bps: Some(1), ..Bounds::default() },
         acl: vec!["allow 10.0.0.0/8 443/tcp".parse().unwrap()],
-        reserved_ipv4: None,
         reserved_ipv6: Some("fd00::7".parse().unwrap()),
+        ..User::new(Id(id), name(text), UnixMs(1))
     }
 }
 

@@ -9,8 +9,8 @@ use crate::accounts::service::state::Live;
 use crate::accounts::service::testing::{Rig, by_password};
 use crate::accounts::store::Store;
 
-/// Far more than one batch may tell of.
-const CROWD: i64 = 10_000;
+/// More than one batch may tell of, be it only that they have ended.
+const CROWD: i64 = 20_000;
 const SOON: Duration = Duration::from_secs(120);
 
 /// One user's sessions, as the database knows them: their records, after one that was logged in.
@@ -20,7 +20,7 @@ fn crowd(rig: &Rig) -> (Id, Vec<SessionRecord>) {
     let shared = rig.accounts.shared();
     let mut state = shared.state();
     let first = state.book.session(logged_in).unwrap().clone();
-    let record = |number| SessionRecord { id: Id(number), ..first.clone() };
+    let record = |number| SessionRecord { id: Id(i64::MAX - number), ..first.clone() };
     let records: Vec<SessionRecord> = (1..=CROWD).map(record).collect();
     for some in records.chunks(500) {
         let changes: Vec<Change> = some.iter().cloned().map(Change::StartSession).collect();
