@@ -15,7 +15,6 @@ mod machine;
 mod scene;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -30,7 +29,7 @@ use corelane::limits::{ARGON2_MEMORY_KIB, ARGON2_PASSES};
 use corelane::sys::clock;
 
 use crowd::Person;
-use figures::{Bound, Figure, Report};
+use figures::{Bound, Figure, Report, conclude};
 use guest::Proof;
 use machine::Machine;
 use scene::{Logins, Scene};
@@ -86,24 +85,11 @@ impl Extent {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("logins: a figure is out of its bound");
-            ExitCode::FAILURE
-        }
-        Err(failure) => {
-            eprintln!("logins: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    conclude("logins", || run(&Args::parse()))
 }
 
 /// Whether every figure is within its bound.
 fn run(args: &Args) -> Result<bool, Failure> {
-    if cfg!(debug_assertions) {
-        return Err("figures of unoptimised programs mean nothing: add --release".into());
-    }
     lab::ensure_privileges()?;
     let machine = Machine::describe(clock::unix_time(), BTreeMap::new());
     let extent = Extent::of(args);
@@ -115,13 +101,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
     figures.extend(revocations(&scene, &extent)?);
     server.terminate()?;
     figures.extend(lookups(&scene, &extent)?);
-    let report = Report { schema: 1, machine, figures };
-    let table = report.markdown();
-    fs::create_dir_all(&args.out)?;
-    fs::write(args.out.join("logins.json"), serde_json::to_vec_pretty(&report)?)?;
-    fs::write(args.out.join("logins.md"), &table)?;
-    println!("{table}");
-    Ok(report.is_met())
+    Report { schema: 1, machine, figures }.publish(&args.out, "logins")
 }
 
 fn figure(what: impl Into<String>, sample: Option<f64>, unit: &'static str) -> Figure {

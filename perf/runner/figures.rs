@@ -1,7 +1,12 @@
 //! Figures with what they are to reach, as a table and as JSON.
 
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
 use serde::Serialize;
 
+use super::Failure;
 use super::machine::Machine;
 
 /// One measured thing.
@@ -30,7 +35,7 @@ pub(crate) struct Report {
 }
 
 impl Figure {
-    pub(crate) fn is_met(&self) -> bool {
+    fn is_met(&self) -> bool {
         match self.bound {
             Some(Bound::AtMost(most)) => self.value <= most,
             Some(Bound::AtLeast(least)) => self.value >= least,
@@ -49,12 +54,18 @@ impl Figure {
 }
 
 impl Report {
-    /// Whether every figure is within its bound.
-    pub(crate) fn is_met(&self) -> bool {
-        self.figures.iter().all(Figure::is_met)
+    /// Prints the table, and leaves it and the figures in `directory` as `name.md` and `name.json`.
+    /// Returns whether every figure is within its bound.
+    pub(crate) fn publish(&self, directory: &Path, name: &str) -> Result<bool, Failure> {
+        let table = self.markdown();
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join(format!("{name}.json")), serde_json::to_vec_pretty(self)?)?;
+        fs::write(directory.join(format!("{name}.md")), &table)?;
+        println!("{table}");
+        Ok(self.figures.iter().all(Figure::is_met))
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    fn markdown(&self) -> String {
         let Machine { cpu, cores, kernel, taken_at, load_before, .. } = &self.machine;
         let mut table = format!(
             "{cpu}, {cores} CPUs, Linux {kernel}, {taken_at}, load before {load_before:.2}\n\n\
@@ -63,6 +74,21 @@ impl Report {
         table.extend(self.figures.iter().map(Figure::row));
         table
     }
+}
+
+/// Runs the measurement `name`, which returns whether every figure is within its bound. Only
+/// optimised programs are measured.
+pub(crate) fn conclude(name: &str, run: impl FnOnce() -> Result<bool, Failure>) -> ExitCode {
+    if cfg!(debug_assertions) {
+        eprintln!("{name}: figures of unoptimised programs mean nothing: add --release");
+        return ExitCode::FAILURE;
+    }
+    match run() {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => eprintln!("{name}: a figure is out of its bound"),
+        Err(failure) => eprintln!("{name}: {failure}"),
+    }
+    ExitCode::FAILURE
 }
 
 #[cfg(test)]

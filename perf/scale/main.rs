@@ -24,7 +24,7 @@ use corelane::config::Source;
 use corelane::lab::{self, Host, wait_until};
 use corelane::sys::{clock, process, signal};
 
-use figures::{Bound, Figure, Report};
+use figures::{Bound, Figure, Report, conclude};
 use machine::Machine;
 use population::{Failure, Population};
 
@@ -57,37 +57,18 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("scale: a figure is out of its bound");
-            ExitCode::FAILURE
-        }
-        Err(failure) => {
-            eprintln!("scale: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    conclude("scale", || run(&Args::parse()))
 }
 
 /// Whether every figure is within its bound.
 fn run(args: &Args) -> Result<bool, Failure> {
-    if cfg!(debug_assertions) {
-        return Err("figures of unoptimised programs mean nothing: add --release".into());
-    }
     lab::ensure_privileges()?;
     let machine = Machine::describe(clock::unix_time(), BTreeMap::new());
     // Memory first: what others leave behind would be counted.
     let mut figures = memory(args.sessions)?;
     figures.push(handshakes()?);
     figures.extend(start()?);
-    let report = Report { schema: 1, machine, figures };
-    let table = report.markdown();
-    fs::create_dir_all(&args.out)?;
-    fs::write(args.out.join("scale.json"), serde_json::to_vec_pretty(&report)?)?;
-    fs::write(args.out.join("scale.md"), &table)?;
-    println!("{table}");
-    Ok(report.is_met())
+    Report { schema: 1, machine, figures }.publish(&args.out, "scale")
 }
 
 /// Resident memory of this process with a server in it: its peers, then a session for each.
