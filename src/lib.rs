@@ -27,6 +27,10 @@
 //! [`lab`] makes whole hosts out of network namespaces, joined by links, in which real programs
 //! run. They vanish with the process.
 //!
+//! # The proxy gateway
+//!
+//! [`proxy`] is SOCKS and HTTP for what cannot run a tunnel.
+//!
 //! # People
 //!
 //! [`login`] is the TLS control channel: a client proves who it is and gets a lease.
@@ -87,6 +91,9 @@ pub mod demo;
 pub mod bench;
 pub mod config;
 pub mod lab;
+
+// The proxy gateway.
+pub mod proxy;
 
 // People.
 pub mod accounts;

@@ -9,12 +9,14 @@ mod bench;
 mod carrier;
 mod leases;
 mod login;
+mod proxy;
 mod store;
 
 pub use bench::*;
 pub use carrier::*;
 pub use leases::*;
 pub use login::*;
+pub use proxy::*;
 pub use store::*;
 
 // ---- Message layout (docs/protocol.md, "Messages") ----

@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
     &["sys", "policy"],
     &["dataplane", "host", "accounts"],
     &["control", "lab", "login"],
+    &["proxy"],
     &["bench", "config"],
     &["daemon", "demo"],
     &["cli"],
