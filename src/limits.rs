@@ -7,6 +7,7 @@ use std::time::Duration;
 
 mod bench;
 mod carrier;
+mod hashing;
 mod leases;
 mod login;
 mod proxy;
@@ -14,6 +15,7 @@ mod store;
 
 pub use bench::*;
 pub use carrier::*;
+pub use hashing::*;
 pub use leases::*;
 pub use login::*;
 pub use proxy::*;
@@ -283,21 +285,6 @@ pub const ACCOUNT_NAME_LEN_MAX: usize = 64;
 pub const PASSWORD_LEN_MAX: usize = 256;
 /// Bytes of the shortest password that an administrator may set.
 pub const PASSWORD_LEN_MIN: usize = 8;
-
-/// Memory of one password hash in KiB: the second of the recommended settings of OWASP's Password
-/// Storage Cheat Sheet, 19 MiB and two passes over them.
-pub const ARGON2_MEMORY_KIB: u32 = 19 * 1024;
-/// Passes over that memory.
-pub const ARGON2_PASSES: u32 = 2;
-/// Threads that hash passwords; each has the memory of one hash.
-pub const HASHERS_MAX: usize = 4;
-/// How far those threads stand back, as a nice value. This is the furthest: beside a thread that is
-/// always busy, one of them gets a seventieth of their CPU, and all of it while the other waits.
-/// What less costs others is in docs/performance.md, "Logins".
-pub const HASHERS_NICE: i32 = 19;
-/// Logins that wait for one of them. One more is told that the server is busy: at some 20 ms each,
-/// these take as long as a client waits.
-pub const HASHES_QUEUED_MAX: usize = 256;
 
 /// Seconds of one step of the time-based one-time passwords (RFC 6238 section 5.2).
 pub const TOTP_STEP_S: u64 = 30;
