@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use corelane::{
-    accounts, bench, cli, config, dataplane, handshake, host, login, packet, session, sys, wire,
+    accounts, bench, cli, config, dataplane, handshake, host, login, packet, proxy, session, sys,
+    wire,
 };
 
 /// A function that must not panic, whatever the bytes.
@@ -42,6 +43,11 @@ const TARGETS: &[(&str, Target)] = &[
     ("control_frames", login::fuzz::control_frames),
     ("config_text", config_text),
     ("carrier_frames", login::carrier::fuzz::frames),
+    ("socks_server", proxy::fuzz::socks_server),
+    ("socks_client", proxy::fuzz::socks_client),
+    ("socks_datagram", proxy::fuzz::socks_datagram),
+    ("proxy_header", proxy::fuzz::proxy_header),
+    ("proxy_target", proxy::fuzz::proxy_target),
 ];
 
 fn config_text(data: &[u8]) {
