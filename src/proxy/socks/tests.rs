@@ -460,6 +460,13 @@ fn the_longest_credentials_pass_and_longer_ones_do_not() {
     assert_eq!(with(0, 256).err(), Some(ClientError::TooLong("password")));
 }
 
+#[test]
+fn a_client_that_has_sent_its_password_takes_no_other_method() {
+    let mut client = Client::new(Command::Connect, target("a:1"), credentials("right")).unwrap();
+    client.open(true);
+    assert_eq!(client.advance(b"\x05\0"), Err(ClientError::MethodNotOffered(0)));
+}
+
 /// What a client of `command` that offers nothing makes of a proxy's answers, byte by byte.
 fn client_hears(command: Command, answers: &[u8]) -> Result<(Vec<String>, usize), ClientError> {
     let mut client = Client::new(command, target("a:1"), None).unwrap();
