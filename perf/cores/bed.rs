@@ -7,16 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 
-use corelane::bench::{self, BenchServer, Direction, StopFlag, TestReport, TestSpec};
+use corelane::bench::{Direction, StopFlag, TestSpec};
 use corelane::handshake::keys::{PrivateKey, PublicKey};
 use corelane::lab::{Host, LabOptions, TwoHosts, addresses, wait_until};
 use corelane::sys::{affinity, clock};
 use corelane::telemetry::status::{StatusAnswer, StatusReport, StatusRequest};
 
 use super::Failure;
+use super::load;
 use super::plan::{Carrier, Variant, placement};
 use super::process::Process;
 use super::report::Sample;
@@ -84,7 +84,7 @@ impl Bed {
         tunnel.map(Tunnel::busiest).transpose()?;
         let (late, cpu, ticks) = (late_segments(receiver)?, cpu_seconds()?, busy_ticks()?);
         let began = clock::now();
-        let report = run_load(&self.lab, self.target, test, stop)?;
+        let report = load::run_test(&self.lab, self.target, test, stop)?;
         let took = clock::now() - began;
         let (cpu, ticks) = (cpu_seconds()?.zip(cpu), busy_ticks()? - ticks);
         let busiest = tunnel.map(Tunnel::busiest).transpose()?.flatten();
@@ -213,27 +213,6 @@ fn await_answer(
         client.recv(&mut [0; 8]).ok().map(|_| ())
     })?;
     Ok(())
-}
-
-fn run_load(
-    lab: &TwoHosts,
-    target: Ipv4Addr,
-    test: &TestSpec,
-    stop: &StopFlag,
-) -> Result<TestReport, Failure> {
-    let over = StopFlag::new();
-    let server =
-        lab.server.run(|| BenchServer::bind(SocketAddr::from((target, 0)), over.clone()))??;
-    let address = server.local_address()?;
-    thread::scope(|scope| {
-        let serving = scope.spawn(|| lab.server.run(|| server.serve(false)));
-        let outcome = lab.client.run(|| bench::run_test(address, test, stop, &mut |_| {}));
-        over.raise();
-        let served = serving.join().map_err(|_| "the traffic generator panicked")?;
-        let report = outcome??;
-        served??;
-        Ok(report)
-    })
 }
 
 fn status(socket: &Path) -> Result<StatusReport, Failure> {

@@ -10,6 +10,8 @@
 //! it: the load is Corelane's own traffic generator.
 
 mod bed;
+#[path = "../runner/load.rs"]
+mod load;
 #[path = "../runner/machine.rs"]
 mod machine;
 mod plan;

@@ -10,6 +10,8 @@ mod crowd;
 #[path = "../runner/figures.rs"]
 mod figures;
 mod guest;
+#[path = "../runner/load.rs"]
+mod load;
 #[path = "../runner/machine.rs"]
 mod machine;
 mod scene;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use corelane::accounts::names::Name;
 use corelane::accounts::operations::Done;
 use corelane::accounts::store::DatabaseUrl;
-use corelane::bench::{self, BenchServer, StopFlag, TestSpec};
+use corelane::bench::{StopFlag, TestSpec};
 use corelane::handshake::keys::PrivateKey;
 use corelane::lab::{Host, LabOptions, TwoHosts, addresses, wait_until};
 use corelane::login::client::Channel;
@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use super::Failure;
 use super::crowd::{self, PASSWORD};
 use super::guest::{self, Proof, SOURCES};
+use super::load;
 
 const PORT: u16 = 20443;
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(addresses::SERVER_V4), PORT);
@@ -172,21 +173,8 @@ impl Scene {
 
     /// Bits per second of one TCP stream through the tunnel.
     pub(crate) fn throughput(&self, lasts: Duration) -> Result<f64, Failure> {
-        let over = StopFlag::new();
-        let server =
-            self.lab.server.run(|| BenchServer::bind((INNER, 0).into(), over.clone()))??;
-        let address = server.local_address()?;
-        thread::scope(|scope| {
-            let serving = scope.spawn(|| self.lab.server.run(|| server.serve(false)));
-            let test = TestSpec::tcp(lasts);
-            let client = || bench::run_test(address, &test, &StopFlag::new(), &mut |_| {});
-            let outcome = self.lab.client.run(client);
-            over.raise();
-            let served = serving.join().map_err(|_| "the traffic generator panicked")?;
-            let report = outcome??;
-            served??;
-            Ok(report.receiver.bits_per_second)
-        })
+        let report = load::run_test(&self.lab, INNER, &TestSpec::tcp(lasts), &StopFlag::new())?;
+        Ok(report.receiver.bits_per_second)
     }
 
     /// Guests with a password are the first third of the people, those with a token the second,

@@ -1,12 +1,13 @@
 //! What the `perf` command is made of, top to bottom: [`plan`] says what is measured, [`programs`]
 //! where the programs are, [`ends`] how each contender is made ready, [`bed`] sets one up between
 //! two hosts, [`workload`] drives it with [`iperf`], [`ping`] and Corelane's own traffic generator
-//! in the rates that [`search`] asks for, [`results`] keeps what came out and sums it up,
-//! [`targets`] judges it, [`markdown`] and [`plot`] show it.
+//! ([`load`]) in the rates that [`search`] asks for, [`results`] keeps what came out and sums it
+//! up, [`targets`] judges it, [`markdown`] and [`plot`] show it.
 
 pub(crate) mod bed;
 pub(crate) mod ends;
 pub(crate) mod iperf;
+pub(crate) mod load;
 pub(crate) mod machine;
 pub(crate) mod markdown;
 pub(crate) mod ping;

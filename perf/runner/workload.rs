@@ -1,16 +1,16 @@
 //! Drives a contender and measures it.
 
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use corelane::bench::statistics::{median, percentile};
-use corelane::bench::{self, BenchServer, StopFlag, TestReport, TestSpec};
+use corelane::bench::{self, StopFlag, TestReport, TestSpec};
 use serde::Serialize;
 
 use super::Failure;
 use super::bed::Bed;
 use super::iperf::{TcpTest, Way};
+use super::load;
 use super::ping::{Pace, PingTest};
 use super::plan::{Metric, Workload};
 use super::search::{Rate, Search, Try};
@@ -120,9 +120,7 @@ fn run_tcp(
 fn run_udp_gso(bed: &Bed, seconds: u32, stop: &StopFlag) -> Result<Vec<Sample>, Failure> {
     let duration = Duration::from_secs(u64::from(seconds));
     let spec = TestSpec { gso: true, gso_segments: Some(TRAIN), ..TestSpec::udp(duration) };
-    let report =
-        with_bench_server(bed, |server| Ok(bench::run_test(server, &spec, stop, &mut |_| {})?))?;
-    let outcome = outcome(&report);
+    let outcome = outcome(&load::run_test(&bed.lab, bed.target, &spec, stop)?);
     Ok(vec![
         (Metric::UdpGso, outcome.received_bps / 1e9),
         (Metric::UdpGsoReordered, outcome.reordered as f64),
@@ -133,7 +131,7 @@ fn run_udp_gso(bed: &Bed, seconds: u32, stop: &StopFlag) -> Result<Vec<Sample>, 
 /// what is left of the tries, for less.
 fn search_udp(length: u32, bed: &Bed, effort: Effort, stop: &StopFlag) -> Result<Search, Failure> {
     let spec = TestSpec { length, ..TestSpec::udp(Duration::from_millis(effort.try_ms)) };
-    with_bench_server(bed, |server| {
+    load::with_generator(&bed.lab, bed.target, |server| {
         let mut search = Search::default();
         let mut tries = 0..effort.tries;
         for loss_max in [LOSS_MAX_PERCENT, LOSS_MAX_PERCENT_STRICT] {
@@ -182,26 +180,6 @@ fn outcome(report: &TestReport) -> Try {
         loss_percent: report.loss_percent(),
         reordered: report.datagrams.map_or(0, |datagrams| datagrams.reordered),
     }
-}
-
-/// Runs `client` on the client host against a traffic generator on the server host.
-fn with_bench_server<T: Send>(
-    bed: &Bed,
-    client: impl FnOnce(SocketAddr) -> Result<T, Failure> + Send,
-) -> Result<T, Failure> {
-    let over = StopFlag::new();
-    let address = SocketAddr::from((bed.target, 0));
-    let server = bed.lab.server.run(|| BenchServer::bind(address, over.clone()))??;
-    let address = server.local_address()?;
-    thread::scope(|scope| {
-        let serving = scope.spawn(|| bed.lab.server.run(|| server.serve(false)));
-        let outcome = bed.lab.client.run(|| client(address));
-        over.raise();
-        let served = serving.join().map_err(|_| "the traffic generator panicked")?;
-        let outcome = outcome??;
-        served??;
-        Ok(outcome)
-    })
 }
 
 fn run_rtt_loaded(bed: &Bed, seconds: u32, stop: &StopFlag) -> Result<Vec<Sample>, Failure> {
