@@ -139,8 +139,14 @@ fn resolved_is_told_which_domains_are_whose() {
         "default-route corelane0 yes",
     ];
     assert_eq!(hosted.told("resolvectl"), told);
+    // The device is gone by then, which resolvectl has no name servers to take from.
+    let failing = hosted.programs.join("failing");
+    fs::write(&failing, "").unwrap();
     assert_eq!(hosted.tunnel.client.terminate().code(), Some(0));
     assert_eq!(hosted.told("resolvectl"), ["revert corelane0"]);
+    let log = hosted.tunnel.client.log();
+    assert!(!log.contains("name servers cannot be set up"), "{log}");
+    fs::remove_file(failing).unwrap();
 
     hosted.want(&["servers=[\"10.77.0.1\"]", "split=[\"corp.example\"]"]);
     hosted.tunnel.start_client();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::DnsRequest;
+use crate::host::netlink::Netlink;
 use crate::host::program::{Program, ProgramError};
 use crate::limits::DNS_PROGRAM_WITHIN;
 
@@ -31,8 +32,14 @@ impl Resolvectl {
         self.tell("default-route", tun, &[if is_for_all { "yes" } else { "no" }.to_owned()])
     }
 
+    /// resolved forgets what it knows of a device with the device itself, which may be gone first.
     pub(super) fn remove(&self, tun: &str) -> Result<(), ProgramError> {
-        self.tell("revert", tun, &[])
+        let reverted = self.tell("revert", tun, &[]);
+        let link = Netlink::open().and_then(|mut netlink| netlink.link(tun));
+        if link.is_err_and(|error| error.is_not_found()) {
+            return Ok(());
+        }
+        reverted
     }
 
     /// An empty word takes away what there is, except with what takes no words at all.
