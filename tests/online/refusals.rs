@@ -6,6 +6,7 @@ use corelane::accounts::operations::{Operation, Outcome};
 use corelane::exit::ExitCode;
 use corelane::lab::addresses;
 
+use crate::daemon::Daemon;
 use crate::site::{SERVER_V4, Site, add_user, await_online};
 use crate::tools;
 
@@ -103,4 +104,47 @@ fn a_password_and_a_code_come_by_standard_input_and_are_asked_for_once() {
     client.stdin = None;
     client.start(&site.lab.client);
     await_online(&mut client);
+}
+
+#[test]
+fn authorities_of_the_system_vouch_for_the_names_that_a_server_has() {
+    let (site, other) = (Site::new(), Site::new());
+    let mut server = site.server("vpn", "");
+    server.administer([add_user("alice")]);
+    server.start(&site.lab.server);
+    let authority = |site: &Site| fs::read_to_string(site.path("pki/ca.crt")).unwrap();
+    let bundle = site.path("bundle.pem");
+    let mut client = site.client("alice", &[addresses::SERVER_V4]);
+    let config = fs::read_to_string(client.config_file()).unwrap();
+    let mut lines: Vec<_> = config.lines().collect();
+    lines.retain(|line| !line.starts_with("ca_file"));
+    fs::write(client.config_file(), lines.join("\n")).unwrap();
+    // What the system believes is where this variable says, in place of the machine's own.
+    let bundled = format!("SSL_CERT_FILE={}", bundle.display());
+    client.wrapper = ["env", "-u", "SSL_CERT_DIR", &bundled].map(str::to_owned).to_vec();
+    let expect_refused = |client: &mut Daemon, why: &str| {
+        client.start(&site.lab.client);
+        assert_eq!(client.await_end().code(), Some(ExitCode::Denied as i32), "{}", client.log());
+        assert!(client.log().contains(why), "{}", client.log());
+    };
+
+    fs::write(&bundle, authority(&other)).unwrap();
+    expect_refused(&mut client, "from a CA that is not trusted here");
+
+    fs::write(&bundle, authority(&other) + &authority(&site)).unwrap();
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    tools::ping(&site.lab.client, SERVER_V4, "-c 3 -i 0.01");
+    assert!(client.terminate().success(), "{}", client.log());
+
+    // A certificate of the same authority, for another name.
+    let pki = site.path("pki").display().to_string();
+    let renew = ["cert", "renew", "--domain", "vpn.example.org", "--dir", &pki];
+    let output = server.daemon.ask_nobody(&renew);
+    assert!(output.status.success(), "{output:?}");
+    assert!(server.daemon.terminate().success(), "{}", server.daemon.log());
+    server.start(&site.lab.server);
+    let why = format!("is not for {}, but for ", addresses::SERVER_V4);
+    expect_refused(&mut client, &why);
+    assert!(client.log().contains("vpn.example.org"), "{}", client.log());
 }

@@ -1,5 +1,6 @@
 //! Whoever is no longer welcome is out within a second: user, device, token, certificate.
 
+use std::fs;
 use std::time::Duration;
 
 use corelane::accounts::operations::Done;
@@ -122,4 +123,39 @@ fn a_certificate_that_is_revoked_is_out_within_a_second() {
     }
     println!("out {:?} after its certificate was revoked", clock::now() - revoked);
     expect_out(&mut client, "the certificate was revoked");
+}
+
+#[test]
+fn a_certificate_that_is_revoked_by_command_is_out_within_a_second() {
+    let site = Site::new();
+    let mut server = site.server("vpn", "");
+    // The accounts are told at once; that the list is read, too, is for the test above.
+    let config = fs::read_to_string(server.daemon.config_file()).unwrap();
+    let mut lines: Vec<_> = config.lines().collect();
+    lines.retain(|line| !line.starts_with("client_crl_file"));
+    fs::write(server.daemon.config_file(), lines.join("\n")).unwrap();
+    server.start(&site.lab.server);
+    ask(&server, &["user", "add", "alice", "--no-password"]);
+    let (mut client, serial) = site.client_with_certificate("alice");
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    tools::ping(&site.lab.client, SERVER_V4, "-c 3 -i 0.01");
+
+    let [pki, config] = [site.path("pki"), server.daemon.config_file()];
+    let [pki, config] = [pki.to_str().unwrap(), config.to_str().unwrap()];
+    let began = clock::now();
+    let revoke = ["cert", "revoke", &serial, "--dir", pki, "-c", config];
+    let output = server.daemon.ask_nobody(&revoke);
+    let took = clock::now() - began;
+    assert!(!tools::echo(&site.lab.client, SERVER_V4), "nothing passes any more");
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let closed = said.split("1 session ended, every path closed in ").nth(1);
+    let closed = closed.and_then(|rest| rest.split(" ms").next()?.parse::<f64>().ok());
+    let closed = Duration::from_secs_f64(closed.unwrap_or_else(|| panic!("{said}")) / 1000.0);
+    assert!(closed <= WITHIN && closed <= took, "{closed:?} of {took:?}");
+    println!("every path closed: {closed:?}; the whole command: {took:?}");
+    expect_out(&mut client, "no longer good");
+    client.start(&site.lab.client);
+    assert_eq!(client.await_end().code(), Some(ExitCode::Denied as i32), "{}", client.log());
 }
