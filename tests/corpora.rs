@@ -48,6 +48,9 @@ const TARGETS: &[(&str, Target)] = &[
     ("socks_datagram", proxy::fuzz::socks_datagram),
     ("proxy_header", proxy::fuzz::proxy_header),
     ("proxy_target", proxy::fuzz::proxy_target),
+    ("http_requests", proxy::http::fuzz::requests),
+    ("http_responses", proxy::http::fuzz::responses),
+    ("http_connect_reply", proxy::http::fuzz::connect_reply),
 ];
 
 fn config_text(data: &[u8]) {
