@@ -48,6 +48,12 @@ impl FileWatch {
         }
     }
 
+    /// One that fails to be read.
+    #[cfg(test)]
+    pub(crate) fn that_cannot_be_read() -> Self {
+        Self(File::open("/").unwrap())
+    }
+
     /// Whether anything has changed since this was asked last.
     ///
     /// # Errors

@@ -61,17 +61,10 @@ impl HostWatch {
     /// for a short pause after the last look.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         if self.readable {
-            match self.monitor.read() {
-                Ok(news) => {
-                    self.readable = news.more;
-                    if news.changed {
-                        self.note_change(now);
-                    }
-                }
-                Err(error) => {
-                    log::error!("nobody tells of changes to this host any more: {error}");
-                    self.readable = self.monitor.listens();
-                }
+            let news = self.monitor.read();
+            self.readable = news.more;
+            if news.changed {
+                self.note_change(now);
             }
         }
         self.look_at.take_if(|due| now >= *due).is_some()
