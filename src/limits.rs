@@ -412,6 +412,9 @@ pub const WAY_SETTLE: Duration = Duration::from_millis(100);
 pub const WAY_NEWS_PER_TURN: usize = 256;
 /// How long a program may take that is told of name servers; it may have to restart others.
 pub const DNS_PROGRAM_WITHIN: Duration = Duration::from_secs(10);
+/// How long a caller waits to be told what came of a change of name servers: for a file to be
+/// written, not for a program to end.
+pub const NAME_SERVERS_PATIENCE: Duration = Duration::from_millis(50);
 /// Name servers that a client is given at most.
 pub const DNS_SERVERS_MAX: usize = 16;
 /// Domains, of both kinds, that a client is given at most.

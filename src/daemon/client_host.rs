@@ -1,13 +1,10 @@
-//! What a client changes on its host: addresses of the TUN device, routes into it, name servers.
+//! What a client changes on its host: addresses of the TUN device and routes into it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
 
-use crate::daemon::DaemonError;
-use crate::daemon::name_servers::NameServers;
-use crate::host::resolver::DnsRequest;
 use crate::host::routes::{ClientRoutes, RouteRequest, RoutesError};
 use crate::host::upkeep::{InterfaceState, Upkeep};
 
@@ -17,36 +14,20 @@ pub(super) struct ClientHost {
     upkeep: Upkeep,
     request: RouteRequest,
     routes: Option<ClientRoutes>,
-    name_servers: NameServers,
 }
 
 impl ClientHost {
-    /// A host whose TUN device is up, and which is to have these routes and ask these name servers:
-    /// for the control thread and the one that looks after the lease.
-    pub(super) fn shared(
-        tun: String,
-        upkeep: Upkeep,
-        request: RouteRequest,
-        name_servers: NameServers,
-    ) -> Arc<Mutex<Self>> {
-        let host = Self { tun, upkeep, request, routes: None, name_servers };
+    /// A host whose TUN device is up, and which is to have these routes: for the control thread and
+    /// the one that looks after the lease.
+    pub(super) fn shared(tun: String, upkeep: Upkeep, request: RouteRequest) -> Arc<Mutex<Self>> {
+        let host = Self { tun, upkeep, request, routes: None };
         Arc::new(Mutex::new(host))
     }
 
-    /// Puts the routes in place, and has the name servers asked that they lead to.
-    pub(super) fn install(&mut self) -> Result<(), DaemonError> {
+    /// Puts the routes in place.
+    pub(super) fn install(&mut self) -> Result<(), RoutesError> {
         self.routes = Some(ClientRoutes::install(&self.tun, &self.request)?);
-        self.name_servers.install()
-    }
-
-    /// Has other name servers asked.
-    pub(super) fn set_name_servers(&mut self, request: &DnsRequest) -> Result<(), DaemonError> {
-        self.name_servers.set(request)
-    }
-
-    /// Puts back what another program has made of the name servers. Returns how much that was.
-    pub(super) fn mend_name_servers(&mut self) -> Result<usize, String> {
-        self.name_servers.repair()
+        Ok(())
     }
 
     /// Gives the TUN device other addresses.
@@ -80,7 +61,6 @@ impl ClientHost {
 
     /// Takes everything away.
     pub(super) fn remove(&mut self) {
-        self.name_servers.remove();
         if let Some(routes) = self.routes.take()
             && let Err(error) = routes.remove()
         {

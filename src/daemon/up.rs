@@ -22,7 +22,7 @@ use crate::daemon::pool::{Placement, Pool, WorkerSeat};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
 use crate::daemon::resolve::{Resolver, find_server};
-use crate::daemon::steward::{Answers, Login, Steward, Tenancy, Watch, lock};
+use crate::daemon::steward::{Answers, Holdings, Login, Steward, Tenancy, Watch, lock};
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
@@ -74,17 +74,19 @@ pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), Daem
 
     let engine = Engine::new_client(setup, Randomness::open()?, clock::now());
     let request = RouteRequest { prefixes: agreement.routes, outside, mark: config.mark };
-    let name_servers = NameServers::new(&info.tun, config.dns_mode, agreement.dns);
-    let host = ClientHost::shared(info.tun.clone(), upkeep, request, name_servers);
+    let name_servers = NameServers::start(&info.tun, config.dns_mode, agreement.dns)?;
+    let host = ClientHost::shared(info.tun.clone(), upkeep, request);
     let (handle, orders) = ControlHandle::new(&poll);
     let carriage = Carriage::of(&config, ports, &handle, &engine)?;
     let words = carriage.as_ref().and_then(Carriage::handle);
-    let (way, watch) = guide.set_out(&host, handle, words.clone())?;
+    let holdings = Holdings { host: Arc::clone(&host), name_servers: Arc::clone(&name_servers) };
+    let (way, watch) = guide.set_out(holdings, handle, words.clone())?;
     let hooks = ClientHooks {
         configuration: Configuration::new(source, reserve),
         tun: info.tun.clone(),
         server,
         host,
+        name_servers,
         way,
         watch: Arc::clone(&watch),
         carriage: words,
@@ -218,7 +220,7 @@ impl Begin {
 impl Guide {
     fn set_out(
         self,
-        host: &Arc<Mutex<ClientHost>>,
+        holdings: Holdings,
         control: ControlHandle,
         carriage: Option<CarriageHandle>,
     ) -> Result<(Way, SharedWatch), DaemonError> {
@@ -226,8 +228,7 @@ impl Guide {
             Self::Resolver(resolver) => Ok((Way::Resolver(resolver), Arc::default())),
             Self::Lease { steward, login, tenancy } => {
                 let tenancy = Arc::new(Mutex::new(*tenancy));
-                let host = Arc::clone(host);
-                let shared = (Arc::clone(&tenancy), host);
+                let shared = (Arc::clone(&tenancy), holdings);
                 let watch = Watch::start(*steward, *login, shared, control, carriage)?;
                 Ok((Way::Lease(tenancy), Arc::new(Mutex::new(Some(watch)))))
             }
@@ -283,6 +284,7 @@ struct ClientHooks {
     tun: String,
     server: SocketAddr,
     host: Arc<Mutex<ClientHost>>,
+    name_servers: Arc<NameServers>,
     way: Way,
     watch: SharedWatch,
     carriage: Option<CarriageHandle>,
@@ -294,6 +296,7 @@ impl ControlHooks for ClientHooks {
     /// tunnel never leaves in the clear.
     fn ready(&mut self) -> Result<(), String> {
         lock(&self.host).install().map_err(|error| error.to_string())?;
+        self.name_servers.install().map_err(|error| error.to_string())?;
         log::info!("connecting to {} through {}", self.server, self.tun);
         notify::ready(&format!("connecting to {}", self.server));
         Ok(())
@@ -324,9 +327,9 @@ impl ControlHooks for ClientHooks {
         };
         let (config, mut agreement) =
             self.configuration.read_again(|source| Ok(source.load_up()?), load_keys)?;
-        let mut host = lock(&self.host);
-        host.set_destinations(agreement.routes.clone()).map_err(|error| error.to_string())?;
-        host.set_name_servers(&agreement.dns).map_err(|error| error.to_string())?;
+        let moved = lock(&self.host).set_destinations(agreement.routes.clone());
+        moved.map_err(|error| error.to_string())?;
+        self.name_servers.set(agreement.dns.clone())?;
         if let Way::Lease(tenancy) = &self.way {
             lock(tenancy).config = config;
         }
@@ -335,12 +338,9 @@ impl ControlHooks for ClientHooks {
 
     fn server_address(&mut self) -> Option<SocketAddr> {
         let address = match &mut self.way {
-            Way::Resolver(resolver) => resolver.poll()?,
-            Way::Lease(tenancy) => lock(tenancy).next_endpoint(),
+            Way::Resolver(resolver) => resolver.poll().filter(|found| *found != self.server)?,
+            Way::Lease(tenancy) => lock(tenancy).next_endpoint()?,
         };
-        if address == self.server {
-            return None;
-        }
         if matches!(self.way, Way::Resolver(_))
             && let Err(error) = lock(&self.host).set_servers(vec![address])
         {
@@ -369,7 +369,7 @@ impl ControlHooks for ClientHooks {
     }
 
     fn mend_host(&mut self) -> Result<usize, String> {
-        Ok(self.kill_switch.restore()? + lock(&self.host).mend_name_servers()?)
+        Ok(self.kill_switch.restore()? + self.name_servers.repair()?)
     }
 
     fn stopping(&mut self) {
@@ -380,6 +380,7 @@ impl ControlHooks for ClientHooks {
     }
 
     fn stopped(&mut self, _engine: &mut Engine, by_request: bool) {
+        self.name_servers.remove();
         lock(&self.host).remove();
         if by_request {
             self.kill_switch.open();

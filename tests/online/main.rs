@@ -23,6 +23,7 @@ mod first_use;
 mod fleet;
 mod invites;
 mod lease;
+mod name_servers;
 mod network;
 mod refusals;
 mod renewal;

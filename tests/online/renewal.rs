@@ -6,7 +6,7 @@ use corelane::lab::{addresses, wait_until};
 use corelane::sys::clock;
 
 use crate::harness::PATIENCE;
-use crate::site::{SERVER_V4, Site, add_user, await_online};
+use crate::site::{PORT, SERVER_V4, Site, add_user, await_online};
 use crate::tools::{self, PingSummary};
 
 /// A lease that a test can wait for.
@@ -107,4 +107,29 @@ fn a_full_tunnel_leaves_the_way_to_the_login_open() {
     assert!(client.terminate().success(), "{}", client.log());
     let route = tools::run(&site.lab.client, "ip route get 198.18.0.1");
     assert!(!route.contains("corelane0"), "everything is as it was: {route}");
+}
+
+#[test]
+fn a_renewal_stays_with_the_endpoint_that_answers() {
+    let site = Site::new();
+    let nobody = "192.0.2.250";
+    let endpoints = format!("endpoints = [\"{nobody}:{PORT}\", \"0.0.0.0:{PORT}\"]\n");
+    let mut server = site.server("vpn", &format!("{SHORT}{endpoints}"));
+    server.administer([add_user("alice")]);
+    server.start(&site.lab.server);
+    let mut client = site.client("alice", &[addresses::SERVER_V4]);
+    client.flags.extend(["--log-level", "debug", "--set", "client.carrier=udp"].map(str::to_owned));
+    client.flags.extend(["--set", "client.rekey_after_s=5"].map(str::to_owned));
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    let in_vain = || client.log().matches("has not answered").count();
+    let before = in_vain();
+    assert!(before >= 1, "the first endpoint does not answer: {}", client.log());
+    let goes_on = || {
+        let renewals = client.log().matches("the lease is renewed").count();
+        let rekeys = client.try_status()?.peers.first()?.rekeys;
+        (renewals >= 2 && rekeys >= 3).then_some(())
+    };
+    wait_until(PATIENCE, "renewals of the lease and of the session", goes_on).unwrap();
+    assert_eq!(in_vain(), before, "{}", client.log());
 }

@@ -16,7 +16,7 @@ mod watch;
 mod ways;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -27,13 +27,15 @@ use rand::rngs::StdRng;
 use crate::accounts::names::Name;
 use crate::config::{HostPort, LoginConfig, UpConfig};
 use crate::control::engine::ServerChoice;
-use crate::daemon::DaemonError;
+use crate::daemon::agreement::Agreement;
 use crate::daemon::carriage::Access;
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
 use crate::daemon::lease::Lease;
+use crate::daemon::name_servers::NameServers;
 use crate::daemon::resolve::{outer_lookup, resolve_all};
 use crate::handshake::keys::PublicKey;
+use crate::host::routes::RoutesError;
 use crate::limits::FIRST_LOGIN_WITHIN;
 use crate::login::client::LiveChannel;
 use crate::login::tls::{ClientTls, Identity, TlsSetupError, Trust};
@@ -57,6 +59,24 @@ pub(super) struct Login {
     address: SocketAddr,
     /// When it was granted or last renewed.
     at: Instant,
+}
+
+/// What a client has on its host that a new lease changes.
+#[derive(Clone)]
+pub(super) struct Holdings {
+    pub(super) host: Arc<Mutex<ClientHost>>,
+    pub(super) name_servers: Arc<NameServers>,
+}
+
+impl Holdings {
+    /// Gives the host what was agreed on. Programs that this takes are not waited for.
+    fn furnish(&self, outside: Vec<SocketAddr>, agreement: Agreement) -> Result<(), RoutesError> {
+        self.name_servers.want(agreement.dns);
+        let mut host = lock(&self.host);
+        host.set_servers(outside)?;
+        host.set_addresses(agreement.addresses)?;
+        host.set_destinations(agreement.routes)
+    }
 }
 
 /// What a client has now, shared by the thread that sees to it and the one that uses it.
@@ -84,24 +104,27 @@ impl Tenancy {
         self.endpoints[self.endpoint % self.endpoints.len()]
     }
 
-    /// Where to send them instead, since nothing answers there: the same where there is no other.
-    pub(super) fn next_endpoint(&mut self) -> SocketAddr {
+    /// Where to send them instead, since nothing answers there, if there is anywhere else.
+    pub(super) fn next_endpoint(&mut self) -> Option<SocketAddr> {
+        let before = self.endpoint();
         self.endpoint = (self.endpoint + 1) % self.endpoints.len();
-        self.endpoint()
+        Some(self.endpoint()).filter(|next| *next != before)
+    }
+
+    /// Goes on under a lease that has been renewed, if it leads where it led: what was found out
+    /// about its endpoints holds. Whether that is so.
+    fn renew(&mut self, lease: &Lease) -> bool {
+        let (former, now) = (&self.lease, lease);
+        let is_same = (former.server_key, &former.endpoints) == (now.server_key, &now.endpoints);
+        if is_same {
+            self.lease = lease.clone();
+        }
+        is_same
     }
 
     /// What is never to be led into the tunnel.
     pub(super) fn outside(&self) -> Vec<SocketAddr> {
         self.endpoints.iter().chain(&self.logins).copied().collect()
-    }
-
-    /// Gives the host what this lease says.
-    fn furnish(&self, host: &mut ClientHost) -> Result<(), DaemonError> {
-        let agreement = self.lease.agreement(&self.config);
-        host.set_servers(self.outside())?;
-        host.set_addresses(agreement.addresses)?;
-        host.set_destinations(agreement.routes)?;
-        host.set_name_servers(&agreement.dns)
     }
 }
 

@@ -13,7 +13,6 @@ use crate::config::HostPort;
 use crate::control::runtime::ControlHandle;
 use crate::daemon::DaemonError;
 use crate::daemon::carriage::CarriageHandle;
-use crate::daemon::client_host::ClientHost;
 use crate::daemon::lease::Lease;
 use crate::limits::{HEARTBEAT_EVERY, LOGIN_PING_EVERY, RELOGIN_PAUSE_MAX};
 use crate::login::client::{ChannelError, News};
@@ -23,7 +22,7 @@ use crate::sys::clock;
 use super::heart::{Beat, Heart};
 use super::outlook::{self, Outlook};
 use super::ways::Ways;
-use super::{Login, LoginError, Steward, Tenancy, choice, lock};
+use super::{Holdings, Login, LoginError, Steward, Tenancy, choice, lock};
 
 const WAKER: Token = Token(0);
 const CHANNEL: Token = Token(1);
@@ -43,7 +42,7 @@ impl Watch {
     pub(in super::super) fn start(
         steward: Steward,
         login: Login,
-        (tenancy, host): (Arc<Mutex<Tenancy>>, Arc<Mutex<ClientHost>>),
+        (tenancy, holdings): (Arc<Mutex<Tenancy>>, Holdings),
         control: ControlHandle,
         carriage: Option<CarriageHandle>,
     ) -> Result<Self, DaemonError> {
@@ -55,9 +54,18 @@ impl Watch {
         ways.register(poll.registry(), WAYS).map_err(start)?;
         let (sender, stop) = bounded(0);
         let doubt = Arc::new(AtomicBool::new(false));
-        let doubts = Arc::clone(&doubt);
-        let mut rounds =
-            Rounds { steward, tenancy, host, control, carriage, poll, ways, stop, doubt: doubts };
+        let doubt_of_thread = Arc::clone(&doubt);
+        let mut rounds = Rounds {
+            steward,
+            tenancy,
+            holdings,
+            control,
+            carriage,
+            poll,
+            ways,
+            stop,
+            doubt: doubt_of_thread,
+        };
         rounds.show_way_in(&login);
         let thread = thread::Builder::new().name("steward".to_owned());
         let thread = thread.spawn(move || rounds.run(login)).map_err(start)?;
@@ -110,7 +118,7 @@ impl From<ChannelError> for Gone {
 struct Rounds {
     steward: Steward,
     tenancy: Arc<Mutex<Tenancy>>,
-    host: Arc<Mutex<ClientHost>>,
+    holdings: Holdings,
     control: ControlHandle,
     carriage: Option<CarriageHandle>,
     poll: Poll,
@@ -249,7 +257,11 @@ impl Rounds {
             Ok(lease) => {
                 log::debug!("the lease is renewed for {:?}", lease.lasts);
                 (login.lease, login.at) = (lease, clock::now());
-                self.move_in(login);
+                if lock(&self.tenancy).renew(&login.lease) {
+                    self.settle(login);
+                } else {
+                    self.move_in(login);
+                }
             }
             Err(error) => log::warn!("{error}; the terms of before stay in force"),
         }
@@ -298,18 +310,27 @@ impl Rounds {
         error.map_or(Ok(None), Err)
     }
 
-    /// Has engine and host go on with what the login says.
+    /// Goes where the login leads.
     fn move_in(&mut self, login: &Login) {
         let config = lock(&self.tenancy).config.clone();
         let tenancy = self.steward.tenancy(config, login);
-        let mut host = lock(&self.host);
-        if let Err(error) = tenancy.furnish(&mut host) {
+        *lock(&self.tenancy) = tenancy;
+        self.settle(login);
+    }
+
+    /// Has engine and host go on with what the lease says.
+    fn settle(&mut self, login: &Login) {
+        let (outside, agreement) = {
+            let tenancy = lock(&self.tenancy);
+            (tenancy.outside(), tenancy.lease.agreement(&tenancy.config))
+        };
+        self.ways.watch(&outside);
+        if let Err(error) = self.holdings.furnish(outside, agreement) {
             log::error!("not everything that the lease says is in place: {error}");
         }
-        self.ways.watch(&tenancy.outside());
-        let choice = tenancy.choice();
-        *lock(&self.tenancy) = tenancy;
-        self.control.order(move |engine, now| engine.choose_server(now, choice));
+        // The control thread may go over to another endpoint before it comes to this.
+        let tenancy = Arc::clone(&self.tenancy);
+        self.control.order(move |engine, now| engine.choose_server(now, lock(&tenancy).choice()));
         self.show_way_in(login);
     }
 
