@@ -42,8 +42,18 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), DaemonError> {
     let kill_switch = KillSwitch::set(&config)?;
     tunnel::allow_many_files();
-    let Begin { identity, server_key, server, mut agreement, outside, guide } =
-        Begin::of(&config, answers)?;
+    let begin = Begin::of(&config, answers)?;
+    run(config, source, kill_switch, begin)
+}
+
+/// Is the control thread, once all that is needed is open.
+fn run(
+    config: UpConfig,
+    source: Source,
+    kill_switch: KillSwitch,
+    begin: Begin,
+) -> Result<(), DaemonError> {
+    let Begin { identity, server_key, server, mut agreement, outside, guide } = begin;
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
