@@ -7,6 +7,7 @@ mod carriage;
 mod client_host;
 mod client_state;
 mod desk;
+mod early_stop;
 mod error;
 mod kill_switch;
 mod lease;

@@ -16,6 +16,7 @@ use crate::daemon::agreement::Agreement;
 use crate::daemon::carriage::{Carriage, CarriageHandle};
 use crate::daemon::client_host::ClientHost;
 use crate::daemon::client_state::ClientState;
+use crate::daemon::early_stop::EarlyStop;
 use crate::daemon::kill_switch::KillSwitch;
 use crate::daemon::name_servers::{NameServers, watch_file};
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
@@ -28,6 +29,7 @@ use crate::handshake::LocalIdentity;
 use crate::handshake::keys::PublicKey;
 use crate::host::link::LinkError;
 use crate::host::monitor::HostMonitor;
+use crate::host::netlink::InterfaceMonitor;
 use crate::host::routes::RouteRequest;
 use crate::host::upkeep::{InterfaceState, Upkeep};
 use crate::sys::clock;
@@ -40,30 +42,33 @@ use crate::sys::udp::{UdpError, UdpOptions, UdpSocket};
 /// # Errors
 /// See [`DaemonError`].
 pub fn up(config: UpConfig, source: Source, answers: Answers) -> Result<(), DaemonError> {
-    let kill_switch = KillSwitch::set(&config)?;
+    let mut early_stop = EarlyStop::of(&config)?;
+    let mut kill_switch = KillSwitch::set(&config)?;
     tunnel::allow_many_files();
-    let begin = Begin::of(&config, answers)?;
-    run(config, source, kill_switch, begin)
+    let begin = Begin::of(&config, answers, &early_stop);
+    early_stop.rest();
+    if early_stop.is_asked() {
+        log::info!("stopping, asked by a signal");
+        kill_switch.open();
+        return Ok(());
+    }
+    run(config, source, (kill_switch, early_stop), begin?)
 }
 
 /// Is the control thread, once all that is needed is open.
 fn run(
     config: UpConfig,
     source: Source,
-    kill_switch: KillSwitch,
+    (kill_switch, early_stop): (KillSwitch, EarlyStop),
     begin: Begin,
 ) -> Result<(), DaemonError> {
     let Begin { identity, server_key, server, mut agreement, outside, guide } = begin;
     let placement = Placement::choose(&config.workers);
     let workers = placement.workers();
 
-    let (tun, upkeep) = open_tun(&config, &agreement, workers)?;
-    let interface = upkeep.monitor().map_err(LinkError::from)?;
-    let monitor = HostMonitor { firewall: kill_switch.monitor()?, files: watch_file() };
-    let sockets = Sockets::open(&config, server, workers)?;
+    let Opened { tun, upkeep, monitors: (interface, monitor), sockets, poll } =
+        Opened::open(&config, &agreement, server, workers, &kill_switch)?;
     let ports = sockets.ports();
-    let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
-    tunnel::make_status_directory(&config.status_socket)?;
     let reserve = tunnel::drop_privileges(source.file.iter().chain(secret_files(&config)))?;
 
     let offloads =
@@ -116,9 +121,39 @@ fn run(
         info,
         hooks: Box::new(hooks),
     })?;
+    early_stop.hand_over();
     let outcome = control.run();
     pool.join();
     why_ended(&watch, outcome)
+}
+
+/// What is opened while there are rights for it.
+struct Opened {
+    tun: TunDevice,
+    upkeep: Upkeep,
+    /// Of the TUN device, and of all else.
+    monitors: (InterfaceMonitor, HostMonitor),
+    sockets: Sockets,
+    poll: ControlPoll,
+}
+
+impl Opened {
+    fn open(
+        config: &UpConfig,
+        agreement: &Agreement,
+        server: SocketAddr,
+        workers: usize,
+        kill_switch: &KillSwitch,
+    ) -> Result<Self, DaemonError> {
+        let (tun, upkeep) = open_tun(config, agreement, workers)?;
+        let interface = upkeep.monitor().map_err(LinkError::from)?;
+        let monitor = HostMonitor { firewall: kill_switch.monitor()?, files: watch_file() };
+        let sockets = Sockets::open(config, server, workers)?;
+        let poll =
+            ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
+        tunnel::make_status_directory(&config.status_socket)?;
+        Ok(Self { tun, upkeep, monitors: (interface, monitor), sockets, poll })
+    }
 }
 
 /// Opens the TUN device. A client's flows follow the queues that the server's packets come by.
@@ -171,10 +206,10 @@ enum Way {
 }
 
 impl Begin {
-    fn of(config: &UpConfig, answers: Answers) -> Result<Self, DaemonError> {
+    fn of(config: &UpConfig, answers: Answers, stop: &EarlyStop) -> Result<Self, DaemonError> {
         match &config.far_side {
             FarSide::Known(far) => Self::configured(config, far),
-            FarSide::Login(login) => Self::by_login(config, login, answers),
+            FarSide::Login(login) => Self::by_login(config, login, answers, stop),
         }
     }
 
@@ -199,6 +234,7 @@ impl Begin {
         config: &UpConfig,
         login: &LoginConfig,
         answers: Answers,
+        stop: &EarlyStop,
     ) -> Result<Self, DaemonError> {
         let mut randomness = Randomness::open()?;
         let state = ClientState::open(&login.state_directory)?;
@@ -209,7 +245,7 @@ impl Begin {
         let identity = Arc::new(LocalIdentity::new(key));
         let (device_key, seed) = (identity.public(), randomness.random());
         let mut steward = Steward::new(login, config.mark, state, answers, device_key, seed)?;
-        let login = steward.first_login()?;
+        let login = steward.first_login(stop.stop())?;
         ensure_foreign(device_key, std::iter::once(&login.lease.server_key))?;
         let tenancy = steward.tenancy(config.clone(), &login);
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::login::SERVER_MESSAGE_LEN_MAX;
+use super::login::{LOGIN_PING_EVERY, SERVER_MESSAGE_LEN_MAX};
 
 /// The shortest that a lease may be configured to last.
 pub const LEASE_MIN: Duration = Duration::from_secs(10);
@@ -41,16 +41,27 @@ pub const SERVER_CHOICE_GRACE: Duration = Duration::from_millis(100);
 pub const BACKUP_SERVERS_AFTER: Duration = Duration::from_millis(500);
 /// How often a client with several servers asks whether the one that it uses is there.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
+/// The same for a client with one server whose host reaches nothing but through the tunnel: it
+/// should notice before somebody does, and sleep in between.
+pub const FULL_TUNNEL_HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 /// How long a server may take to answer that, before others are tried.
 pub const HEARTBEAT_WITHIN: Duration = Duration::from_secs(1);
 /// The longest pause before the first login that follows a lost connection.
 pub const RELOGIN_PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// The longest before any.
 pub const RELOGIN_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How often it is looked whether the program is to end while somebody is asked for something.
+pub const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of what somebody answers.
+pub const ANSWER_LEN_MAX: usize = 4096;
+/// How long a client that stops waits for its lease to be given back.
+pub const STEWARD_ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// How long a client looks for a server at its start.
 pub const FIRST_LOGIN_WITHIN: Duration = Duration::from_secs(30);
 
 const _: () = {
+    assert!(HEARTBEAT_EVERY.as_millis() < FULL_TUNNEL_HEARTBEAT_EVERY.as_millis());
+    assert!(FULL_TUNNEL_HEARTBEAT_EVERY.as_secs() < LOGIN_PING_EVERY.as_secs());
     // A route in quotes with a comma has 46 bytes, a domain 256.
     assert!(
         46 * LEASE_ROUTES_MAX + 2 * 256 * LEASE_DOMAINS_MAX < SERVER_MESSAGE_LEN_MAX,

@@ -26,6 +26,7 @@ pub mod privileges;
 pub mod process;
 pub mod signal;
 pub mod steering;
+pub mod terminal;
 pub mod tun;
 pub mod udp;
 

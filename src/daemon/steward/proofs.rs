@@ -1,7 +1,9 @@
 //! How a client proves who its user is: by the token of its device if it has one, else by what the
 //! configuration names, else by what somebody types.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io;
+
+use crossbeam_channel::Receiver;
 
 use crate::accounts::names::Name;
 use crate::accounts::secret::Secret;
@@ -11,52 +13,7 @@ use crate::limits::{LOGIN_ANSWER_WITHIN, TYPED_LOGINS_MAX};
 use crate::login::client::{Channel, ChannelError, Granted};
 use crate::login::message::{Credentials, LoginRequest, RefusalCode, SCHEMA};
 
-/// Where answers to questions about secrets come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Answers {
-    /// From the terminal, if there is one.
-    #[default]
-    Terminal,
-    /// From standard input, a line each.
-    Stdin,
-}
-
-impl Answers {
-    /// Whether somebody can be asked.
-    fn are_there(self) -> bool {
-        match self {
-            Self::Terminal => io::stdin().is_terminal() && io::stderr().is_terminal(),
-            Self::Stdin => true,
-        }
-    }
-
-    /// Whether whoever answers can be asked again.
-    fn are_typed(self) -> bool {
-        self == Self::Terminal && self.are_there()
-    }
-
-    fn ask_secret(self, what: &str) -> io::Result<Secret> {
-        match self {
-            Self::Terminal => rpassword::prompt_password(format!("{what}: ")).map(Secret::new),
-            Self::Stdin => Self::line().map(Secret::new),
-        }
-    }
-
-    fn ask(self, what: &str) -> io::Result<String> {
-        if self == Self::Terminal {
-            write!(io::stderr(), "{what}: ")?;
-        }
-        Self::line()
-    }
-
-    fn line() -> io::Result<String> {
-        let mut line = String::new();
-        if io::stdin().lock().read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
-    }
-}
+use super::Answers;
 
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +67,12 @@ impl Proofs {
 
     /// Logs in. A token that is refused may be good again tomorrow, when the user is let in again:
     /// it is kept until something else has led to a login.
-    pub(super) fn log_in(&mut self, channel: &mut Channel) -> Result<Granted, ProofError> {
+    /// Who asks for an answer ceases to as soon as the other end of `stop` is gone.
+    pub(super) fn log_in(
+        &mut self,
+        channel: &mut Channel,
+        stop: &Receiver<()>,
+    ) -> Result<Granted, ProofError> {
         if let Some(token) = self.state.device_token()? {
             let credentials = Credentials { token: Some(token), ..Credentials::default() };
             match channel.login(&self.request(credentials), LOGIN_ANSWER_WITHIN) {
@@ -120,7 +82,7 @@ impl Proofs {
                 outcome => return Ok(outcome?),
             }
         }
-        let granted = self.log_in_by_other_means(channel)?;
+        let granted = self.log_in_by_other_means(channel, stop)?;
         match &granted.terms.device_token {
             Some(token) => self.state.set_device_token(token)?,
             None => self.state.forget_device_token(),
@@ -137,14 +99,18 @@ impl Proofs {
             || self.answers.are_there()
     }
 
-    fn log_in_by_other_means(&mut self, channel: &mut Channel) -> Result<Granted, ProofError> {
+    fn log_in_by_other_means(
+        &mut self,
+        channel: &mut Channel,
+        stop: &Receiver<()>,
+    ) -> Result<Granted, ProofError> {
         let mut credentials = self.configured()?;
         let mut is_typed = false;
         if credentials.token.is_none()
             && credentials.password.is_none()
             && self.login.certificate.is_none()
         {
-            self.type_password(&mut credentials)?;
+            self.type_password(&mut credentials, stop)?;
             is_typed = true;
         }
         for tries_left in (0..TYPED_LOGINS_MAX).rev() {
@@ -159,7 +125,7 @@ impl Proofs {
             let ChannelError::Refused(refusal) = &error else { return Err(error.into()) };
             match refusal.code {
                 RefusalCode::CodeNeeded if credentials.code.is_none() => {
-                    credentials.code = Some(self.secret("code of the authenticator")?);
+                    credentials.code = Some(self.secret("code of the authenticator", stop)?);
                 }
                 RefusalCode::Denied if tries_left > 0 && self.answers.are_typed() => {
                     // Of what is named by the configuration, a password may still be missing.
@@ -167,7 +133,7 @@ impl Proofs {
                         return Err(error.into());
                     }
                     log::warn!("{error}");
-                    self.type_password(&mut credentials)?;
+                    self.type_password(&mut credentials, stop)?;
                     (credentials.code, is_typed) = (None, true);
                 }
                 _ => return Err(error.into()),
@@ -190,16 +156,20 @@ impl Proofs {
         })
     }
 
-    fn type_password(&self, credentials: &mut Credentials) -> Result<(), ProofError> {
+    fn type_password(
+        &self,
+        credentials: &mut Credentials,
+        stop: &Receiver<()>,
+    ) -> Result<(), ProofError> {
         if credentials.user.is_none() {
-            credentials.user = Some(self.answer("user", Answers::ask)?);
+            credentials.user = Some(self.answer("user", |it, what| it.ask(what, stop))?);
         }
-        credentials.password = Some(self.secret("password")?);
+        credentials.password = Some(self.secret("password", stop)?);
         Ok(())
     }
 
-    fn secret(&self, what: &'static str) -> Result<Secret, ProofError> {
-        self.answer(what, Answers::ask_secret)
+    fn secret(&self, what: &'static str, stop: &Receiver<()>) -> Result<Secret, ProofError> {
+        self.answer(what, |answers, what| answers.ask_secret(what, stop))
     }
 
     fn answer<T>(
@@ -227,4 +197,50 @@ impl Proofs {
 fn is_denied(error: &ChannelError) -> bool {
     let codes = [RefusalCode::Denied, RefusalCode::Revoked];
     matches!(error, ChannelError::Refused(refusal) if codes.contains(&refusal.code))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn write(path: &Path, secret: &str) {
+        fs::write(path, secret).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[test]
+    fn files_are_read_at_each_login() {
+        let directory = TempDir::new().unwrap();
+        let file = |name: &str| -> PathBuf { directory.path().join(name) };
+        let state = ClientState::open(&file("state")).unwrap();
+        let login = LoginConfig {
+            servers: Vec::new(),
+            backup_servers: Vec::new(),
+            ca_file: None,
+            ca_pin: None,
+            user: Some("alice".parse().unwrap()),
+            password_file: Some(file("password")),
+            token_file: Some(file("token")),
+            certificate: None,
+            device_name: None,
+            state_directory: file("state"),
+        };
+        let name: Name = "laptop".parse().unwrap();
+        let proofs = Proofs::new(login, state, Answers::Stdin, name, String::new());
+        for secret in ["one", "another"] {
+            write(&file("password"), &format!("{secret} password"));
+            write(&file("token"), &format!("{secret} token"));
+            let Credentials { password, token, .. } = proofs.configured().unwrap();
+            assert_eq!(password.unwrap().expose(), format!("{secret} password"));
+            assert_eq!(token.unwrap().expose(), format!("{secret} token"));
+        }
+        fs::remove_file(file("token")).unwrap();
+        assert!(proofs.configured().is_err(), "a file that is named has to be there");
+    }
 }
