@@ -45,6 +45,7 @@ enum Word {
     Access(Box<Access>),
     UdpSilent,
     UdpRestored,
+    NetworkChanged,
     /// A carrier has ended, of which this is the number.
     Ended(u64, CarrierEnd),
 }
@@ -67,6 +68,12 @@ impl CarriageHandle {
     /// UDP is in use again.
     pub(super) fn udp_restored(&self) {
         self.tell(Word::UdpRestored);
+    }
+
+    /// The way to the server is another than before: a connection that was bound to the old one
+    /// hears nothing any more, and does not know.
+    pub(super) fn network_changed(&self) {
+        self.tell(Word::NetworkChanged);
     }
 
     /// Never waits: the control thread must not.
@@ -204,8 +211,15 @@ impl Driver {
             }
             Word::UdpRestored => {
                 self.in_use = false;
-                self.close_at = Some(clock::now() + CARRIER_GRACE);
+                (self.close_at, self.retry_at) = (Some(clock::now() + CARRIER_GRACE), None);
             }
+            // The old one serves until there is another, if it still can.
+            Word::NetworkChanged if self.in_use => {
+                if !self.open() {
+                    (self.pause, self.retry_at) = (CARRIER_RETRY_FIRST, Some(clock::now()));
+                }
+            }
+            Word::NetworkChanged => {}
             Word::Ended(number, end) => self.lose(number, &end),
         }
     }
@@ -234,7 +248,8 @@ impl Driver {
         }
     }
 
-    /// Opens a carrier and uses it. Whether that succeeded.
+    /// Opens a carrier and uses it instead of the one that there may be, which stays if there is
+    /// no connection for another. Whether that succeeded.
     fn open(&mut self) -> bool {
         let Some(access) = &self.access else { return false };
         let number = self.carriers + 1;
@@ -244,18 +259,24 @@ impl Driver {
             let _ = words.try_send(Word::Ended(number, end));
         });
         let ports = self.parts.ports.clone();
-        let carrier = connect(access).map_err(|error| error.to_string()).and_then(|stream| {
-            CarrierClient::start(stream, ports, Arc::clone(&self.parts.drops), on_end)
-                .map_err(|error| error.to_string())
-        });
-        match carrier {
+        let stream = match connect(access) {
+            Ok(stream) => stream,
+            Err(error) => {
+                log::warn!("no carrier over TLS either: {error}");
+                return false;
+            }
+        };
+        // One at a time counts what it loses.
+        self.carrier = None;
+        match CarrierClient::start(stream, ports, Arc::clone(&self.parts.drops), on_end) {
             Ok(carrier) => {
                 (self.carrier, self.carriers) = (Some(carrier), number);
                 self.use_it();
                 true
             }
             Err(error) => {
-                log::warn!("no carrier over TLS either: {error}");
+                log::warn!("the carrier over TLS cannot be used: {error}");
+                self.give_up();
                 false
             }
         }

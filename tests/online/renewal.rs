@@ -133,3 +133,23 @@ fn a_renewal_stays_with_the_endpoint_that_answers() {
     wait_until(PATIENCE, "renewals of the lease and of the session", goes_on).unwrap();
     assert_eq!(in_vain(), before, "{}", client.log());
 }
+
+/// Nothing is sent, so nothing shows that nobody answers.
+#[test]
+fn an_idle_full_tunnel_notices_that_its_only_server_is_dead() {
+    let site = Site::new();
+    let mut server = site.server("vpn", "[lease]\nroutes = [\"0.0.0.0/0\"]\nkeepalive_s = 600\n");
+    server.administer([add_user("alice")]);
+    server.start(&site.lab.server);
+    let mut client = site.client("alice", &[addresses::SERVER_V4]);
+    client.start(&site.lab.client);
+    await_online(&mut client);
+    server.daemon.signal("STOP");
+    let stopped = clock::now();
+    let has_noticed = || client.log().contains("does not answer; logging in again").then_some(());
+    wait_until(PATIENCE, "the client to notice", has_noticed).unwrap();
+    let took = clock::now() - stopped;
+    println!("noticed after {took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}\n{}", client.log());
+    server.daemon.signal("CONT");
+}

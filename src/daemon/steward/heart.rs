@@ -2,7 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::HEARTBEAT_WITHIN;
+use crate::limits::{
+    FULL_TUNNEL_HEARTBEAT_EVERY, HEARTBEAT_EVERY, HEARTBEAT_WITHIN, LOGIN_PING_EVERY,
+};
+
+/// How often a client with so many servers asks, whose host may have nothing but the tunnel. Where
+/// something is sent, its silence is noticed sooner; this is for a host that waits to be called.
+pub(super) fn beats_every(servers: usize, has_all: bool) -> Duration {
+    match (servers, has_all) {
+        (2.., _) => HEARTBEAT_EVERY,
+        (_, true) => FULL_TUNNEL_HEARTBEAT_EVERY,
+        (_, false) => LOGIN_PING_EVERY,
+    }
+}
 
 /// Questions and answers.
 #[derive(Debug)]
@@ -66,6 +78,19 @@ mod tests {
     use crate::sys::clock;
 
     const EVERY: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn who_has_more_to_lose_asks_more_often() {
+        let table = [
+            (1, false, LOGIN_PING_EVERY),
+            (1, true, FULL_TUNNEL_HEARTBEAT_EVERY),
+            (2, false, HEARTBEAT_EVERY),
+            (9, true, HEARTBEAT_EVERY),
+        ];
+        for (servers, has_all, expected) in table {
+            assert_eq!(beats_every(servers, has_all), expected, "{servers} {has_all}");
+        }
+    }
 
     #[test]
     fn a_server_that_answers_is_asked_every_so_often() {

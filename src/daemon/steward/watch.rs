@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
@@ -12,14 +12,15 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::config::HostPort;
 use crate::control::runtime::ControlHandle;
 use crate::daemon::DaemonError;
+use crate::daemon::agreement::Agreement;
 use crate::daemon::carriage::CarriageHandle;
 use crate::daemon::lease::Lease;
-use crate::limits::{HEARTBEAT_EVERY, LOGIN_PING_EVERY, RELOGIN_PAUSE_MAX};
+use crate::limits::{RELOGIN_PAUSE_MAX, STEWARD_ENDS_WITHIN};
 use crate::login::client::{ChannelError, News};
 use crate::login::message::{LeaseTerms, RefusalCode};
 use crate::sys::clock;
 
-use super::heart::{Beat, Heart};
+use super::heart::{self, Beat, Heart};
 use super::outlook::{self, Outlook};
 use super::ways::Ways;
 use super::{Holdings, Login, LoginError, Steward, Tenancy, choice, lock};
@@ -34,7 +35,8 @@ pub(in super::super) struct Watch {
     stop: Option<Sender<()>>,
     doubt: Arc<AtomicBool>,
     waker: Waker,
-    thread: JoinHandle<Option<LoginError>>,
+    /// Says how the thread has ended.
+    ended: Receiver<Option<LoginError>>,
 }
 
 impl Watch {
@@ -67,9 +69,12 @@ impl Watch {
             doubt: doubt_of_thread,
         };
         rounds.show_way_in(&login);
+        let (end, ended) = bounded(1);
         let thread = thread::Builder::new().name("steward".to_owned());
-        let thread = thread.spawn(move || rounds.run(login)).map_err(start)?;
-        Ok(Self { stop: Some(sender), doubt, waker, thread })
+        // If nobody hears how it ended, nobody wants to know.
+        let work = move || drop(end.send(rounds.run(login)));
+        thread.spawn(work).map_err(start)?;
+        Ok(Self { stop: Some(sender), doubt, waker, ended })
     }
 
     /// Something suggests that the server is out of reach: it is asked at once.
@@ -84,10 +89,11 @@ impl Watch {
         self.wake();
     }
 
-    /// Waits for the end; why the thread has had the control thread stop, if it has.
+    /// Waits for the end, but not for a server that takes long to say something; why the thread
+    /// has had the control thread stop, if it has.
     pub(in super::super) fn join(mut self) -> Option<LoginError> {
         self.stop();
-        self.thread.join().ok().flatten()
+        self.ended.recv_timeout(STEWARD_ENDS_WITHIN).ok().flatten()
     }
 
     fn wake(&self) {
@@ -175,8 +181,7 @@ impl Rounds {
     }
 
     fn talk(&mut self, login: &mut Login) -> Result<std::convert::Infallible, Gone> {
-        let several = self.steward.servers.count() > 1;
-        let every = if several { HEARTBEAT_EVERY } else { LOGIN_PING_EVERY };
+        let every = heart::beats_every(self.steward.servers.count(), self.has_all());
         let mut heart = Heart::new(clock::now(), every);
         let mut renewal = Renewal::of(login);
         let mut events = Events::with_capacity(8);
@@ -234,6 +239,13 @@ impl Rounds {
         }
     }
 
+    /// Whether this host reaches nothing but through the tunnel.
+    fn has_all(&self) -> bool {
+        let tenancy = lock(&self.tenancy);
+        let Agreement { routes, .. } = tenancy.lease.agreement(&tenancy.config);
+        tenancy.config.kill_switch || routes.iter().any(|route| route.prefix_len() == 0)
+    }
+
     /// Waits for an event, and sees to it if it is that the network has changed.
     fn wait(&mut self, events: &mut Events, time: Duration) {
         let now = clock::now();
@@ -248,6 +260,9 @@ impl Rounds {
         if self.ways.have_changed(events, clock::now()) {
             self.doubt.store(true, Ordering::Relaxed);
             self.control.order(|engine, now| engine.network_changed(now));
+            if let Some(carriage) = &self.carriage {
+                carriage.network_changed();
+            }
         }
     }
 
