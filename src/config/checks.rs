@@ -208,8 +208,11 @@ fn listeners(sections: &Sections, problems: &mut Problems) {
     if setting.value.is_empty() {
         refuse("a server must listen somewhere".to_owned());
     }
-    if setting.value.len() > limits::LISTENERS_MAX {
-        let (count, most) = (setting.value.len(), limits::LISTENERS_MAX);
+    // One more may be opened for carriers.
+    let takes_logins = !sections.server_login.listen.value.is_empty();
+    let most = limits::LISTENERS_MAX - usize::from(takes_logins);
+    if setting.value.len() > most {
+        let count = setting.value.len();
         return refuse(format!(
             "{count} addresses are more than the {most} possible: `[::]:PORT` takes all of a host"
         ));

@@ -1,7 +1,7 @@
 //! All that a server has beside the tunnel when people log in: accounts, the login port, carriers,
 //! and the desk between them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,10 +38,11 @@ pub(super) struct Logins {
 }
 
 impl Logins {
-    /// Opens the accounts of a server whose static key is `key`, and lets people in at `knocks`.
+    /// Opens the accounts of a server whose static key is `key`, and lets people in at `knocks`;
+    /// carriers bring datagrams to `door`.
     pub(super) fn begin(
         config: &ServeConfig,
-        knocks: LoginListeners,
+        (knocks, door): (LoginListeners, SocketAddr),
         key: PublicKey,
         control: ControlHandle,
         engine: &Engine,
@@ -55,13 +56,11 @@ impl Logins {
         let accounts = Accounts::open(accounts_options(config, logins, key, defaults)?)?;
         let socket = AccountsSocket::open(&logins.accounts.socket, accounts.clone())?;
         // The configuration has made sure that there is one.
-        let first = config.listen.first().copied();
-        let first = first.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
-        let datagrams = (from_own_host(first.ip()), first.port()).into();
-        let carriers = CarrierRelay::start(datagrams, Arc::clone(engine.drops()))
+        let port = config.listen.first().map_or(0, SocketAddr::port);
+        let carriers = CarrierRelay::start(door, Arc::clone(engine.drops()))
             .map_err(DaemonError::io("starting the thread of the carriers"))?;
         let (name, lease) = (logins.accounts.server_name.clone(), config.lease.clone());
-        let house = House { name, key, port: first.port(), lease };
+        let house = House { name, key, port, lease };
         let desk = Desk::new(accounts, control, carriers.handle(), house, defaults);
         let rounds =
             Rounds::start(&desk).map_err(DaemonError::io("starting the threads of the desk"))?;
@@ -141,14 +140,5 @@ fn url_of(database: &DatabasePlace) -> Result<DatabaseUrl, DaemonError> {
             let text = read_secret(file).map_err(StateError::Token)?;
             text.expose().parse().map_err(DaemonError::DatabaseUrl)
         }
-    }
-}
-
-/// How this host reaches a listener of its own.
-fn from_own_host(listening: IpAddr) -> IpAddr {
-    match listening {
-        // A socket that takes all takes IPv4, too.
-        any if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        one => one,
     }
 }

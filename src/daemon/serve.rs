@@ -1,6 +1,7 @@
 //! `corelane serve`.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -63,7 +64,8 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         tunnel::offloads_in_force(tun.offloads, listening().next(), &config.tuning, true);
     let options = tunnel::forwarder_options(&offloads, &config.tuning, config.tun.mtu);
     let features = tunnel::features(&offloads);
-    let endpoints = listening().map(UdpSocket::local_addr);
+    // The door that carriers alone go through is nobody else's business.
+    let endpoints = listening().map(UdpSocket::local_addr).take(config.listen.len());
     let info = tunnel::info(&tun, config.tun.mtu, endpoints, offloads);
     let setup =
         ServerSetup { identity, workers: workers as u8, features, tun_mtu: config.tun.mtu, peers };
@@ -77,7 +79,9 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let engine = Engine::new_server(setup, Randomness::open()?, clock::now());
     let (handle, orders) = ControlHandle::new(&poll);
     let knocks = listeners.logins;
-    let logins = knocks.map(|knocks| Logins::begin(&config, knocks, own_key, handle, &engine));
+    let door = listeners.carriers;
+    let logins =
+        knocks.map(|knocks| Logins::begin(&config, (knocks, door), own_key, handle, &engine));
     let logins = logins.transpose()?;
     let desk = logins.as_ref().map(|logins| logins.desk().clone());
     let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat, desk };
@@ -119,6 +123,8 @@ struct Listeners {
     control: Vec<Vec<UdpSocket>>,
     /// Where people log in, if they do.
     logins: Option<LoginListeners>,
+    /// Where carriers bring datagrams, if people log in.
+    carriers: SocketAddr,
 }
 
 impl Listeners {
@@ -133,8 +139,12 @@ impl Listeners {
             workers: (0..workers).map(|_| Vec::new()).collect(),
             control: Vec::new(),
             logins: logins.transpose()?,
+            carriers: (Ipv4Addr::LOCALHOST, 0).into(),
         };
-        for &address in &config.listen {
+        let door = config.listen.iter().position(is_reached_from_loopback);
+        let own_door = config.logins.as_ref().filter(|_| door.is_none());
+        let own_door = own_door.map(|_| (Ipv4Addr::LOCALHOST, 0).into());
+        for address in config.listen.iter().copied().chain(own_door) {
             let members = workers + CONTROL_MEMBERS;
             let mut group = UdpSocket::bind_group(address, members, &options)?;
             if let Some(member) = group.first() {
@@ -152,7 +162,25 @@ impl Listeners {
                 sockets.push(socket);
             }
         }
+        let door = door.unwrap_or(config.listen.len());
+        if let Some(socket) = listeners.control.get(door).and_then(|sockets| sockets.first()) {
+            listeners.carriers = from_own_host(socket.local_addr());
+        }
         Ok(listeners)
+    }
+}
+
+/// Whether a socket with this address gets what carriers send, each from an address of its own in
+/// 127.0.0.0/8. One that takes all takes IPv4, too.
+fn is_reached_from_loopback(listening: &SocketAddr) -> bool {
+    listening.is_ipv4() || listening.ip().is_unspecified()
+}
+
+/// How this host reaches a socket of its own, over IPv4.
+fn from_own_host(listening: SocketAddr) -> SocketAddr {
+    match listening.ip() {
+        any if any.is_unspecified() => (Ipv4Addr::LOCALHOST, listening.port()).into(),
+        _ => listening,
     }
 }
 

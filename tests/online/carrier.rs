@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use corelane::lab::{addresses, wait_until};
+use corelane::lab::{LINK, addresses, wait_until};
 use corelane::sys::clock;
 
 use crate::daemon::Daemon;
 use crate::harness::PATIENCE;
-use crate::site::{SERVER_V4, Server, Site, add_user, await_online};
+use crate::site::{PORT, SERVER_V4, Server, Site, add_user, await_online};
 use crate::tools::{ping, run};
 
 /// The promise: datagrams go another way so soon after UDP was taken away.
@@ -232,5 +232,53 @@ fn a_client_uses_what_it_is_told_to_use() {
     while clock::now() < began + SWITCHED_WITHIN * 2 {
         assert!(!goes_by_tls(&client));
         thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_carrier_follows_its_client_to_another_address() {
+    let (site, _server, client) = connected("");
+    block_udp(&site);
+    let (pulse, transfer) = (Pulse::start(&site), Transfer::start(&site));
+    await_way(&client, true);
+    transfer.await_progress();
+    pulse.longest_pause();
+    let there = |command: &str| run(&site.lab.client, command);
+    there(&format!("ip address del {}/24 dev {LINK}", addresses::ROUTED_CLIENT_V4));
+    there(&format!("ip address add 198.51.100.77/24 dev {LINK}"));
+    there(&format!("ip route replace default via {}", addresses::ROUTER_CLIENT_SIDE_V4));
+    transfer.await_progress();
+    // The connection of the login was bound to the old address, too.
+    let logins = || (client.log().matches("logged in to").count() == 2).then_some(());
+    wait_until(PATIENCE, "the login that follows", logins).unwrap();
+    transfer.await_progress();
+    let pause = pulse.longest_pause();
+    println!("from one address to the other: {pause:?}");
+    assert!(pause < SWITCHED_WITHIN, "{pause:?}\n{}", client.log());
+    assert!(goes_by_tls(&client));
+    transfer.finish();
+}
+
+#[test]
+fn a_server_that_listens_on_one_address_has_carriers_too() {
+    for listen in [format!("[{}]:{PORT}", addresses::SERVER_V6), format!("192.0.2.1:{PORT}")] {
+        let site = Site::new();
+        let mut server = site.server("vpn", "");
+        let config = server.daemon.config_file();
+        let text = std::fs::read_to_string(&config).unwrap();
+        let everywhere = format!("[server]\nlisten = [\"0.0.0.0:{PORT}\"]");
+        assert!(text.contains(&everywhere));
+        let here = format!("[server]\nlisten = [\"{listen}\"]");
+        std::fs::write(&config, text.replace(&everywhere, &here)).unwrap();
+        server.administer([add_user("alice")]);
+        server.start(&site.lab.server);
+        let endpoints = server.daemon.status().endpoints;
+        assert_eq!(endpoints, [listen], "the door of the carriers is not one of them");
+        let mut client = site.client("alice", &[addresses::SERVER_V4]);
+        client.flags.extend(["--set", "client.carrier=tls"].map(str::to_owned));
+        client.start(&site.lab.client);
+        await_online(&mut client);
+        assert!(goes_by_tls(&client));
+        ping(&site.lab.client, SERVER_V4, "-c 20 -i 0.01");
     }
 }
