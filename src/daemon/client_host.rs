@@ -35,6 +35,11 @@ impl ClientHost {
         Ok(self.upkeep.set_addresses(addresses)?)
     }
 
+    /// Gives the TUN device another MTU, in bytes.
+    pub(super) fn set_mtu(&mut self, mtu: u16) -> Result<(), RoutesError> {
+        Ok(self.upkeep.set_mtu(mtu.into())?)
+    }
+
     /// Goes over to other destinations.
     pub(super) fn set_destinations(&mut self, prefixes: Vec<IpNet>) -> Result<(), RoutesError> {
         self.change(RouteRequest { prefixes, ..self.request.clone() })

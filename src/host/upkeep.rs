@@ -92,6 +92,17 @@ impl Upkeep {
         Ok(())
     }
 
+    /// Gives the interface this MTU, in bytes.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn set_mtu(&mut self, mtu: u32) -> Result<(), NetlinkError> {
+        match self.netlink.link_by_index(self.device)?.mtu {
+            present if present == mtu => Ok(()),
+            _ => self.netlink.set_mtu(self.device, mtu),
+        }
+    }
+
     fn mend_addresses(&mut self, name: &str) -> Result<usize, NetlinkError> {
         let has_ipv6 = link::ipv6_state(name) == Ipv6State::On;
         let present = self.netlink.addresses(self.device)?;

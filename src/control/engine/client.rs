@@ -173,6 +173,7 @@ impl Client {
             (self.server_key, self.cookie, self.fruitless) = (choice.key, None, 0);
         }
         self.set_server(choice.address);
+        self.set_tun_mtu(core, now.monotonic, choice.tun_mtu);
         self.set_options(core, choice.options);
         if (is_other || is_rekeyed) && started {
             self.begin_attempt(core, now);

@@ -22,6 +22,8 @@ pub(super) struct Core {
     pub(super) features: Features,
     /// The plaintext that every path should carry: the padded MTU of the TUN device.
     pub(super) plaintext_wanted: usize,
+    /// What workers take every path to carry until they are told otherwise.
+    pub(super) plaintext_of_workers: usize,
     /// All keys come from it.
     pub(super) rng: Box<dyn CryptoRng + Send>,
     pub(super) drops: Arc<DropCounters>,
@@ -40,11 +42,13 @@ impl Core {
         tun_mtu: u16,
         rng: Box<dyn CryptoRng + Send>,
     ) -> Self {
+        let plaintext_wanted = padded_len(usize::from(tun_mtu));
         Self {
             identity,
             workers,
             features,
-            plaintext_wanted: padded_len(usize::from(tun_mtu)),
+            plaintext_wanted,
+            plaintext_of_workers: plaintext_wanted,
             rng,
             drops: Arc::default(),
             closing: false,

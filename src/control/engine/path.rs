@@ -109,9 +109,14 @@ impl Path {
     pub(super) fn adopt(&mut self, core: &mut Core, session: &Session) {
         self.confirmed = false;
         self.bytes_seen = 0;
-        if self.mtu.plaintext_max() != core.plaintext_wanted {
+        if self.mtu.plaintext_max() != core.plaintext_of_workers {
             self.tell_plaintext_max(core, session, self.mtu.plaintext_max());
         }
+    }
+
+    /// The path is to carry `plaintext_wanted` bytes from now on.
+    pub(super) fn want(&mut self, now: Instant, plaintext_wanted: usize) {
+        self.mtu.want(now, plaintext_wanted);
     }
 
     pub(super) fn handle_too_big(

@@ -87,6 +87,11 @@ impl PathMtu {
         *self = Self { told: self.told, ..Self::new(now, self.ceiling) };
     }
 
+    /// Begins again with another size that is wanted.
+    pub(super) fn want(&mut self, now: Instant, wanted: usize) {
+        *self = Self { told: self.told, ..Self::new(now, wanted) };
+    }
+
     /// The largest plaintext to send, in bytes.
     pub(super) fn plaintext_max(&self) -> usize {
         self.in_use

@@ -82,6 +82,8 @@ pub struct ServerChoice {
     pub key: PublicKey,
     /// Where the server listens.
     pub address: SocketAddr,
+    /// MTU of the TUN device, in bytes.
+    pub tun_mtu: u16,
     /// What is agreed with that server.
     pub options: ClientOptions,
 }

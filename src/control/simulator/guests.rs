@@ -11,6 +11,7 @@ use super::world::{Due, World};
 use crate::control::engine::{PeerSetup, Reload, ServerChoice};
 use crate::dataplane::messages::Receipt;
 use crate::handshake::keys::PresharedKey;
+use crate::limits::TUN_MTU_DEFAULT;
 
 /// How long after a server has started its clients log in again.
 const BACK_AFTER: Duration = Duration::from_millis(300);
@@ -80,7 +81,9 @@ impl World {
         }
         let (key, options) = (self.keys.server(), self.options.clone());
         let now = self.clocks(Who::Client);
-        self.client.engine.choose_server(now, ServerChoice { key, address: SERVER, options });
+        let tun_mtu = TUN_MTU_DEFAULT;
+        let choice = ServerChoice { key, address: SERVER, tun_mtu, options };
+        self.client.engine.choose_server(now, choice);
         self.pump();
     }
 

@@ -6,6 +6,7 @@
 //! wherever it is best, when the server is not. A new lease goes to the engine and to the host in
 //! place, and the tunnel goes on.
 
+mod answers;
 mod choice;
 mod error;
 mod heart;
@@ -17,10 +18,9 @@ mod ways;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -45,8 +45,9 @@ use outlook::Outlook;
 use proofs::Proofs;
 use servers::Servers;
 
+pub use answers::Answers;
 pub use error::LoginError;
-pub use proofs::{Answers, ProofError};
+pub use proofs::ProofError;
 pub(super) use watch::Watch;
 
 /// A login that has succeeded.
@@ -74,6 +75,7 @@ impl Holdings {
         self.name_servers.want(agreement.dns);
         let mut host = lock(&self.host);
         host.set_servers(outside)?;
+        host.set_mtu(agreement.mtu)?;
         host.set_addresses(agreement.addresses)?;
         host.set_destinations(agreement.routes)
     }
@@ -96,7 +98,8 @@ impl Tenancy {
     /// What the engine is to go on with.
     pub(super) fn choice(&self) -> ServerChoice {
         let options = self.lease.agreement(&self.config).take_options();
-        ServerChoice { key: self.lease.server_key, address: self.endpoint(), options }
+        let (key, tun_mtu) = (self.lease.server_key, self.lease.mtu);
+        ServerChoice { key, address: self.endpoint(), tun_mtu, options }
     }
 
     /// Where to send datagrams now.
@@ -169,13 +172,13 @@ impl Steward {
         })
     }
 
-    /// Finds a server and logs in there. Waits until one answers, but not for ever.
-    pub(super) fn first_login(&mut self) -> Result<Login, LoginError> {
-        let (_no_stop, stop) = bounded(0);
+    /// Finds a server and logs in there. Waits until one answers, but not for ever, and not when
+    /// the other end of `stop` is gone.
+    pub(super) fn first_login(&mut self, stop: &Receiver<()>) -> Result<Login, LoginError> {
         let until = clock::now() + FIRST_LOGIN_WITHIN;
         let mut tries = 0;
         loop {
-            let error = match self.log_in(&stop, None) {
+            let error = match self.log_in(stop, None) {
                 Ok(login) => return Ok(login),
                 Err(error) => error,
             };
@@ -185,7 +188,9 @@ impl Steward {
                 return Err(error);
             }
             log::warn!("{error}; next try in {pause:.1?}");
-            thread::sleep(pause);
+            if stop.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return Err(error);
+            }
             tries += 1;
         }
     }
@@ -197,7 +202,7 @@ impl Steward {
         silent: Option<&HostPort>,
     ) -> Result<Login, LoginError> {
         let mut visit = self.servers.find(stop, silent)?;
-        let granted = self.proofs.log_in(&mut visit.channel)?;
+        let granted = self.proofs.log_in(&mut visit.channel, stop)?;
         let lease = Lease::new(granted.terms, granted.psk)?;
         log::info!("logged in to {} ({}) as {}", visit.server, lease.server, lease.user);
         let channel = visit.channel.into_live().map_err(ProofError::Channel)?;

@@ -128,6 +128,17 @@ fn news_of_other_interfaces_is_passed_over_in_helpings_and_its_loss_taken_for_a_
 }
 
 #[test]
+fn an_interface_goes_over_to_another_mtu() {
+    looked_after(|netlink, index, mut upkeep| {
+        for mtu in [1300, 1300, 1420] {
+            upkeep.set_mtu(mtu).unwrap();
+            assert_eq!(netlink.link_by_index(index).unwrap().mtu, mtu);
+        }
+        assert_eq!(mend(&mut upkeep), InterfaceState::Whole);
+    });
+}
+
+#[test]
 fn an_interface_goes_over_to_other_addresses() {
     looked_after(|netlink, index, mut upkeep| {
         let wanted: [IpNet; 2] =

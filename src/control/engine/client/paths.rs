@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
-use crate::limits::{PATH_CONFIRM_RETRY, PATHS_RETRY_FIRST};
+use crate::limits::{PATH_CONFIRM_RETRY, PATHS_RETRY_FIRST, padded_len};
 use crate::wire::{PathMessage, SessionIndex};
 
 use super::super::core::Core;
@@ -62,6 +62,17 @@ impl ClientPath {
 }
 
 impl Client {
+    /// The TUN device has another MTU: every path should carry that.
+    pub(super) fn set_tun_mtu(&mut self, core: &mut Core, now: Instant, tun_mtu: u16) {
+        let wanted = padded_len(usize::from(tun_mtu));
+        if std::mem::replace(&mut core.plaintext_wanted, wanted) != wanted {
+            for path in &mut self.paths {
+                path.path.want(now, wanted);
+            }
+            self.drive_mtu(core, now);
+        }
+    }
+
     /// Makes the paths those of a new session. While connected, what they carry is still known.
     pub(super) fn adopt_paths(&mut self, core: &mut Core, now: Instant, session: &Session) {
         let route = self.route();

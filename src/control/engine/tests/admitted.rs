@@ -7,7 +7,7 @@ use super::*;
 use crate::control::simulator::side::peer;
 use crate::dataplane::messages::Receipt;
 use crate::handshake::keys::{PresharedKey, PublicKey};
-use crate::limits::REKEY_AFTER;
+use crate::limits::{REKEY_AFTER, TUN_MTU_DEFAULT};
 use crate::sys::clock;
 use crate::telemetry::drops::DropReason;
 
@@ -29,6 +29,7 @@ fn take_lease(world: &mut World, secret: u8) {
     let choice = ServerChoice {
         key: world.keys.server(),
         address: crate::control::simulator::network::SERVER,
+        tun_mtu: TUN_MTU_DEFAULT,
         options: world.options.clone(),
     };
     let now = world.clocks(Who::Client);
@@ -181,6 +182,7 @@ fn a_client_goes_to_another_server_and_says_goodbye_to_the_first() {
     let choice = ServerChoice {
         key: PublicKey([9; 32]),
         address: "198.51.100.9:4500".parse().unwrap(),
+        tun_mtu: TUN_MTU_DEFAULT,
         options: world.options.clone(),
     };
     let now = world.clocks(Who::Client);
