@@ -28,3 +28,5 @@ mod network;
 mod refusals;
 mod renewal;
 mod revocation;
+mod several;
+mod stop;
