@@ -99,7 +99,7 @@ impl Drop for Watch {
 }
 
 /// How many packets came from the client that are neither the tunnel's nor what a link needs.
-fn strangers(link: &mut Capture) -> u64 {
+pub(crate) fn strangers(link: &mut Capture) -> u64 {
     let mut count = 0;
     while let Some(captured) = link.receive().unwrap() {
         // ARP is no IP.
@@ -137,7 +137,7 @@ fn lied_to() -> Tunnel {
     tunnel
 }
 
-fn flags(settings: &[&str]) -> Vec<String> {
+pub(crate) fn flags(settings: &[&str]) -> Vec<String> {
     settings.iter().flat_map(|it| ["--set".to_owned(), (*it).to_owned()]).collect()
 }
 

@@ -1,5 +1,7 @@
-//! The real binary between real hosts (network namespaces) with real tools: ping, iperf3, ip, nft.
-//! Needs root and those tools (Debian: iputils-ping, iperf3, iproute2, nftables, procps).
+//! The real binary between real hosts (network namespaces) with real tools: ping, iperf3, ip, nft,
+//! dnsmasq, udhcpc.
+//! Needs root and those tools (Debian: iputils-ping, iperf3, iproute2, nftables, procps,
+//! dnsmasq-base, udhcpc).
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its set-up fails")]
 
@@ -11,6 +13,7 @@ mod tools;
 
 mod bound;
 mod concealment;
+mod dhcp;
 mod endpoints;
 mod fallbacks;
 mod footprint;
