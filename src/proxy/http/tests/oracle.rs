@@ -206,8 +206,9 @@ fn forward_one(bytes: &mut &[u8], all: &mut Forwarded) -> Result<bool, HttpError
     Ok(true)
 }
 
-/// Nobody sees other messages than the machine.
+/// Nobody sees other messages than the machine, and it sees the same in whatever pieces they come.
 fn assert_agreed(input: &[u8], forwarded: &Forwarded) {
+    fuzz::requests(input);
     for habits in Habits::all() {
         let shown = || format!("{habits:?}\n{}\n", input.escape_ascii());
         let got = habits.messages(&forwarded.sent);
