@@ -233,6 +233,8 @@ pub enum SessionEnd {
     Kicked,
     /// The user, device, token or certificate behind it is no longer good.
     Revoked,
+    /// The certificate that it was opened with has expired.
+    CertificateExpired,
     /// The user's quota is used up.
     QuotaExceeded,
     /// The server stopped, or was found to have stopped at its next start.

@@ -32,6 +32,8 @@ pub enum RefusalCode {
     LeaseExpired,
     /// User, device, token or certificate is no longer good.
     Revoked,
+    /// The client's certificate has expired: it needs another.
+    CertificateExpired,
     /// An administrator ended the session; logging in again is allowed.
     Kicked,
     /// The same device has logged in elsewhere.

@@ -78,8 +78,21 @@ pub(super) fn admit(
     let needs_own = attempt.password.is_some() && terms.token_is_enough;
     let (token, device_token) =
         redeem(state, who.token, needs_own, &device, now.unix, rng, &mut changes);
-    let lease = terms.lease;
-    let expires = UnixMs(now.unix.0.saturating_add(lease.as_millis() as i64));
+    let mut live = Live {
+        user: user.id,
+        device: device.id,
+        device_key: device.public_key,
+        token,
+        certificate: who.certificate.clone(),
+        expires: now.instant,
+        bounds,
+        acl: acl.clone(),
+        received_bytes: 0,
+        sent_bytes: 0,
+        unwritten: (0, 0),
+    };
+    let lease = state.lease_of(&live, terms.lease, now.unix);
+    live.expires = now.instant + lease;
     let addresses = (leased.ipv4, leased.ipv6);
     let (ipv4, ipv6) = addresses;
     let server = state.server.clone();
@@ -94,23 +107,10 @@ pub(super) fn admit(
         ipv4,
         ipv6,
         granted,
-        expires,
+        expires: UnixMs(now.unix.0.saturating_add(lease.as_millis() as i64)),
     }));
     let session = begin_session(state, attempt, &device, now, rng, &mut changes);
     let replaced = end_replaced(state, &user, &device, session, now.unix, &mut changes);
-    let live = Live {
-        user: user.id,
-        device: device.id,
-        device_key: device.public_key,
-        token,
-        certificate: who.certificate.clone(),
-        expires: now.instant + lease,
-        bounds,
-        acl: acl.clone(),
-        received_bytes: 0,
-        sent_bytes: 0,
-        unwritten: (0, 0),
-    };
     let grant = grant_of(session, &user, &live, addresses, acl, device_token);
     Ok(Admission { changes, replaced, live, grant })
 }

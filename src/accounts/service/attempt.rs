@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use crate::accounts::credentials::demand::Proof;
-use crate::accounts::model::Id;
+use crate::accounts::model::{Id, UnixMs};
 use crate::accounts::names::Name;
 use crate::accounts::refusal::Refusal;
 use crate::accounts::secret::Secret;
@@ -57,6 +57,8 @@ pub struct ShownCertificate {
     pub fingerprint: [u8; 32],
     /// Whom it stands for: its common name.
     pub user: String,
+    /// When it ceases to be good: a session does not outlast it.
+    pub not_after: UnixMs,
 }
 
 /// Where the outcome of a login goes. It is called once, from a thread of the accounts, and is not

@@ -89,7 +89,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<DeskJob>) {
         let now = Moment::now();
         if now.instant >= leases_due {
             leases_due = now.instant + LEASES_LOOK_EVERY;
-            shared.end_sessions(now, |state| expired(state, now.instant));
+            shared.end_sessions(now, |state| overdue(state, now));
         }
         if now.instant >= usage_due {
             usage_due = now.instant + USAGE_WRITE_EVERY;
@@ -101,9 +101,9 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<DeskJob>) {
     shared.end_sessions(Moment::now(), all);
 }
 
-fn expired(state: &State, now: Instant) -> Vec<(Id, SessionEnd)> {
-    let expired = state.live.iter().filter(|(_, live)| live.expires <= now);
-    expired.map(|(session, _)| (*session, SessionEnd::Expired)).collect()
+fn overdue(state: &State, now: Moment) -> Vec<(Id, SessionEnd)> {
+    let ends = state.live.iter().map(|(session, live)| Some((*session, state.overdue(live, now)?)));
+    ends.flatten().collect()
 }
 
 struct Desk<'a> {
@@ -242,7 +242,6 @@ impl Desk<'_> {
 
     fn renew(&self, session: Id) -> Result<Instant, Refusal> {
         let now = Moment::now();
-        let lease = self.shared.settings.lease;
         let mut state = self.shared.state();
         let gone =
             || Refusal::new(RefusalCode::LeaseExpired, "the lease has run out: log in again");
@@ -253,6 +252,7 @@ impl Desk<'_> {
             return Err(refusal_of(end));
         }
         let device = live.device;
+        let lease = state.lease_of(live, self.shared.settings.lease, now.unix);
         let server = state.server.clone();
         let mut record = state.book.lease(device, &server).cloned().ok_or_else(gone)?;
         let expires = now.instant + lease;
@@ -278,6 +278,11 @@ pub fn refusal_of(end: SessionEnd) -> Refusal {
         SessionEnd::Revoked => (
             RefusalCode::Revoked,
             "the account, the device, the token or the certificate is no longer good",
+        ),
+        SessionEnd::CertificateExpired => (
+            RefusalCode::CertificateExpired,
+            "the client's certificate has expired: have another issued (`corelane cert issue \
+             NAME`, where the authority is)",
         ),
         SessionEnd::QuotaExceeded => (
             RefusalCode::QuotaExceeded,

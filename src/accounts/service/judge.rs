@@ -11,9 +11,10 @@ use subtle::ConstantTimeEq as _;
 use crate::accounts::book::Book;
 use crate::accounts::credentials::demand::{LoginPolicy, Proof, ProofSet};
 use crate::accounts::credentials::{recovery, token, totp};
-use crate::accounts::model::{Id, TokenScope, UnixMs, User};
+use crate::accounts::model::{Id, SessionEnd, TokenScope, UnixMs, User};
 use crate::accounts::refusal::{Refusal, RefusalCode};
-use crate::accounts::service::attempt::LoginAttempt;
+use crate::accounts::service::attempt::{LoginAttempt, ShownCertificate};
+use crate::accounts::service::desk::refusal_of;
 use crate::limits::{TOTP_DRIFT_STEPS, TOTP_STEP_S};
 
 /// What became of the password.
@@ -37,8 +38,8 @@ pub(super) struct Identified {
     pub(super) user: Id,
     /// The token that was shown.
     pub(super) token: Option<Id>,
-    /// The serial number of the certificate that was shown.
-    pub(super) certificate: Option<String>,
+    /// The certificate that was shown.
+    pub(super) certificate: Option<ShownCertificate>,
     /// The code that is used up by this.
     pub(super) code: Option<UsedCode>,
 }
@@ -157,10 +158,11 @@ fn check_certificate(
     attempt: &LoginAttempt,
     user: &User,
     now: UnixMs,
-) -> Result<Option<String>, NotProved> {
+) -> Result<Option<ShownCertificate>, NotProved> {
     let Some(shown) = &attempt.certificate else { return Ok(None) };
     // TLS has verified that the CA issued it. One that is not listed was issued elsewhere.
-    if let Some(known) = book.certificate(&shown.serial) {
+    let known = book.certificate(&shown.serial);
+    if let Some(known) = known {
         let is_the_same: bool = known.fingerprint.ct_eq(&shown.fingerprint).into();
         if !is_the_same || known.user != user.name {
             return Err(not_proved("another certificate with that serial number"));
@@ -168,11 +170,14 @@ fn check_certificate(
         if known.revoked.is_some() {
             return Err(not_proved("revoked certificate"));
         }
-        if known.expires <= now {
-            return Err(not_proved("expired certificate"));
-        }
     }
-    Ok(Some(shown.serial.clone()))
+    let expires = known.map_or(shown.not_after, |known| known.expires.min(shown.not_after));
+    // TLS has looked when the connection was made, which may be a while ago.
+    if expires <= now {
+        let refusal = refusal_of(SessionEnd::CertificateExpired);
+        return Err(NotProved { refusal, reason: "expired certificate" });
+    }
+    Ok(Some(shown.clone()))
 }
 
 fn check_token(

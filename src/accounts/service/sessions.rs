@@ -95,7 +95,9 @@ impl Shared {
             changes.extend(closing);
         }
         changes.iter().for_each(|change| state.book.apply(change));
-        self.keep(&state, changes);
+        self.keep(&state, changes.clone());
+        drop(state);
+        self.write_audit_of(&changes);
     }
 
     /// Looks whether the sessions of `users` are still good.
@@ -104,7 +106,9 @@ impl Shared {
         let (_, done) = Enforcement::begin();
         let (changes, _) = state.review(users, now, &done);
         changes.iter().for_each(|change| state.book.apply(change));
-        self.keep(&state, changes);
+        self.keep(&state, changes.clone());
+        drop(state);
+        self.write_audit_of(&changes);
     }
 
     /// Hands over what all sessions have moved.
@@ -142,6 +146,15 @@ impl Shared {
 
     pub(in crate::accounts) fn write_audit(&self, entry: &AuditEntry) {
         self.audit.lock().unwrap_or_else(PoisonError::into_inner).write(entry);
+    }
+
+    /// Writes the entries of the audit log that are among `changes`.
+    fn write_audit_of(&self, changes: &[Change]) {
+        for change in changes {
+            if let Change::Audit(entry) = change {
+                self.write_audit(entry);
+            }
+        }
     }
 
     /// Notes a login that was refused, unless there are too many of them.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -10,12 +10,15 @@ use crate::accounts::addresses::Addresses;
 use crate::accounts::book::Book;
 use crate::accounts::change::Change;
 use crate::accounts::credentials::backoff::{Backoff, LoginSource};
-use crate::accounts::model::{Id, SessionEnd, UnixMs, UsageRecord, User};
+use crate::accounts::model::{AuditEntry, Id, SessionEnd, UnixMs, UsageRecord, User};
 use crate::accounts::names::Name;
+use crate::accounts::service::attempt::ShownCertificate;
+use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
+use crate::accounts::service::desk::refusal_of;
 use crate::accounts::service::notices::{Acknowledgement, Notice};
 use crate::handshake::keys::PublicKey;
-use crate::limits::{ENDED_SESSION_KEPT, FAILURES_REMEMBERED};
+use crate::limits::{ENDED_SESSION_KEPT, FAILURES_REMEMBERED, LEASES_LOOK_EVERY};
 use crate::policy::acl::AclRule;
 use crate::policy::bounds::Bounds;
 
@@ -28,8 +31,9 @@ pub(super) struct Live {
     /// The token it was opened with; it ends with it.
     pub(super) token: Option<Id>,
     /// The certificate it was opened with; it ends with it.
-    pub(super) certificate: Option<String>,
-    /// When the lease runs out, by the clock that runs evenly: setting the other one ends nothing.
+    pub(super) certificate: Option<ShownCertificate>,
+    /// When the lease runs out, by the clock that runs evenly: setting the other one ends nothing
+    /// but what rests on a certificate.
     pub(super) expires: Instant,
     pub(super) bounds: Bounds,
     pub(super) acl: Vec<AclRule>,
@@ -95,6 +99,7 @@ impl State {
         let mut changes = self.take_usage(session, now);
         let Some(live) = self.live.remove(&session) else { return Vec::new() };
         changes.push(Change::EndSession { session, at: now.unix, end });
+        changes.extend(self.expiry_entry(session, &live, end, now.unix).map(Change::Audit));
         self.addresses.release(live.device, now.unix);
         self.notify(&Notice::SessionEnded {
             session,
@@ -195,16 +200,69 @@ impl State {
             let token = self.book.token(token);
             token.is_some_and(|token| token.expires.is_none_or(|expires| expires > now))
         });
-        let certificate_is_good = live.certificate.as_ref().is_none_or(|serial| {
-            let known = self.book.certificate(serial);
-            known.is_none_or(|known| known.revoked.is_none() && known.expires > now)
+        let certificate_is_revoked = live.certificate.as_ref().is_some_and(|shown| {
+            self.book.certificate(&shown.serial).is_some_and(|known| known.revoked.is_some())
         });
-        let Some(user) = user.filter(|_| is_same && token_is_good && certificate_is_good) else {
-            return Some(SessionEnd::Revoked);
-        };
+        let is_good = is_same && token_is_good && !certificate_is_revoked;
+        let Some(user) = user.filter(|_| is_good) else { return Some(SessionEnd::Revoked) };
+        if self.certificate_end(live).is_some_and(|end| end <= now) {
+            return Some(SessionEnd::CertificateExpired);
+        }
         let (bounds, _) = self.book.policy_of(user);
         let pending = self.unwritten_of(live.user);
         self.quota_exceeded(live.user, &bounds, pending, now).then_some(SessionEnd::QuotaExceeded)
+    }
+
+    /// When the certificate that a session was opened with ceases to be good.
+    fn certificate_end(&self, live: &Live) -> Option<UnixMs> {
+        let shown = live.certificate.as_ref()?;
+        let known = self.book.certificate(&shown.serial);
+        Some(known.map_or(shown.not_after, |known| known.expires.min(shown.not_after)))
+    }
+
+    /// How long a lease lasts that is granted now: it does not outlast the certificate.
+    pub(super) fn lease_of(&self, live: &Live, lease: Duration, now: UnixMs) -> Duration {
+        self.certificate_end(live).map_or(lease, |end| {
+            let left = u64::try_from(end.0.saturating_sub(now.0)).unwrap_or(0);
+            lease.min(Duration::from_millis(left))
+        })
+    }
+
+    /// Why a session is over, if its lease has run out or its certificate has expired.
+    pub(super) fn overdue(&self, live: &Live, now: Moment) -> Option<SessionEnd> {
+        let has_run_out = live.expires <= now.instant;
+        let end = self.certificate_end(live);
+        // The two clocks do not agree to the millisecond on when a lease ends that was cut short.
+        let reached = UnixMs(match has_run_out {
+            true => now.unix.0.saturating_add(LEASES_LOOK_EVERY.as_millis() as i64),
+            false => now.unix.0,
+        });
+        match end.is_some_and(|end| end <= reached) {
+            true => Some(SessionEnd::CertificateExpired),
+            false => has_run_out.then_some(SessionEnd::Expired),
+        }
+    }
+
+    /// What the audit log has of a session that its certificate has ended.
+    fn expiry_entry(
+        &self,
+        session: Id,
+        live: &Live,
+        end: SessionEnd,
+        now: UnixMs,
+    ) -> Option<AuditEntry> {
+        let serial = &live.certificate.as_ref()?.serial;
+        let user = self.book.user(live.user)?.name.to_string();
+        let outcome = refusal_of(end).code.to_string();
+        let deed = Deed {
+            actor: user.clone(),
+            action: "session_end",
+            subject: user,
+            from: self.book.session(session).map(|session| session.from.ip()),
+            outcome,
+            detail: format!("session {}, certificate {serial}", session.0),
+        };
+        (end == SessionEnd::CertificateExpired).then(|| deed.entry(&self.server, now))
     }
 
     /// Bytes of a user's sessions here that the book does not know yet.

@@ -1,7 +1,7 @@
 //! Accounts to be tried out: a database in a directory of its own, passwords that cost little.
 
 use std::cell::OnceCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use tempfile::TempDir;
@@ -121,6 +121,14 @@ impl Rig {
     pub(in crate::accounts) fn login(&self, attempt: LoginAttempt) -> Result<Grant, Refusal> {
         let (answer, outcome) = bounded(1);
         self.accounts.login(attempt, Box::new(move |granted| answer.send(granted).unwrap()));
+        outcome.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    /// Until when the lease lasts now.
+    pub(in crate::accounts) fn renew(&self, granted: &Grant) -> Result<Instant, Refusal> {
+        let (answer, outcome) = bounded(1);
+        let answer = Box::new(move |renewed| answer.send(renewed).unwrap());
+        self.accounts.renew(granted.session, answer);
         outcome.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 

@@ -256,6 +256,7 @@ impl LoginDesk for Desk {
                 serial: shown.serial,
                 fingerprint: shown.fingerprint,
                 user: shown.user.into(),
+                not_after: shown.not_after,
             }),
             device_name: request.device_name,
             device_key,

@@ -66,6 +66,7 @@ fn of_code(code: RefusalCode, wait: Duration) -> Outlook {
         | RefusalCode::DeviceTaken
         | RefusalCode::TooManyDevices
         | RefusalCode::Revoked
+        | RefusalCode::CertificateExpired
         | RefusalCode::Replaced
         | RefusalCode::Incompatible
         | RefusalCode::Malformed => Outlook::Hopeless,

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
+use crate::accounts::model::UnixMs;
 use crate::accounts::names::Name;
 
 use super::{ALPN, Identity, TlsSetupError, VERSIONS, authorities, fingerprint, provider, read};
@@ -130,6 +131,8 @@ pub struct ClientCertificate {
     pub fingerprint: [u8; 32],
     /// Whom it stands for: the common name of its subject.
     pub user: Name,
+    /// When it ceases to be good.
+    pub not_after: UnixMs,
 }
 
 impl ClientCertificate {
@@ -139,6 +142,7 @@ impl ClientCertificate {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let user = parsed.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()?;
         let fingerprint = fingerprint(certificate);
-        Some(Self { serial: serial_text(parsed.raw_serial()), fingerprint, user })
+        let not_after = UnixMs(parsed.validity().not_after.timestamp().saturating_mul(1000));
+        Some(Self { serial: serial_text(parsed.raw_serial()), fingerprint, user, not_after })
     }
 }

@@ -14,7 +14,12 @@ fn policy(alternatives: &[&str]) -> LoginPolicy {
 }
 
 fn certificate(user: &str, serial: &str) -> ShownCertificate {
-    ShownCertificate { serial: serial.to_owned(), fingerprint: [7; 32], user: user.to_owned() }
+    ShownCertificate {
+        serial: serial.to_owned(),
+        fingerprint: [7; 32],
+        user: user.to_owned(),
+        not_after: UnixMs(i64::MAX),
+    }
 }
 
 fn code(rig: &Rig, attempt: LoginAttempt) -> Result<(), RefusalCode> {

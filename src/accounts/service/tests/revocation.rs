@@ -6,8 +6,10 @@ use crossbeam_channel::Receiver;
 use crate::accounts::model::{Certificate, SessionEnd, UnixMs};
 use crate::accounts::operations::{Done, Operation, Outcome};
 use crate::accounts::refusal::RefusalCode;
+use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::testing::{Rig, by_password, from_device, name};
 use crate::accounts::service::{Grant, LoginAttempt, Notice, ShownCertificate};
+use crate::limits::LEASES_LOOK_EVERY;
 
 fn next(notices: &Receiver<Notice>) -> Notice {
     notices.recv_timeout(Duration::from_secs(60)).unwrap()
@@ -54,6 +56,7 @@ fn every_way_of_revoking_ends_the_sessions_that_rest_on_it_and_no_others() {
         serial: "0a".to_owned(),
         fingerprint: [7; 32],
         user: "alice".to_owned(),
+        not_after: UnixMs(i64::MAX),
     };
     let bystander = rig.login(by_password("bob", 9)).unwrap();
     let by_certificate =
@@ -97,6 +100,70 @@ fn every_way_of_revoking_ends_the_sessions_that_rest_on_it_and_no_others() {
     actor.join().unwrap();
     let token = LoginAttempt { token: Some(token.token), ..from_device(2) };
     assert_eq!(rig.login(token).unwrap_err().code, RefusalCode::Denied, "after a restart too");
+}
+
+/// A login of alice by a certificate that is good for so long.
+fn by_certificate(device: u8, good_for: Duration) -> LoginAttempt {
+    let shown = ShownCertificate {
+        serial: format!("{device:02x}"),
+        fingerprint: [7; 32],
+        user: "alice".to_owned(),
+        not_after: UnixMs(Moment::now().unix.0 + good_for.as_millis() as i64),
+    };
+    LoginAttempt { certificate: Some(shown), ..from_device(device) }
+}
+
+#[test]
+fn a_session_ends_when_its_certificate_expires_and_no_lease_outlasts_it() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_secs(2);
+    let rig = Rig::with(|options| options.lease = HOUR);
+    rig.add("alice");
+    let begun = Moment::now().instant;
+    let by_password = rig.login(by_password("alice", 1)).unwrap();
+    let lasting = rig.login(by_certificate(2, 2 * HOUR)).unwrap();
+    assert!(lasting.expires >= begun + HOUR, "a certificate that is good for long cuts nothing");
+    let notices = rig.accounts.subscribe();
+    let short = rig.login(by_certificate(3, SHORT)).unwrap();
+    assert!(short.expires <= Moment::now().instant + SHORT);
+    assert!(rig.renew(&short).unwrap() <= Moment::now().instant + SHORT, "nor does a renewed one");
+    ended(&notices, &short, SessionEnd::CertificateExpired);
+    let late = Moment::now().instant - begun;
+    assert!(late < SHORT + 2 * LEASES_LOOK_EVERY + Duration::from_secs(2), "{late:?}");
+    assert_eq!(rig.renew(&short).unwrap_err().code, RefusalCode::LeaseExpired);
+    assert!(rig.renew(&by_password).is_ok() && rig.renew(&lasting).is_ok());
+    let audit = rig.audit_text();
+    let entry = audit.lines().find(|line| line.contains("session_end")).unwrap();
+    for part in ["certificate_expired", "\"alice\"", "192.0.2.3", "certificate 03"] {
+        assert!(entry.contains(part), "{part} in {entry}");
+    }
+    assert_eq!(audit.lines().filter(|line| line.contains("session_end")).count(), 1);
+    let expired = rig.login(by_certificate(3, Duration::ZERO)).unwrap_err();
+    assert_eq!(expired.code, RefusalCode::CertificateExpired);
+    assert!(expired.message.contains("corelane cert issue"), "{}", expired.message);
+}
+
+#[test]
+fn the_wall_clock_decides_when_a_certificate_has_expired_and_a_renewal_says_so() {
+    let rig = Rig::new();
+    rig.add("alice");
+    let granted = rig.login(by_certificate(1, Duration::from_secs(3600))).unwrap();
+    let now = Moment::now();
+    let expired = Moment { unix: UnixMs(now.unix.0 + 3_600_000), ..now };
+    let mut state = rig.accounts.shared().state();
+    let live = state.live.get(&granted.session).unwrap();
+    assert_eq!((state.overdue(live, now), state.fate(live, now.unix)), (None, None));
+    let end = Some(SessionEnd::CertificateExpired);
+    assert_eq!((state.overdue(live, expired), state.fate(live, expired.unix)), (end, end));
+    let out = Moment { instant: live.expires, ..now };
+    assert_eq!(state.overdue(live, out), Some(SessionEnd::Expired), "the clock was set back");
+    state.live.get_mut(&granted.session).unwrap().certificate.as_mut().unwrap().not_after =
+        now.unix;
+    drop(state);
+    // Whichever of the two comes first, the renewal or the look that is taken all the time.
+    let code = rig.renew(&granted).unwrap_err().code;
+    assert!([RefusalCode::CertificateExpired, RefusalCode::LeaseExpired].contains(&code), "{code}");
+    assert_eq!(rig.accounts.session_count(), 0);
 }
 
 #[test]

@@ -101,6 +101,8 @@ fn a_client_certificate_names_its_user() {
     let shown = heard_login(&told).certificate.unwrap();
     assert_eq!(shown.serial, certificate.serial);
     assert_eq!(Pin(shown.fingerprint), Pin::of(&certificate.der));
+    let left = shown.not_after.0 / 1000 - clock::unix_time().as_secs() as i64;
+    assert!((30 * 86_400 - 60..=30 * 86_400).contains(&left), "{left} s are left of 30 days");
     assert_eq!(shown.user, "bob".parse::<Name>().unwrap());
 }
 
