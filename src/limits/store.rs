@@ -8,6 +8,12 @@ pub const STORE_CONNECT_WITHIN: Duration = Duration::from_secs(3);
 pub const STORE_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long another program may keep what is to be written locked.
 pub const STORE_LOCK_WITHIN: Duration = Duration::from_secs(2);
+/// How long a login waits to hear whether its code or invite was used at another server.
+pub const CLAIM_WITHIN: Duration = Duration::from_secs(2);
+/// How long the database is not asked that after it has not answered.
+pub const CLAIM_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Logins that wait to hear it at once; the next one is treated as if the database were away.
+pub const CLAIMS_QUEUED_MAX: usize = 256;
 /// Statements that SQLite keeps prepared: more than there are.
 pub const STORE_STATEMENTS_KEPT: usize = 64;
 /// The largest SQLite file of which every page is looked at when it is opened, in bytes.

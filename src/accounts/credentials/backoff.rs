@@ -63,8 +63,8 @@ enum Account {
     Device(PublicKey),
 }
 
-/// What a try was charged to.
-#[derive(Debug)]
+/// What a try was charged to; nothing by default.
+#[derive(Debug, Default)]
 #[must_use]
 pub struct Charge(Vec<Account>);
 

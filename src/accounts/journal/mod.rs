@@ -281,6 +281,11 @@ impl Journal {
 }
 
 impl OpenJournal {
+    /// The number of this server's spool, by which the database knows it.
+    pub fn spool(&self) -> Id {
+        self.writer.spool()
+    }
+
     /// Begins to write. News from other servers, if the database can have others, come by
     /// `on_foreign`, on a thread that may wait for locks.
     ///

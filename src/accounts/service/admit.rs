@@ -58,16 +58,7 @@ pub(super) fn admit(
 ) -> Result<Admission, Refusal> {
     let user = state.book.user(who.user).cloned().ok_or_else(super::judge::denied)?;
     let (bounds, acl) = state.book.policy_of(&user);
-    let pending = state.unwritten_of(user.id);
-    if state.quota_exceeded(user.id, &bounds, pending, now.unix) {
-        return Err(Refusal::new(
-            RefusalCode::QuotaExceeded,
-            "what this account may move in a day or a month is used up: it begins anew at \
-             midnight UTC or with the next month (`corelane user set --day-bytes` raises it)",
-        ));
-    }
-    let (device, is_new) = device_of(state, attempt, &user, &bounds, now.unix, rng)?;
-    ensure_session_free(state, &user, device.id, &bounds)?;
+    let (device, is_new) = admissible(state, attempt, &user, &bounds, now, rng)?;
     let leased = lease_addresses(state, &device, now.unix)?;
 
     let mut changes: Vec<_> = code_used(who).into_iter().collect();
@@ -113,6 +104,44 @@ pub(super) fn admit(
     let replaced = end_replaced(state, &user, &device, session, now.unix, &mut changes);
     let grant = grant_of(session, &user, &live, addresses, acl, device_token);
     Ok(Admission { changes, replaced, live, grant })
+}
+
+/// Whether somebody would be admitted if there is an address left.
+///
+/// # Errors
+/// As [`admit`], but for the addresses.
+pub(super) fn ensure_admissible(
+    state: &State,
+    attempt: &LoginAttempt,
+    who: &Identified,
+    now: Moment,
+    rng: &mut impl CryptoRng,
+) -> Result<(), Refusal> {
+    let user = state.book.user(who.user).ok_or_else(super::judge::denied)?;
+    let (bounds, _) = state.book.policy_of(user);
+    admissible(state, attempt, user, &bounds, now, rng).map(drop)
+}
+
+/// The device that somebody may have a session from, and whether it is new.
+fn admissible(
+    state: &State,
+    attempt: &LoginAttempt,
+    user: &User,
+    bounds: &Bounds,
+    now: Moment,
+    rng: &mut impl CryptoRng,
+) -> Result<(Device, bool), Refusal> {
+    let pending = state.unwritten_of(user.id);
+    if state.quota_exceeded(user.id, bounds, pending, now.unix) {
+        return Err(Refusal::new(
+            RefusalCode::QuotaExceeded,
+            "what this account may move in a day or a month is used up: it begins anew at \
+             midnight UTC or with the next month (`corelane user set --day-bytes` raises it)",
+        ));
+    }
+    let (device, is_new) = device_of(state, attempt, user, bounds, now.unix, rng)?;
+    ensure_session_free(state, user, device.id, bounds)?;
+    Ok((device, is_new))
 }
 
 fn code_used(who: &Identified) -> Option<Change> {

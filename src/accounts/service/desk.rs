@@ -13,15 +13,18 @@ use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::refusal::{Refusal, RefusalCode};
 use crate::accounts::secret::Secret;
 use crate::accounts::service::Shared;
-use crate::accounts::service::admit::{Admission, Terms, admit};
+use crate::accounts::service::admit::{Admission, Terms, admit, ensure_admissible};
 use crate::accounts::service::attempt::{Grant, LoginAnswer, LoginAttempt};
 use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::Moment;
+use crate::accounts::service::claims::{Claim, Claims};
 use crate::accounts::service::judge::{
-    Case, Identified, NotProved, PasswordCheck, UsedCode, claimed_user, ensure_enough, judge,
+    Case, Identified, NotProved, PasswordCheck, UsedCode, claimed_user, ensure_claimed,
+    ensure_enough, judge, one_time,
 };
 use crate::accounts::service::notices::Enforcement;
 use crate::accounts::service::state::State;
+use crate::accounts::store::OneTime;
 use crate::limits::{BUSY_RETRY_AFTER, LEASES_LOOK_EVERY, USAGE_WRITE_EVERY};
 use crate::sys::clock;
 
@@ -32,6 +35,8 @@ pub type RenewalAnswer = Box<dyn FnOnce(Result<Instant, Refusal>) + Send>;
 pub(super) enum DeskJob {
     Login(Box<LoginAttempt>, LoginAnswer),
     Checked(Box<Checked>),
+    /// What the database says to the question with that number.
+    Claimed(u64, Claim),
     Renew(Id, RenewalAnswer),
     End(Id, SessionEnd),
     /// The sessions of a user are to be looked at.
@@ -45,6 +50,7 @@ pub(super) struct Checked {
     answer: LoginAnswer,
     charge: Charge,
     password: PasswordCheck,
+    claim: Claim,
 }
 
 /// A login whose password is to be checked.
@@ -65,7 +71,8 @@ impl ToCheck {
             true => PasswordCheck::Right { hash },
             false => PasswordCheck::Wrong,
         };
-        DeskJob::Checked(Box::new(Checked { attempt, answer, charge, password }))
+        let claim = Claim::NotAsked;
+        DeskJob::Checked(Box::new(Checked { attempt, answer, charge, password, claim }))
     }
 }
 
@@ -75,18 +82,21 @@ pub(super) fn busy() -> Refusal {
 }
 
 /// Works until it is told to stop.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<DeskJob>) {
-    let desk = Desk { shared };
+pub(super) fn run(shared: &Shared, claims: Option<Claims<Box<Checked>>>, jobs: &Receiver<DeskJob>) {
+    let mut desk = Desk { shared, claims };
     let mut leases_due = clock::now() + LEASES_LOOK_EVERY;
     let mut usage_due = clock::now() + USAGE_WRITE_EVERY;
     loop {
-        let wait = leases_due.saturating_duration_since(clock::now());
+        let claims_due = desk.claims.as_ref().and_then(Claims::due);
+        let due = claims_due.map_or(leases_due, |due| due.min(leases_due));
+        let wait = due.saturating_duration_since(clock::now());
         match jobs.recv_timeout(wait) {
             Ok(DeskJob::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             Ok(job) => desk.handle(job),
             Err(RecvTimeoutError::Timeout) => {}
         }
         let now = Moment::now();
+        desk.give_claims_up(now.instant);
         if now.instant >= leases_due {
             leases_due = now.instant + LEASES_LOOK_EVERY;
             shared.end_sessions(now, |state| overdue(state, now));
@@ -108,13 +118,29 @@ fn overdue(state: &State, now: Moment) -> Vec<(Id, SessionEnd)> {
 
 struct Desk<'a> {
     shared: &'a Shared,
+    /// Logins that wait for the database, where servers share one.
+    claims: Option<Claims<Box<Checked>>>,
+}
+
+/// What becomes of a login.
+enum Verdict {
+    Decided(Result<Grant, Refusal>),
+    /// This is to be claimed first.
+    Claim(OneTime),
 }
 
 impl Desk<'_> {
-    fn handle(&self, job: DeskJob) {
+    fn handle(&mut self, job: DeskJob) {
         match job {
             DeskJob::Login(attempt, answer) => self.begin(attempt, answer),
-            DeskJob::Checked(checked) => self.decide(*checked),
+            DeskJob::Checked(checked) => self.decide(checked),
+            DeskJob::Claimed(number, claim) => {
+                let claims = self.claims.as_mut();
+                let waiting = claims.and_then(|it| it.answered(number, claim, clock::now()));
+                if let Some(checked) = waiting {
+                    self.decide(Box::new(Checked { claim, ..*checked }));
+                }
+            }
             DeskJob::Renew(session, answer) => answer(self.renew(session)),
             DeskJob::End(session, end) => {
                 self.shared.end_sessions(Moment::now(), |_| vec![(session, end)]);
@@ -126,7 +152,15 @@ impl Desk<'_> {
         }
     }
 
-    fn begin(&self, attempt: Box<LoginAttempt>, answer: LoginAnswer) {
+    /// Goes on with those who have waited for the database for long enough.
+    fn give_claims_up(&mut self, now: Instant) {
+        let overdue = self.claims.as_mut().map(|claims| claims.overdue(now));
+        for checked in overdue.into_iter().flatten() {
+            self.decide(Box::new(Checked { claim: Claim::Away, ..*checked }));
+        }
+    }
+
+    fn begin(&mut self, attempt: Box<LoginAttempt>, answer: LoginAnswer) {
         let now = Moment::now();
         let mut state = self.shared.state();
         let policy = &self.shared.settings.policy;
@@ -144,7 +178,8 @@ impl Desk<'_> {
         let Some(shown) = attempt.password.clone() else {
             drop(state);
             let password = PasswordCheck::NotShown;
-            return self.decide(Checked { attempt, answer, charge, password });
+            let claim = Claim::NotAsked;
+            return self.decide(Box::new(Checked { attempt, answer, charge, password, claim }));
         };
         // Who does not exist is as much work as who does.
         let user = claimed_user(&state.book, &attempt).ok();
@@ -158,46 +193,75 @@ impl Desk<'_> {
         }
     }
 
-    fn decide(&self, checked: Checked) {
-        let Checked { attempt, answer, charge, password } = checked;
-        let outcome = self.outcome(&attempt, charge, &password);
-        answer(outcome);
+    fn decide(&mut self, mut checked: Box<Checked>) {
+        loop {
+            match self.verdict(&mut checked) {
+                Verdict::Decided(outcome) => return (checked.answer)(outcome),
+                Verdict::Claim(what) => {
+                    let Some(claims) = &mut self.claims else { return };
+                    match claims.ask(what, checked, clock::now()) {
+                        Ok(()) => return,
+                        Err(back) => checked = Box::new(Checked { claim: Claim::Away, ..*back }),
+                    }
+                }
+            }
+        }
     }
 
-    fn outcome(
-        &self,
-        attempt: &LoginAttempt,
-        charge: Charge,
-        password: &PasswordCheck,
-    ) -> Result<Grant, Refusal> {
+    fn verdict(&self, checked: &mut Checked) -> Verdict {
         let now = Moment::now();
         let shared = self.shared;
         let mut state = shared.state();
-        let policy = &shared.settings.policy;
-        let case = Case { book: &state.book, codes_used: &state.codes_used, policy };
-        let who = match judge(&case, attempt, password, now.unix) {
-            Ok(who) => who,
+        let (who, to_claim) = match self.identify(&state, checked, now) {
+            Ok(identified) => identified,
             Err(NotProved { refusal, reason }) => {
-                // Who has only to show a code as well has guessed nothing.
-                if refusal.code == RefusalCode::CodeNeeded {
-                    state.backoff.give_back(charge);
+                // Who has only to show a code as well, or to come again, has guessed nothing.
+                if matches!(refusal.code, RefusalCode::CodeNeeded | RefusalCode::Busy) {
+                    state.backoff.give_back(std::mem::take(&mut checked.charge));
                 }
                 drop(state);
-                shared.audit_refusal(attempt, refusal.code, reason, now);
-                return Err(refusal);
+                shared.audit_refusal(&checked.attempt, refusal.code, reason, now);
+                return Verdict::Decided(Err(refusal));
             }
         };
-        state.backoff.give_back(charge);
-        let lease = shared.settings.lease;
-        let terms = Terms { lease, token_is_enough: policy.takes_token_alone() };
-        match admit(&mut state, attempt, &who, terms, now, &mut rand::rng()) {
+        if let Some(what) = to_claim {
+            return Verdict::Claim(what);
+        }
+        state.backoff.give_back(std::mem::take(&mut checked.charge));
+        let (attempt, lease) = (&checked.attempt, shared.settings.lease);
+        let token_is_enough = shared.settings.policy.takes_token_alone();
+        let terms = Terms { lease, token_is_enough };
+        Verdict::Decided(match admit(&mut state, attempt, &who, terms, now, &mut rand::rng()) {
             Ok(admission) => self.enter(state, attempt, &who, admission, now),
             Err(refusal) => {
                 drop(state);
                 shared.audit_refusal(attempt, refusal.code, &refusal.message, now);
                 Err(refusal)
             }
+        })
+    }
+
+    /// Who somebody is, and what is to be claimed before they go on.
+    fn identify(
+        &self,
+        state: &State,
+        checked: &Checked,
+        now: Moment,
+    ) -> Result<(Identified, Option<OneTime>), NotProved> {
+        let Checked { attempt, password, claim, .. } = checked;
+        let policy = &self.shared.settings.policy;
+        let case = Case { book: &state.book, codes_used: &state.codes_used, policy };
+        let who = judge(&case, attempt, password, now.unix)?;
+        // Where nobody else uses the database, memory knows what was used.
+        let one_time = self.claims.as_ref().and_then(|_| one_time(&state.book, &who));
+        let Some(what) = one_time else { return Ok((who, None)) };
+        if *claim == Claim::NotAsked {
+            // Nothing is claimed for a login that leads nowhere.
+            let leads_on = ensure_admissible(state, attempt, &who, now, &mut rand::rng()).is_ok();
+            return Ok((who, leads_on.then_some(what)));
         }
+        ensure_claimed(&state.book, attempt, &who, what, *claim)?;
+        Ok((who, None))
     }
 
     /// Makes the login safe, and then true.

@@ -14,8 +14,10 @@ use crate::accounts::credentials::{recovery, token, totp};
 use crate::accounts::model::{Id, SessionEnd, TokenScope, UnixMs, User};
 use crate::accounts::refusal::{Refusal, RefusalCode};
 use crate::accounts::service::attempt::{LoginAttempt, ShownCertificate};
+use crate::accounts::service::claims::Claim;
 use crate::accounts::service::desk::refusal_of;
-use crate::limits::{TOTP_DRIFT_STEPS, TOTP_STEP_S};
+use crate::accounts::store::{Claimed, OneTime};
+use crate::limits::{BUSY_RETRY_AFTER, TOTP_DRIFT_STEPS, TOTP_STEP_S};
 
 /// What became of the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,4 +254,57 @@ fn last_step(case: &Case<'_>, user: &User, unix_s: u64) -> i64 {
     let used_here = case.codes_used.get(&user.id).copied().filter(|step| *step <= newest);
     let stored = Some(user.totp_last_step).filter(|step| *step <= newest);
     used_here.max(stored).unwrap_or(i64::MIN)
+}
+
+/// What of a login is good once: it has to be claimed where servers share a database.
+pub(super) fn one_time(book: &Book, who: &Identified) -> Option<OneTime> {
+    let user = who.user;
+    if let Some(code) = who.code {
+        return Some(match code {
+            UsedCode::Totp(step) => OneTime::Totp { user, step },
+            UsedCode::Recovery(hash) => OneTime::RecoveryCode { user, hash },
+        });
+    }
+    let token = who.token.and_then(|token| book.token(token))?;
+    (token.scope == TokenScope::Invite).then_some(OneTime::Invite(token.id))
+}
+
+/// Whether a login may go on by what is good once, after the database has been asked about it.
+///
+/// While it is away, a time-based code lets in only a device that the user has registered: whoever
+/// has seen the code uses it in vain at another server, without the private key of that device.
+/// Invites and recovery codes, which stay good for long, have to wait.
+pub(super) fn ensure_claimed(
+    book: &Book,
+    attempt: &LoginAttempt,
+    who: &Identified,
+    what: OneTime,
+    claim: Claim,
+) -> Result<(), NotProved> {
+    match claim {
+        Claim::Answered(Claimed::Ours) => return Ok(()),
+        Claim::Answered(Claimed::Others) => {
+            return Err(match what {
+                OneTime::Invite(_) => not_proved("an invite that was used at another server"),
+                _ => not_proved("a code that was used at another server"),
+            });
+        }
+        Claim::Answered(Claimed::Unknown) | Claim::Away | Claim::NotAsked => {}
+    }
+    let device = book.device_with_key(&attempt.device_key);
+    let is_registered = device.is_some_and(|device| device.user == who.user);
+    if claim == Claim::Away && is_registered && matches!(what, OneTime::Totp { .. }) {
+        return Ok(());
+    }
+    let what = match what {
+        OneTime::Invite(_) => "an invite",
+        OneTime::RecoveryCode { .. } => "a recovery code",
+        OneTime::Totp { .. } => "a code from a new device",
+    };
+    let message = format!(
+        "{what} cannot be taken while the server's database is away, since it could have been used \
+         at another server: try again"
+    );
+    let refusal = Refusal::for_now(RefusalCode::Busy, message, BUSY_RETRY_AFTER);
+    Err(NotProved { refusal, reason: "the database cannot be asked what was used elsewhere" })
 }

@@ -8,6 +8,7 @@ mod admit;
 mod attempt;
 mod audit;
 pub(crate) mod calendar;
+mod claims;
 mod desk;
 mod hashers;
 mod judge;
@@ -47,6 +48,7 @@ use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::names::Name;
 use crate::accounts::service::audit::AuditLog;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
+use crate::accounts::service::claims::Claims;
 use crate::accounts::service::desk::{DeskJob, ToCheck, busy};
 use crate::accounts::service::hashers::Hashers;
 use crate::accounts::service::state::Familiar;
@@ -244,6 +246,14 @@ impl Accounts {
         // The desk goes only when the server stops, and its clients with it.
         let check = move |to_check: ToCheck| drop(checked.send(to_check.check()));
         let hashers = Hashers::start(hashers, check).map_err(AccountsError::Thread)?;
+        let claims = match settings.database.is_shared() {
+            true => {
+                let (database, spool) = (settings.database.clone(), opened.spool());
+                let claims = Claims::start(database, spool, jobs.clone());
+                Some(claims.map_err(AccountsError::Thread)?)
+            }
+            false => None,
+        };
         let leftovers = sessions_left_over(&state, Moment::now());
         leftovers.iter().for_each(|change| state.book.apply(change));
         // News may come before there is somebody to take it.
@@ -265,7 +275,7 @@ impl Accounts {
         let _ = taker.set(Arc::downgrade(&shared));
         shared.keep(&shared.state(), leftovers);
         let desk = Arc::clone(&shared);
-        let run = move || desk::run(&desk, &at_desk);
+        let run = move || desk::run(&desk, claims, &at_desk);
         let thread = thread::Builder::new().name("accounts-desk".to_owned()).spawn(run);
         let desk = Mutex::new(Some(thread.map_err(AccountsError::Thread)?));
         Ok(Self { inner: Arc::new(Inner { shared, jobs, desk }) })

@@ -5,6 +5,7 @@
 //! (`corelane stats`) waits for a bounded time.
 
 mod backup;
+mod claim;
 mod connection;
 mod error;
 mod follow;
@@ -25,10 +26,11 @@ mod tests;
 use std::path::Path;
 
 use crate::accounts::change::{Batch, BatchSource};
-use crate::accounts::model::{AuditEntry, Id, SessionRecord};
+use crate::accounts::model::{AuditEntry, Id, SessionRecord, UnixMs};
 use crate::accounts::snapshot::Snapshot;
 use crate::accounts::store::connection::Connection;
 
+pub use crate::accounts::store::claim::{Claimed, OneTime};
 pub use crate::accounts::store::error::StoreError;
 pub(in crate::accounts) use crate::accounts::store::follow::Follower;
 pub use crate::accounts::store::queries::{
@@ -83,6 +85,15 @@ impl Store {
     /// The database is away.
     pub fn last_sequence(&mut self, spool: Id) -> Result<u64, StoreError> {
         self.with(|connection| write::last_sequence(connection, spool))
+    }
+
+    /// Claims what is good once for the server with that spool: of all servers on this database
+    /// one gets it. To ask again changes nothing.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub fn claim(&mut self, what: &OneTime, spool: Id, now: UnixMs) -> Result<Claimed, StoreError> {
+        self.with(|connection| claim::claim(connection, what, spool, now))
     }
 
     /// Everything but the audit log, sessions that have ended, and usage of days before

@@ -9,7 +9,7 @@ use crate::accounts::service::testing::{Rig, by_password, from_device, name, sec
 use crate::accounts::service::{LoginAttempt, Notice, ShownCertificate};
 use crate::limits::TOTP_STEP_S;
 
-fn policy(alternatives: &[&str]) -> LoginPolicy {
+pub(super) fn policy(alternatives: &[&str]) -> LoginPolicy {
     LoginPolicy::new(alternatives.iter().map(|text| text.parse().unwrap()).collect())
 }
 
@@ -27,12 +27,12 @@ fn code(rig: &Rig, attempt: LoginAttempt) -> Result<(), RefusalCode> {
 }
 
 /// The secret in an `otpauth://` address.
-fn totp_secret(address: &str) -> Vec<u8> {
+pub(super) fn totp_secret(address: &str) -> Vec<u8> {
     let text = address.split("secret=").nth(1).unwrap().split('&').next().unwrap();
     totp_rs::Secret::try_from_base32(text).unwrap().as_bytes().to_vec()
 }
 
-fn unix_s() -> u64 {
+pub(super) fn unix_s() -> u64 {
     Moment::now().unix.0 as u64 / 1000
 }
 
@@ -244,7 +244,7 @@ fn a_listed_certificate_has_to_be_the_very_one_and_in_force() {
     };
     assert_eq!(show("01", 1), Ok(()));
     assert_eq!(show("02", 2), Err(RefusalCode::Denied), "another fingerprint");
-    assert_eq!(show("03", 3), Err(RefusalCode::Denied), "expired");
+    assert_eq!(show("03", 3), Err(RefusalCode::CertificateExpired));
     assert_eq!(show("99", 4), Ok(()), "of the same CA, but issued elsewhere");
     rig.run(Operation::CertificateRevoke { serial: "01".to_owned() }).unwrap();
     assert_eq!(show("01", 1), Err(RefusalCode::Denied));

@@ -1,5 +1,6 @@
 mod attacks;
 mod crowd;
+mod fleet;
 mod limits;
 mod logins;
 mod revocation;
