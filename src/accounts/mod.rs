@@ -11,6 +11,8 @@ pub mod addresses;
 pub mod book;
 pub mod change;
 pub mod credentials;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod journal;
 pub mod model;
 pub mod names;

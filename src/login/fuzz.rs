@@ -7,6 +7,7 @@ use crate::limits::{CLIENT_MESSAGE_LEN_MAX, SERVER_MESSAGE_LEN_MAX};
 
 use super::codec;
 use super::frame::{FrameKind, FrameReader};
+use super::invite::Invite;
 use super::message::{ClientMessage, ServerMessage};
 
 /// Reads `data` as a stream of frames from either end, whole and byte by byte. What is a message is
@@ -45,4 +46,13 @@ fn bodies<'a>(pieces: impl Iterator<Item = &'a [u8]>, len_max: usize) -> Vec<Vec
         }
     }
     bodies
+}
+
+/// Reads `data` as an invite, as somebody types it. What is one is the same one when it is written
+/// again.
+pub fn invite(data: &[u8]) {
+    let Ok(invite) = String::from_utf8_lossy(data).parse::<Invite>() else { return };
+    let text = invite.to_text();
+    let again = text.expose().parse::<Invite>();
+    assert!(again.is_ok_and(|again| again.to_text().expose() == text.expose()));
 }
