@@ -8,6 +8,8 @@
 //! login says that a code was used, and does not write the whole user, who may have been disabled
 //! elsewhere in the meantime.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::model::{
@@ -40,6 +42,13 @@ pub enum Change {
         user: Id,
         /// SHA-256 of it.
         hash: [u8; 32],
+    },
+    /// A user's password was hashed anew, at a higher cost. Not stored if it was changed meanwhile.
+    PasswordRehashed {
+        /// Whose.
+        user: Id,
+        /// The hashes.
+        hashes: Rehash,
     },
     /// A group has these values.
     PutGroup(Group),
@@ -104,6 +113,22 @@ pub enum Change {
     Audit(AuditEntry),
 }
 
+/// Two hashes of one password, as PHC strings.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehash {
+    /// The one that is to be replaced.
+    pub was: String,
+    /// The one that takes its place.
+    pub is: String,
+}
+
+/// Without what a password could be guessed from.
+impl fmt::Debug for Rehash {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Rehash")
+    }
+}
+
 /// What a change replaces as a whole. Of two servers that replace the same at once, the one that
 /// comes to the database last wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,6 +166,7 @@ impl Change {
             Self::DeleteUser(_)
             | Self::TotpUsed { .. }
             | Self::RecoveryCodeUsed { .. }
+            | Self::PasswordRehashed { .. }
             | Self::DeviceSeen { .. }
             | Self::TokenUsed { .. }
             | Self::StartSession(_)

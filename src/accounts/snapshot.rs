@@ -44,6 +44,7 @@ impl Snapshot {
             | Change::DeleteUser(_)
             | Change::TotpUsed { .. }
             | Change::RecoveryCodeUsed { .. }
+            | Change::PasswordRehashed { .. }
             | Change::PutGroup(_)
             | Change::DeleteGroup(_) => self.apply_to_users(change),
             Change::PutDevice(_)
@@ -95,6 +96,13 @@ impl Snapshot {
             Change::RecoveryCodeUsed { user, hash } => {
                 if let Some(user) = self.users.get_mut(user) {
                     user.recovery_codes.retain(|code| code != hash);
+                }
+            }
+            Change::PasswordRehashed { user, hashes } => {
+                let user = self.users.get_mut(user);
+                if let Some(user) = user.filter(|user| user.password.as_ref() == Some(&hashes.was))
+                {
+                    user.password = Some(hashes.is.clone());
                 }
             }
             Change::PutGroup(group) => {

@@ -90,6 +90,12 @@ pub fn is_right(password: &str, hash: &str) -> bool {
     Argon2::default().verify_password(looked_at, &hash).is_ok() && is_acceptable
 }
 
+/// Whether `hash` was made at a lower cost than `cost`, so that its password is to be hashed anew.
+pub fn is_cheaper(hash: &str, cost: HashCost) -> bool {
+    let params = PasswordHash::new(hash).ok().and_then(|hash| Params::try_from(&hash).ok());
+    params.is_some_and(|it| it.m_cost() < cost.memory_kib || it.t_cost() < cost.passes)
+}
+
 /// A new random password, in groups that can be read out.
 pub fn generate(rng: &mut impl CryptoRng) -> Secret {
     Secret::new(random_text(GENERATED_LEN, rng))
@@ -160,5 +166,21 @@ mod tests {
         let hash = hash("correct horse", HashCost::DEFAULT, &mut rand::rng()).unwrap();
         assert!(hash.contains("$m=19456,t=2,p=1$"), "{hash}");
         assert!(is_right("correct horse", &hash));
+    }
+
+    #[test]
+    fn a_hash_knows_whether_it_is_cheaper() {
+        let cost = |memory_kib, passes| HashCost { memory_kib, passes };
+        let made = hash("correct horse", cost(16, 2), &mut rand::rng()).unwrap();
+        for (other, expected) in [
+            (cost(16, 2), false),
+            (cost(8, 1), false),
+            (cost(17, 2), true),
+            (cost(16, 3), true),
+            (cost(8, 3), true),
+        ] {
+            assert_eq!(is_cheaper(&made, other), expected, "{other:?}");
+        }
+        assert!(!is_cheaper("no hash", cost(8, 1)), "nobody logs in by it");
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::accounts::change::Change;
+use crate::accounts::change::{Change, Rehash};
 use crate::accounts::credentials::backoff::{Charge, Claimant, LoginSource};
-use crate::accounts::credentials::password;
+use crate::accounts::credentials::password::{self, HashCost};
 use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::refusal::{Refusal, RefusalCode};
 use crate::accounts::secret::Secret;
@@ -61,14 +61,20 @@ pub(super) struct ToCheck {
     shown: Secret,
     /// The user's hash, or nobody's.
     hash: String,
+    /// What new passwords cost.
+    cost: HashCost,
 }
 
 impl ToCheck {
     /// Takes as long as argon2 does.
     pub(super) fn check(self) -> DeskJob {
-        let Self { attempt, answer, charge, shown, hash } = self;
+        let Self { attempt, answer, charge, shown, hash, cost } = self;
+        let hash_anew = || password::hash(shown.expose(), cost, &mut rand::rng()).ok();
         let password = match password::is_right(shown.expose(), &hash) {
-            true => PasswordCheck::Right { hash },
+            true => {
+                let anew = password::is_cheaper(&hash, cost).then(hash_anew).flatten();
+                PasswordCheck::Right { hash, anew }
+            }
             false => PasswordCheck::Wrong,
         };
         let claim = Claim::NotAsked;
@@ -186,7 +192,8 @@ impl Desk<'_> {
         let hash = user.and_then(|user| user.password.clone());
         drop(state);
         let hash = hash.unwrap_or_else(|| self.shared.settings.nobodys_hash.clone());
-        let to_check = ToCheck { attempt, answer, charge, shown, hash };
+        let cost = self.shared.hash_cost();
+        let to_check = ToCheck { attempt, answer, charge, shown, hash, cost };
         if let Err(ToCheck { answer, charge, .. }) = self.shared.hashers.submit(to_check) {
             self.shared.state().backoff.give_back(charge);
             answer(Err(busy()));
@@ -232,7 +239,10 @@ impl Desk<'_> {
         let token_is_enough = shared.settings.policy.takes_token_alone();
         let terms = Terms { lease, token_is_enough };
         Verdict::Decided(match admit(&mut state, attempt, &who, terms, now, &mut rand::rng()) {
-            Ok(admission) => self.enter(state, attempt, &who, admission, now),
+            Ok(mut admission) => {
+                admission.changes.extend(rehashed(who.user, &checked.password));
+                self.enter(state, attempt, &who, admission, now)
+            }
             Err(refusal) => {
                 drop(state);
                 shared.audit_refusal(attempt, refusal.code, &refusal.message, now);
@@ -330,6 +340,13 @@ impl Desk<'_> {
         self.shared.keep(&state, vec![change]);
         Ok(expires)
     }
+}
+
+/// The change of a password that was hashed anew.
+fn rehashed(user: Id, password: &PasswordCheck) -> Option<Change> {
+    let PasswordCheck::Right { hash: was, anew: Some(is) } = password else { return None };
+    let hashes = Rehash { was: was.clone(), is: is.clone() };
+    Some(Change::PasswordRehashed { user, hashes })
 }
 
 /// What a client is told whose session has ended.

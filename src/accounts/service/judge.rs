@@ -30,6 +30,8 @@ pub(super) enum PasswordCheck {
     Right {
         /// The hash, as the user had it when it was checked.
         hash: String,
+        /// Another of the same password, if new passwords cost more by now.
+        anew: Option<String>,
     },
 }
 
@@ -118,7 +120,7 @@ pub(super) fn judge(
     let token = check_token(book, attempt, user, now)?;
     match password {
         PasswordCheck::NotShown => {}
-        PasswordCheck::Right { hash } if user.password.as_ref() == Some(hash) => {}
+        PasswordCheck::Right { hash, .. } if user.password.as_ref() == Some(hash) => {}
         PasswordCheck::Wrong | PasswordCheck::Right { .. } => {
             return Err(not_proved("wrong password"));
         }

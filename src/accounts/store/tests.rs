@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::testing::{on_both, postgres_database};
 use super::*;
-use crate::accounts::change::Change;
+use crate::accounts::change::{Change, Rehash};
 use crate::accounts::model::*;
 use crate::accounts::names::Name;
 use crate::handshake::keys::PublicKey;
@@ -116,6 +116,7 @@ fn change_of_users() -> impl Strategy<Value = Change> {
     let a_user = a_user.prop_map(|(id, text, disabled, step, group)| User {
         disabled,
         totp_last_step: step,
+        password: (step > 0).then(|| format!("hash{step}")),
         totp_secret: disabled.then(|| vec![1, 2, 3]),
         groups: [name(group)].into(),
         recovery_codes: (1..=id as u8).map(|code| [code; 32]).collect(),
@@ -137,6 +138,10 @@ fn change_of_users() -> impl Strategy<Value = Change> {
         1 => (id.clone(), 1..4_u8).prop_map(|(user, code)| Change::RecoveryCodeUsed {
             user: Id(user),
             hash: [code; 32],
+        }),
+        1 => (id.clone(), 0..3_u8, 0..3_u8).prop_map(|(user, was, is)| {
+            let hashes = Rehash { was: format!("hash{was}"), is: format!("hash{is}") };
+            Change::PasswordRehashed { user: Id(user), hashes }
         }),
         3 => a_group.prop_map(Change::PutGroup),
         1 => group().prop_map(|text| Change::DeleteGroup(name(text))),

@@ -130,6 +130,12 @@ fn store(connection: &mut Connection, change: &Change) -> Result<(), StoreError>
                 &[(*user).into(), hash.as_slice().into()],
             )
             .map(drop),
+        Change::PasswordRehashed { user, hashes } => connection
+            .execute(
+                "UPDATE users SET password = $1 WHERE id = $2 AND password = $3",
+                &[hashes.is.as_str().into(), (*user).into(), hashes.was.as_str().into()],
+            )
+            .map(drop),
         Change::PutGroup(group) => put_group(connection, group),
         Change::PutDevice(device) => put_device(connection, device),
         Change::DeviceSeen { device, at } => connection

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
+use crate::accounts::credentials::password::{self, HashCost};
 use crate::accounts::credentials::{demand::LoginPolicy, totp};
 use crate::accounts::model::{Certificate, SessionEnd, UnixMs};
 use crate::accounts::operations::{NewPassword, Operation, Outcome};
 use crate::accounts::refusal::RefusalCode;
 use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::testing::{Rig, by_password, from_device, name, secret};
-use crate::accounts::service::{LoginAttempt, Notice, ShownCertificate};
+use crate::accounts::service::{Accounts, AccountsOptions, LoginAttempt, Notice, ShownCertificate};
 use crate::limits::TOTP_STEP_S;
 
 pub(super) fn policy(alternatives: &[&str]) -> LoginPolicy {
@@ -269,4 +270,37 @@ fn a_lease_is_renewed_and_ends_when_it_is_not() {
     let refused = refused.recv_timeout(Duration::from_secs(60)).unwrap().unwrap_err();
     assert_eq!(refused.code, RefusalCode::LeaseExpired);
     assert!(rig.login(by_password("alice", 1)).is_ok(), "and the password still works");
+}
+
+#[test]
+fn a_password_that_was_hashed_at_a_lower_cost_is_hashed_anew_at_a_login() {
+    let rig = Rig::new();
+    rig.add("alice");
+    let Rig { accounts, directory, .. } = rig;
+    drop(accounts);
+    let dearer = HashCost { memory_kib: 16, passes: 2 };
+    let options = || AccountsOptions { hash_cost: dearer, ..Rig::options(&directory) };
+    let accounts = Accounts::open(options()).unwrap();
+    let log_in = |accounts: &Accounts, attempt| {
+        let (answer, outcome) = crossbeam_channel::bounded(1);
+        accounts.login(attempt, Box::new(move |granted| answer.send(granted).unwrap()));
+        outcome.recv_timeout(Duration::from_secs(60)).unwrap()
+    };
+    let hash = |accounts: &Accounts| {
+        let state = accounts.shared().state();
+        state.book().user_named(&name("alice")).unwrap().password.clone().unwrap()
+    };
+    let cheap = hash(&accounts);
+    let wrong = LoginAttempt { password: Some(secret("wrong horse")), ..by_password("alice", 1) };
+    assert!(log_in(&accounts, wrong).is_err());
+    assert_eq!(hash(&accounts), cheap, "a wrong password changes nothing");
+    log_in(&accounts, by_password("alice", 1)).unwrap();
+    let dear = hash(&accounts);
+    assert!(password::is_cheaper(&cheap, dearer) && !password::is_cheaper(&dear, dearer));
+    log_in(&accounts, by_password("alice", 1)).unwrap();
+    assert_eq!(hash(&accounts), dear, "once");
+    drop(accounts);
+    let accounts = Accounts::open(options()).unwrap();
+    assert_eq!(hash(&accounts), dear, "it is stored");
+    log_in(&accounts, by_password("alice", 1)).unwrap();
 }
