@@ -179,6 +179,27 @@ fn leases(sections: &Sections, problems: &mut Problems) {
             problems.error(origin.clone(), what);
         }
     }
+    pools_are_in_the_tunnel(sections, problems);
+}
+
+/// The host leads into the tunnel, and lets out, what is in the networks of its own addresses.
+fn pools_are_in_the_tunnel(sections: &Sections, problems: &mut Problems) {
+    let (pools, own) = (&sections.lease.pools, &sections.tun.addresses.value);
+    for pool in &pools.value {
+        if own.iter().any(|address| address.contains(pool)) {
+            continue;
+        }
+        let what = format!(
+            "the pool `{pool}` is in no network of `addresses`: nothing would lead there, and \
+             nobody from there would be let out"
+        );
+        let first = pool.hosts().next().unwrap_or(pool.network());
+        let help = format!(
+            "add \"{first}/{}\" to `addresses`, or take the pool from one of the networks there",
+            pool.prefix_len()
+        );
+        problems.error_with_help(pools.origin.clone(), what, help);
+    }
 }
 
 fn workers_fit_cpus(sections: &Sections, problems: &mut Problems) {

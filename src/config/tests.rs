@@ -443,6 +443,8 @@ fn a_lease_is_what_the_tunnel_is_unless_the_configuration_says_more() {
     assert_eq!(lease.pools, ["10.0.0.0/8".parse().unwrap()]);
     assert_eq!(lease.routes, lease.pools);
     assert_eq!((lease.mtu, lease.keepalive_s, lease.lasts_s), (1408, Some(25), 3600));
+    let outside = server("[lease]\npools = [\"10.9.0.0/16\", \"11.0.0.0/16\"]\n");
+    assert_only(&outside, Severity::Error, "`11.0.0.0/16` is in no network of `addresses`");
     let lease = load("[lease]\npools = [\"10.9.0.0/16\"]\nroutes = [\"0.0.0.0/0\"]\nmtu = 1300\n");
     assert_eq!(lease.pools, ["10.9.0.0/16".parse().unwrap()]);
     assert_eq!(lease.routes, ["0.0.0.0/0".parse().unwrap()]);
