@@ -127,7 +127,7 @@ impl Shared {
             News::Changes(changes) => drop(self.make(&mut state, &changes, now)),
             News::Reloaded(snapshot) => {
                 let users: BTreeSet<Id> = state.live.values().map(|live| live.user).collect();
-                state.book = Book::new(*snapshot);
+                state.replace_book(*snapshot, now.unix);
                 let (_, done) = Enforcement::begin();
                 let gone: Vec<Id> = state.live.keys().copied().collect();
                 let mut changes = Vec::new();

@@ -17,6 +17,7 @@ use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
 use crate::accounts::service::desk::refusal_of;
 use crate::accounts::service::notices::{Acknowledgement, Notice};
+use crate::accounts::snapshot::Snapshot;
 use crate::handshake::keys::PublicKey;
 use crate::limits::{ENDED_SESSION_KEPT, FAILURES_REMEMBERED, LEASES_LOOK_EVERY};
 use crate::policy::acl::AclRule;
@@ -304,6 +305,22 @@ impl State {
             Change::AddUser(user) | Change::PutUser(user) => self.follow_reservation(user),
             _ => {}
         }
+    }
+
+    /// Takes everything anew, and lets the addresses follow.
+    pub(super) fn replace_book(&mut self, known: Snapshot, now: UnixMs) {
+        let before = std::mem::replace(&mut self.book, Book::new(known));
+        for device in before.known().devices.keys() {
+            if self.book.device(*device).is_none() {
+                self.addresses.forget(*device, now);
+            }
+        }
+        // All at once: what was kept for one may be kept for another now.
+        for user in before.known().users.keys() {
+            let _ = self.addresses.reserve(*user, None, None);
+        }
+        let users: Vec<User> = self.book.known().users.values().cloned().collect();
+        users.iter().for_each(|user| self.follow_reservation(user));
     }
 
     /// Keeps addresses for a user, as far as they are this server's: others have other pools.

@@ -88,7 +88,7 @@ fn take_usage(inner: &Arc<Inner>, stop: &Receiver<()>) {
 }
 
 impl Inner {
-    fn heed(&self, notice: Notice) {
+    pub(super) fn heed(&self, notice: Notice) {
         match notice {
             Notice::SessionEnded { session, device_key, end, done } => {
                 self.move_out(session, device_key, end, done);

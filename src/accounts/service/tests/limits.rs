@@ -1,11 +1,13 @@
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::accounts::addresses::AddressPlan;
-use crate::accounts::model::SessionEnd;
+use crate::accounts::change::Change;
+use crate::accounts::model::{SessionEnd, UnixMs};
 use crate::accounts::operations::Outcome;
 use crate::accounts::refusal::RefusalCode;
-use crate::accounts::service::Notice;
 use crate::accounts::service::testing::{Rig, by_password, name};
+use crate::accounts::service::{Notice, State};
 use crate::handshake::keys::PublicKey;
 
 fn code(rig: &Rig, user: &str, device: u8) -> Result<(), RefusalCode> {
@@ -122,4 +124,39 @@ fn a_quota_sends_its_user_away_and_keeps_it_out() {
         panic!("no user");
     };
     assert_eq!((view.name, view.day_bytes, view.month_bytes), (name("alice"), 1007, 1007));
+}
+
+#[test]
+fn reserved_addresses_follow_when_everything_is_read_anew() {
+    let rig = Rig::new();
+    for user in ["alice", "bob", "carol"] {
+        rig.add(user);
+    }
+    let [first, second] = ["10.9.0.77", "10.9.0.88"].map(|text| text.parse::<Ipv4Addr>().unwrap());
+    let mut state = rig.accounts.shared().state();
+    let mut known = state.book.known().clone();
+    let mut reserve = |state: &mut State, of: [(&str, Option<Ipv4Addr>); 2]| {
+        for (user, address) in of {
+            let id = state.book.user_named(&name(user)).unwrap().id;
+            known.users.get_mut(&id).unwrap().reserved_ipv4 = address;
+        }
+        state.replace_book(known.clone(), UnixMs(0));
+    };
+    reserve(&mut state, [("alice", Some(first)), ("bob", Some(second))]);
+    let [alice, bob, carol] =
+        ["alice", "bob", "carol"].map(|user| state.book.user_named(&name(user)).unwrap().id);
+    assert!(state.addresses.reserve(carol, Some(first), None).is_err());
+    // They change places, which only works if both are let go first; then one is free.
+    reserve(&mut state, [("alice", Some(second)), ("bob", Some(first))]);
+    assert!(state.addresses.reserve(bob, Some(second), None).is_err());
+    assert!(state.addresses.reserve(alice, Some(first), None).is_err());
+    reserve(&mut state, [("alice", Some(second)), ("bob", None)]);
+    assert!(state.addresses.reserve(carol, Some(first), None).is_ok());
+    drop(state);
+    assert_eq!(rig.login(by_password("alice", 1)).unwrap().ipv4, Some(second));
+    let mut state = rig.accounts.shared().state();
+    let mut without = state.book.known().clone();
+    without.apply(&Change::DeleteUser(alice));
+    state.replace_book(without, UnixMs(0));
+    assert_eq!(state.addresses.holder(second.into()), None, "its device is gone");
 }
