@@ -170,6 +170,7 @@ fn full_report() -> StatusReport {
             features: Vec::new(),
         }],
         drops: Default::default(),
+        accounts: Some(Default::default()),
         last_error: None,
     }
 }

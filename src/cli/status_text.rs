@@ -2,7 +2,9 @@
 
 use crate::cli::units;
 use crate::telemetry::drops::DropReason;
-use crate::telemetry::status::{OffloadStatus, PeerStatus, StatusReport, WorkerStatus};
+use crate::telemetry::status::{
+    AccountsStatus, OffloadStatus, PeerStatus, StatusReport, WorkerStatus,
+};
 
 /// Paths of a peer shown one by one; more are counted.
 const PATHS_SHOWN_MAX: usize = 8;
@@ -59,9 +61,48 @@ fn head(out: &mut String, report: &StatusReport, paint: Paint) {
     let label = if report.role == "client" { "server" } else { "listening" };
     line(label, &report.endpoints.join(", "));
     line("offloads", &offloads(&report.offloads, report.role == "client"));
+    if let Some(accounts) = &report.accounts {
+        line("logins", &logins(accounts));
+        if let Some(trouble) = trouble(accounts) {
+            line("database", &paint.alarm(&printable(&trouble)));
+        }
+    }
     if let Some(error) = &report.last_error {
         line("last error", &paint.alarm(&printable(error)));
     }
+}
+
+fn logins(accounts: &AccountsStatus) -> String {
+    let changes = match accounts.waiting_batches {
+        0 => "every change is stored".to_owned(),
+        waiting => format!(
+            "{} changes ({} KiB) wait for the database",
+            units::count(waiting as u64),
+            units::count(accounts.waiting_bytes.div_ceil(1024))
+        ),
+    };
+    format!("{} sessions, {changes}", units::count(accounts.sessions as u64))
+}
+
+/// What is wrong with the database, if anything is.
+fn trouble(accounts: &AccountsStatus) -> Option<String> {
+    let mut reasons = Vec::new();
+    if let Some(reason) = &accounts.database_away {
+        let since = accounts.database_away_s.unwrap_or_default();
+        reasons.push(format!("away for {}: {reason}", units::duration(since)));
+    }
+    if accounts.spool_full {
+        reasons.push("the spool is full, so changes are refused".to_owned());
+    }
+    for (count, what) in [
+        (accounts.refused_batches, "changes were refused by it (see the log)"),
+        (accounts.rejected_batches, "changes had no room in the spool"),
+    ] {
+        if count > 0 {
+            reasons.push(format!("{} {what}", units::count(count)));
+        }
+    }
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 fn offloads(offloads: &OffloadStatus, is_client: bool) -> String {
@@ -293,6 +334,7 @@ mod tests {
                 features: Vec::new(),
             }],
             drops: [("no_route".to_owned(), 0)].into(),
+            accounts: None,
             last_error: Some("bad\u{1b}[2J".to_owned()),
         }
     }
@@ -315,6 +357,34 @@ mod tests {
         assert!(!text.contains("no_route") && !text.contains("steering"), "{text}");
         assert!(text.contains("not connected\n") && text.contains("unpinned"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn what_waits_for_a_database_that_is_away_is_told() {
+        let mut report = report(1.0, 0, 0);
+        assert!(!render(&report, None, false).contains("logins"), "a client has no accounts");
+        let accounts = AccountsStatus { sessions: 1234, ..AccountsStatus::default() };
+        report.accounts = Some(accounts.clone());
+        let well = render(&report, None, false);
+        assert!(well.contains("logins     1,234 sessions, every change is stored\n"), "{well}");
+        assert!(!well.contains("database  "), "{well}");
+        report.accounts = Some(AccountsStatus {
+            waiting_batches: 3,
+            waiting_bytes: 1025,
+            refused_batches: 2,
+            spool_full: true,
+            database_away: Some("PostgreSQL: \u{1b}gone".to_owned()),
+            database_away_s: Some(5.0),
+            ..accounts
+        });
+        let ill = render(&report, None, false);
+        for part in [
+            "3 changes (2 KiB) wait for the database",
+            "database   away for 5 s: PostgreSQL: \u{fffd}gone; the spool is full",
+            "; 2 changes were refused by it",
+        ] {
+            assert!(ill.contains(part), "{part} in {ill}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::accounts::credentials::demand::ProofSet;
 use crate::accounts::names::Name;
-use crate::accounts::store::DatabaseUrl;
+use crate::accounts::store::{DatabaseUrl, Retention};
 use crate::config::build::without_host_bits;
 use crate::config::problems::{Origin, Problems};
 use crate::config::schema::{AccountsSection, STATE_DIRECTORY, Sections, Setting};
@@ -98,6 +98,8 @@ pub struct AccountsConfig {
     pub isolate_clients: bool,
     /// What users may do for whom there is no rule at all.
     pub without_rules: Action,
+    /// How long history is kept in the database.
+    pub retention: Retention,
 }
 
 /// Where a database is.
@@ -213,6 +215,11 @@ impl AccountsConfig {
             socket: accounts.socket.value.clone(),
             isolate_clients: accounts.isolate_clients.value,
             without_rules: accounts.without_rules.value,
+            retention: Retention {
+                audit_days: accounts.audit_kept_days.value.as_u32(),
+                sessions_days: accounts.sessions_kept_days.value.as_u32(),
+                usage_days: accounts.usage_kept_days.value.as_u32(),
+            },
         })
     }
 }

@@ -193,7 +193,7 @@ fn pools_are_in_the_tunnel(sections: &Sections, problems: &mut Problems) {
             "the pool `{pool}` is in no network of `addresses`: nothing would lead there, and \
              nobody from there would be let out"
         );
-        let first = pool.hosts().next().unwrap_or(pool.network());
+        let first = pool.hosts().next().unwrap_or_else(|| pool.network());
         let help = format!(
             "add \"{first}/{}\" to `addresses`, or take the pool from one of the networks there",
             pool.prefix_len()

@@ -34,6 +34,11 @@ pub(crate) type Mtu = Bounded<{ limits::TUN_MTU_MIN as u64 }, { limits::TUN_MTU_
 pub(crate) type QueueLen = Bounded<1, 1_000_000>;
 /// Seconds between keepalives; 0 is never.
 pub(crate) type Keepalive = Bounded<0, { u16::MAX as u64 }>;
+/// Days that history is kept.
+pub(crate) type KeptDays = Bounded<1, { limits::KEPT_DAYS_MAX as u64 }>;
+/// Days that usage is kept.
+pub(crate) type UsageKeptDays =
+    Bounded<{ limits::USAGE_KEPT_DAYS_MIN as u64 }, { limits::KEPT_DAYS_MAX as u64 }>;
 /// Seconds that a lease lasts.
 pub(crate) type LeaseSeconds =
     Bounded<{ limits::LEASE_MIN.as_secs() }, { limits::LEASE_MAX.as_secs() }>;
@@ -242,6 +247,9 @@ section! {
         database_file: Option<PathBuf> = None, Restart;
         spool_file: PathBuf = PathBuf::from(STATE_DIRECTORY).join("accounts.spool"), Restart;
         audit_log_file: Option<PathBuf> = None, Restart;
+        audit_kept_days: KeptDays = KeptDays::clamped(400), Restart;
+        sessions_kept_days: KeptDays = KeptDays::clamped(90), Restart;
+        usage_kept_days: UsageKeptDays = UsageKeptDays::clamped(800), Restart;
         isolate_clients: bool = true, Restart;
         socket: PathBuf = PathBuf::from(ACCOUNTS_SOCKET_DEFAULT), Restart;
         without_rules: Action = Action::Allow, Restart;

@@ -94,6 +94,7 @@ fn accounts_options(
     policy_defaults: Defaults,
 ) -> Result<AccountsOptions, DaemonError> {
     let AccountsConfig { server_name, database, spool_file, audit_log_file, .. } = &logins.accounts;
+    let retention = logins.accounts.retention;
     let (spool, name) = (spool_file.clone(), server_name.clone());
     let own = config.addresses.iter().map(|own| IpNet::from(own.addr()));
     let peers = config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
@@ -109,6 +110,7 @@ fn accounts_options(
         lease: Duration::from_secs(config.lease.lasts_s.into()),
         policy_defaults,
         audit_log: audit_log_file.clone(),
+        retention,
         ..AccountsOptions::new(url_of(database)?, spool, name)
     })
 }
@@ -120,6 +122,7 @@ fn accounts_options(
 pub fn open_accounts(config: &ServeConfig) -> Result<Accounts, DaemonError> {
     let Some(logins) = &config.logins else { return Err(DaemonError::NoAccounts) };
     let AccountsConfig { server_name, database, spool_file, audit_log_file, .. } = &logins.accounts;
+    let retention = logins.accounts.retention;
     let (spool, name) = (spool_file.clone(), server_name.clone());
     let audit_log = audit_log_file.clone();
     let isolate = logins.accounts.isolate_clients;
@@ -128,6 +131,7 @@ pub fn open_accounts(config: &ServeConfig) -> Result<Accounts, DaemonError> {
         audit_log,
         policy_defaults,
         hashers: 1,
+        retention,
         ..AccountsOptions::new(url_of(database)?, spool, name)
     };
     Ok(Accounts::open(options)?)

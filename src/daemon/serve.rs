@@ -31,6 +31,7 @@ use crate::login::server::LoginListeners;
 use crate::sys::clock;
 use crate::sys::steering::{CONTROL_MEMBERS, attach_lane_steering};
 use crate::sys::udp::UdpSocket;
+use crate::telemetry::status::AccountsStatus;
 
 /// Runs a server until it is told to stop; `source` is read again on SIGHUP.
 ///
@@ -247,6 +248,10 @@ impl ControlHooks for ServerHooks {
     fn name_of(&self, peer: &PublicKey) -> Option<String> {
         let user = || Some(self.desk.as_ref()?.user_of(peer)?.to_string());
         self.names.get(peer).cloned().or_else(user)
+    }
+
+    fn accounts(&self) -> Option<AccountsStatus> {
+        self.desk.as_ref().map(Desk::accounts_status)
     }
 
     fn reload(&mut self) -> Result<Reload, String> {

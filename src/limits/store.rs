@@ -14,6 +14,22 @@ pub const CLAIM_WITHIN: Duration = Duration::from_secs(2);
 pub const CLAIM_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Logins that wait to hear it at once; the next one is treated as if the database were away.
 pub const CLAIMS_QUEUED_MAX: usize = 256;
+/// Days that it is remembered at which server a code or an invite was used: far longer than servers
+/// may fail to hear of each other.
+pub const CLAIMS_KEPT_DAYS: u32 = 30;
+/// Refused logins in the audit log of the database, whatever their age: a day of guessing at full
+/// speed.
+pub const AUDIT_REFUSALS_KEPT: i64 = 1_000_000;
+/// How often it is looked what is too old to be kept.
+pub const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// The pause between two deletions while there is more to delete.
+pub const PRUNE_PAUSE: Duration = Duration::from_millis(200);
+/// Rows of a table that are deleted at once.
+pub const PRUNE_ROWS: i64 = 1000;
+/// The fewest days for which usage is kept: quotas are of a month.
+pub const USAGE_KEPT_DAYS_MIN: u32 = 32;
+/// The most days that a configuration may name: a century.
+pub const KEPT_DAYS_MAX: u32 = 36_525;
 /// Statements that SQLite keeps prepared: more than there are.
 pub const STORE_STATEMENTS_KEPT: usize = 64;
 /// The largest SQLite file of which every page is looked at when it is opened, in bytes.

@@ -41,8 +41,32 @@ pub struct StatusReport {
     pub peers: Vec<PeerStatus>,
     /// Packets dropped by reason, over all threads. Every reason is present.
     pub drops: BTreeMap<String, u64>,
+    /// The accounts of a server where people log in.
+    #[serde(default)]
+    pub accounts: Option<AccountsStatus>,
     /// The last error, if any: what happened and what mends it.
     pub last_error: Option<String>,
+}
+
+/// How it stands with the accounts of a server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AccountsStatus {
+    /// Sessions that last at this server.
+    pub sessions: usize,
+    /// Batches of changes that wait for the database.
+    pub waiting_batches: usize,
+    /// Their bytes in the spool.
+    pub waiting_bytes: u64,
+    /// Batches that the database has refused since the start.
+    pub refused_batches: u64,
+    /// Batches that the spool had no room for since the start.
+    pub rejected_batches: u64,
+    /// Whether the spool has no room now.
+    pub spool_full: bool,
+    /// Why the database is away, if it is.
+    pub database_away: Option<String>,
+    /// Seconds since it was found to be away.
+    pub database_away_s: Option<f64>,
 }
 
 /// Which offloads are in force.

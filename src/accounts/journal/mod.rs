@@ -1,7 +1,7 @@
 //! The way of changes to the database.
 //!
 //! 1. [`Journal::append`] writes changes to the spool, a file on the local disk, and returns: from
-//!    then on they outlive the process. Nobody who logs in waits for the database.
+//!    then on they outlive the process. Nobody waits for the database to store a login.
 //! 2. The writer thread takes what is in the spool, in order, and stores it, many batches in one
 //!    transaction. While the database is away it tries again and again, and the spool grows.
 //! 3. Together with the batches the database stores the sequence number of the last. So when a
@@ -29,7 +29,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::CryptoRng;
 use thiserror::Error;
@@ -42,7 +42,7 @@ use crate::accounts::journal::writer::Writer;
 use crate::accounts::model::Id;
 use crate::accounts::names::Name;
 use crate::accounts::snapshot::Snapshot;
-use crate::accounts::store::{DatabaseUrl, Store, StoreError};
+use crate::accounts::store::{DatabaseUrl, Retention, Store, StoreError};
 use crate::limits::{JOURNAL_STOP_WITHIN, SPOOL_RECORD_LEN_MAX};
 
 pub use crate::accounts::journal::spool::SpoolError;
@@ -58,6 +58,8 @@ pub struct JournalOptions {
     pub server: Name,
     /// Usage of days before this one (days since 1970) is not loaded.
     pub usage_since_day: i32,
+    /// How long history is kept in the database.
+    pub retention: Retention,
 }
 
 /// Why a journal cannot begin.
@@ -134,6 +136,8 @@ pub struct JournalStatus {
     pub held_usage: usize,
     /// Why the database is away, if it is.
     pub away: Option<String>,
+    /// Since when.
+    pub away_since: Option<Instant>,
 }
 
 /// What the threads of a journal share.
@@ -226,7 +230,7 @@ impl Journal {
             work: Condvar::new(),
             progress: Condvar::new(),
         });
-        let mut writer = Writer::new(store, source, shared);
+        let mut writer = Writer::new(store, source, shared, options.retention);
         while writer.step().map_err(of_store)? {}
         let snapshot = writer.load(options.usage_since_day).map_err(of_store)?;
         Ok(OpenJournal { snapshot, options, writer })

@@ -17,12 +17,17 @@ use crate::limits::SPOOL_LEN_MAX;
 use crate::policy::bounds::Bounds;
 use crate::sys::clock;
 
+/// As long as the database can be told to keep what is of any time.
+const FOREVER: Retention =
+    Retention { audit_days: 36_525, sessions_days: 36_525, usage_days: 36_525 };
+
 fn options(folder: &Path) -> JournalOptions {
     JournalOptions {
         database: DatabaseUrl::Sqlite(folder.join("accounts.db")),
         spool: folder.join("accounts.spool"),
         server: "here".parse().unwrap(),
         usage_since_day: 0,
+        retention: FOREVER,
     }
 }
 
@@ -402,4 +407,27 @@ fn a_kill_at_any_moment_loses_nothing_and_doubles_nothing() {
         assert!(found == kept || found == kept + 1, "kept {kept}, found {found}");
         assert_eq!(entries, (1..=found as i64).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_is_too_old_is_deleted_when_nothing_is_to_be_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let used_now =
+        |options: &JournalOptions| used(&Store::open(&options.database).unwrap().load(0).unwrap());
+    let (_, journal) = start(&options);
+    let old = UsageRecord {
+        user: Id(1),
+        server: "here".parse().unwrap(),
+        day: 1,
+        received_bytes: 5,
+        sent_bytes: 0,
+    };
+    journal.commit_and_wait(vec![Change::AddUsage(old)], SOON).unwrap();
+    drop(journal);
+    assert_eq!(used_now(&options), 5);
+    let (_, journal) =
+        start(&JournalOptions { retention: Retention::default(), ..options.clone() });
+    until("the old usage to go", || used_now(&options) == 0);
+    drop(journal);
 }

@@ -2,16 +2,20 @@
 
 use std::io::Write as _;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::accounts::change::{Batch, BatchSource};
 use crate::accounts::journal::Shared;
 use crate::accounts::journal::spool::{Record, private_file, with_suffix};
 use crate::accounts::journal::state::batch;
-use crate::accounts::model::Id;
+use crate::accounts::model::{Id, UnixMs};
 use crate::accounts::snapshot::Snapshot;
-use crate::accounts::store::{Store, StoreError};
-use crate::limits::{BATCHES_PER_COMMIT, REFUSED_LEN_MAX, STORE_RETRY_FIRST, STORE_RETRY_MAX};
+use crate::accounts::store::{Retention, Store, StoreError};
+use crate::limits::{
+    BATCHES_PER_COMMIT, PRUNE_EVERY, PRUNE_PAUSE, REFUSED_LEN_MAX, STORE_RETRY_FIRST,
+    STORE_RETRY_MAX,
+};
+use crate::sys::clock;
 
 /// The writer.
 pub(super) struct Writer {
@@ -20,11 +24,20 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// So many batches go one by one, since one of them is refused.
     one_by_one: usize,
+    retention: Retention,
+    /// When to look what is too old.
+    prune_at: Instant,
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, source: BatchSource, shared: Arc<Shared>) -> Self {
-        Self { store, source, shared, one_by_one: 0 }
+    pub(super) fn new(
+        store: Store,
+        source: BatchSource,
+        shared: Arc<Shared>,
+        retention: Retention,
+    ) -> Self {
+        let prune_at = clock::now() + PRUNE_PAUSE;
+        Self { store, source, shared, one_by_one: 0, retention, prune_at }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -48,8 +61,11 @@ impl Writer {
                     pause = STORE_RETRY_FIRST;
                     self.note_back();
                 }
-                Ok(false) if self.await_work() => {}
-                Ok(false) => break,
+                Ok(false) => match self.await_work() {
+                    Work::Store => {}
+                    Work::Prune => self.prune(),
+                    Work::Over => break,
+                },
                 Err(error) => {
                     self.note_away(&error);
                     if self.shared.pause(pause) {
@@ -101,17 +117,34 @@ impl Writer {
         Ok(true)
     }
 
-    /// Waits until there is something to store; `false` if that is not to be expected.
-    fn await_work(&self) -> bool {
+    /// Waits until there is something to do.
+    fn await_work(&self) -> Work {
         let state = self.shared.state();
         let idle = |state: &mut super::State| !state.is_stopping && !state.has_pending();
-        let state = self.shared.work.wait_while(state, idle);
-        state.unwrap_or_else(PoisonError::into_inner).has_pending()
+        let wait = self.prune_at.saturating_duration_since(clock::now());
+        let waited = self.shared.work.wait_timeout_while(state, wait, idle);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match (state.has_pending(), state.is_stopping) {
+            (true, _) => Work::Store,
+            (false, true) => Work::Over,
+            (false, false) => Work::Prune,
+        }
+    }
+
+    /// Deletes some of what is too old. There is time for that only when nothing is to be stored.
+    fn prune(&mut self) {
+        let now = UnixMs(i64::try_from(clock::unix_time().as_millis()).unwrap_or(i64::MAX));
+        let is_more = self.store.prune(&self.retention, now).unwrap_or_else(|error| {
+            log::info!("{}: old history stays for now: {error}", self.store.place());
+            false
+        });
+        self.prune_at = clock::now() + if is_more { PRUNE_PAUSE } else { PRUNE_EVERY };
     }
 
     fn note_away(&self, error: &StoreError) {
         let mut state = self.shared.state();
         if state.status.away.replace(error.to_string()).is_none() {
+            state.status.away_since = Some(clock::now());
             log::error!("{}: {error}; changes are kept in the spool", self.store.place());
         }
         drop(state);
@@ -119,7 +152,9 @@ impl Writer {
     }
 
     fn note_back(&self) {
-        if self.shared.state().status.away.take().is_some() {
+        let mut state = self.shared.state();
+        state.status.away_since = None;
+        if state.status.away.take().is_some() {
             log::info!("{}: the database is there again", self.store.place());
         }
     }
@@ -147,6 +182,13 @@ impl Writer {
             log::error!("{}: {error}", path.display());
         }
     }
+}
+
+/// What a writer has to do.
+enum Work {
+    Store,
+    Prune,
+    Over,
 }
 
 /// The batches that can be read before the first that cannot; why not, if that is the first of all.

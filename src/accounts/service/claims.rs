@@ -100,9 +100,10 @@ impl<W> Claims<W> {
 
     /// Those who have waited for long enough.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<W> {
-        let is_due = |(until, _): &mut (Instant, W)| *until <= now;
-        let due = self.waiting.extract_if(.., |_, waiting| is_due(waiting));
-        let due: Vec<W> = due.map(|(_, (_, waiting))| waiting).collect();
+        let due = self.waiting.iter().filter(|(_, (until, _))| *until <= now);
+        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
+        let due = due.iter().filter_map(|number| self.waiting.remove(number));
+        let due: Vec<W> = due.map(|(_, waiting)| waiting).collect();
         if !due.is_empty() {
             self.away_until = Some(now + CLAIM_AGAIN_AFTER);
         }

@@ -52,7 +52,7 @@ use crate::accounts::service::claims::Claims;
 use crate::accounts::service::desk::{DeskJob, ToCheck, busy};
 use crate::accounts::service::hashers::Hashers;
 use crate::accounts::service::state::Familiar;
-use crate::accounts::store::DatabaseUrl;
+use crate::accounts::store::{DatabaseUrl, Retention};
 use crate::handshake::keys::PublicKey;
 use crate::limits::{HASHERS_MAX, LEASE_DEFAULT, LOGINS_QUEUED_MAX};
 use crate::policy::judge::Defaults;
@@ -82,6 +82,8 @@ pub struct AccountsOptions {
     pub hash_cost: HashCost,
     /// Threads that hash passwords.
     pub hashers: usize,
+    /// How long history is kept in the database.
+    pub retention: Retention,
 }
 
 impl AccountsOptions {
@@ -100,6 +102,7 @@ impl AccountsOptions {
             audit_log: None,
             hash_cost: HashCost::DEFAULT,
             hashers: cpus.min(HASHERS_MAX),
+            retention: Retention::default(),
         }
     }
 }
@@ -214,6 +217,7 @@ impl Accounts {
             spool: options.spool,
             server: options.server.clone(),
             usage_since_day: month_start(day_of(now.unix)),
+            retention: options.retention,
         };
         let opened = Journal::open(journal, &mut rng)?;
         let book = Book::new(opened.snapshot.clone());

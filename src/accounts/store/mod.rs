@@ -1,8 +1,8 @@
 //! The database: users, devices, leases, history, in SQLite or PostgreSQL with one schema.
 //!
-//! Nobody who moves packets or logs somebody in waits for it: the
-//! [journal](crate::accounts::journal) stands between. What is asked of it for people
-//! (`corelane stats`) waits for a bounded time.
+//! Nobody who moves packets waits for it: the [journal](crate::accounts::journal) stands between.
+//! Whoever logs in waits a bounded time, and only to learn whether a code or an invite was used at
+//! another server. What is asked of it for people (`corelane stats`) waits for a bounded time.
 
 mod backup;
 mod claim;
@@ -10,6 +10,7 @@ mod connection;
 mod error;
 mod follow;
 mod postgres;
+mod prune;
 mod queries;
 mod read;
 mod schema;
@@ -33,6 +34,7 @@ use crate::accounts::store::connection::Connection;
 pub use crate::accounts::store::claim::{Claimed, OneTime};
 pub use crate::accounts::store::error::StoreError;
 pub(in crate::accounts) use crate::accounts::store::follow::Follower;
+pub use crate::accounts::store::prune::Retention;
 pub use crate::accounts::store::queries::{
     AuditQuery, SessionQuery, UsageBy, UsageQuery, UsageTotal,
 };
@@ -94,6 +96,14 @@ impl Store {
     /// The database is away.
     pub fn claim(&mut self, what: &OneTime, spool: Id, now: UnixMs) -> Result<Claimed, StoreError> {
         self.with(|connection| claim::claim(connection, what, spool, now))
+    }
+
+    /// Deletes some of what is too old to be kept; whether there may be more.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub fn prune(&mut self, keep: &Retention, now: UnixMs) -> Result<bool, StoreError> {
+        self.with(|connection| prune::prune(connection, keep, now))
     }
 
     /// Everything but the audit log, sessions that have ended, and usage of days before

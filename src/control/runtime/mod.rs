@@ -42,7 +42,7 @@ use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_ORDERS_PER_TURN, CONTROL_RE
 use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
-use crate::telemetry::status::{StatusAnswer, StatusRequest};
+use crate::telemetry::status::{AccountsStatus, StatusAnswer, StatusRequest};
 
 use host_watch::HostWatch;
 use interface::Interface;
@@ -95,6 +95,11 @@ pub trait ControlHooks {
 
     /// What the configuration calls a peer, for the log.
     fn name_of(&self, _peer: &PublicKey) -> Option<String> {
+        None
+    }
+
+    /// How it stands with the accounts, where there are some.
+    fn accounts(&self) -> Option<AccountsStatus> {
         None
     }
 
@@ -523,7 +528,8 @@ impl ControlThread {
         match request {
             StatusRequest::Status => {
                 self.sockets.count_overflows(self.engine.drops());
-                let report = self.reporter.report(clock::now(), &self.engine, &self.workers);
+                let mut report = self.reporter.report(clock::now(), &self.engine, &self.workers);
+                report.accounts = self.hooks.accounts();
                 StatusAnswer::Status(Box::new(report))
             }
             StatusRequest::Down => {

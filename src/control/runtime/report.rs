@@ -77,6 +77,7 @@ impl Reporter {
                 .iter()
                 .map(|reason| (reason.name().to_owned(), dropped(*reason, engine, workers)))
                 .collect(),
+            accounts: None,
             last_error: self.last_error.clone(),
         }
     }

@@ -11,6 +11,8 @@ mod load;
 mod register;
 mod residents;
 mod rounds;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -42,6 +44,7 @@ use crate::login::server::{
 use crate::policy::Defaults;
 use crate::sys::clock;
 use crate::telemetry::counters::Carried;
+use crate::telemetry::status::AccountsStatus;
 
 use load::Load;
 use register::Register;
@@ -116,6 +119,23 @@ impl Desk {
     /// Tells the accounts what devices have moved.
     pub(super) fn add_usage(&self, usage: Vec<(PublicKey, Carried)>) {
         self.inner.add_usage(usage);
+    }
+
+    /// How it stands with the accounts.
+    pub(super) fn accounts_status(&self) -> AccountsStatus {
+        let accounts = &self.inner.accounts;
+        let journal = accounts.journal_status();
+        let away_for = |since: Instant| clock::now().saturating_duration_since(since);
+        AccountsStatus {
+            sessions: accounts.session_count(),
+            waiting_batches: journal.pending_batches,
+            waiting_bytes: journal.pending_bytes,
+            refused_batches: journal.refused_batches,
+            rejected_batches: journal.rejected_batches,
+            spool_full: journal.is_full,
+            database_away: journal.away,
+            database_away_s: journal.away_since.map(|since| away_for(since).as_secs_f64()),
+        }
     }
 
     /// Who a device is, for the log.

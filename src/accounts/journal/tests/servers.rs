@@ -13,6 +13,7 @@ fn server(folder: &Path, name: &str, database: &DatabaseUrl) -> (Journal, Receiv
         spool: folder.join(format!("{name}.spool")),
         server: name.parse().unwrap(),
         usage_since_day: 0,
+        retention: FOREVER,
     };
     let mut rng = ChaCha12Rng::from_os_rng();
     let (news, heard) = channel();

@@ -66,11 +66,14 @@ fn refused(outcome: Result<Grant, Refusal>) -> RefusalCode {
 }
 
 /// Shows the same at both servers at once, from two devices: one gets in, and one alone.
-fn race(rigs: &[Rig; 2], what: &str, attempt: impl Fn(u8) -> LoginAttempt) {
+fn race(rigs: &[Rig; 2], round: u8, what: &str, attempt: impl Fn(u8) -> LoginAttempt) {
     let barrier = Barrier::new(rigs.len());
     let outcomes: Vec<_> = thread::scope(|scope| {
         let start = |(rig, device): (&Rig, u8)| {
-            let (accounts, attempt, barrier) = (rig.accounts.clone(), attempt(device), &barrier);
+            // From elsewhere each time: those who lose are not to be held back for it.
+            let from = format!("198.51.{round}.{device}:4000").parse().unwrap();
+            let attempt = LoginAttempt { from, ..attempt(device) };
+            let (accounts, barrier) = (rig.accounts.clone(), &barrier);
             scope.spawn(move || {
                 let (answer, outcome) = crossbeam_channel::bounded(1);
                 barrier.wait();
@@ -97,15 +100,15 @@ fn of_two_servers_that_are_shown_one_code_or_invite_at_once_one_takes_it() {
         await_agreement(&rigs, &user);
         let code = totp::code_at(&totp_secret(set.address.expose()), unix_s());
         let recovery = set.recovery_codes[0].expose();
-        race(&rigs, "a code", |device| LoginAttempt {
+        race(&rigs, round, "a code", |device| LoginAttempt {
             device_key: PublicKey([round * 2 + device; 32]),
             ..with_code(&user, device, &code)
         });
-        race(&rigs, "a recovery code", |device| LoginAttempt {
+        race(&rigs, round, "a recovery code", |device| LoginAttempt {
             device_key: PublicKey([100 + round * 2 + device; 32]),
             ..with_code(&user, device, recovery)
         });
-        race(&rigs, "an invite", |device| LoginAttempt {
+        race(&rigs, round, "an invite", |device| LoginAttempt {
             device_key: PublicKey([200 + round * 2 + device; 32]),
             ..with_token(device, &invite)
         });

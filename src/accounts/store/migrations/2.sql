@@ -6,3 +6,6 @@ CREATE TABLE claims (
     at BIGINT NOT NULL
 );
 CREATE INDEX claims_by_time ON claims (at);
+
+-- Of refused logins, the newest are kept in a bounded number.
+CREATE INDEX audit_refused_logins ON audit (at) WHERE action = 'login' AND outcome <> 'ok';
