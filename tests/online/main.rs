@@ -19,6 +19,7 @@ mod tools;
 mod site;
 
 mod carrier;
+mod disk;
 mod first_use;
 mod fleet;
 mod invites;
