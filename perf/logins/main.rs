@@ -144,35 +144,70 @@ fn rates(scene: &Scene, args: &Args, extent: &Extent) -> Result<Vec<Figure>, Fai
     Ok(figures)
 }
 
-/// What a session of somebody else keeps of its throughput.
+/// What a session of somebody else keeps of its throughput beside each kind of storm.
 fn others(scene: &Scene, args: &Args, extent: &Extent) -> Result<Vec<Figure>, Failure> {
     let client = scene.start_client()?;
-    let (mut alone, mut beside, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let mut storms = [
+        Storm::new(Proof::Password, "guests log in by password", "logins"),
+        Storm::new(Proof::Token, "guests log in by token", "logins"),
+        Storm::new(Proof::Handshake, "strangers set TLS up", "handshakes"),
+    ];
+    let mut alone = Vec::new();
     let measure = || scene.throughput(extent.throughput);
     for round in 0..extent.rounds {
-        // Neither is always the first.
-        if round % 2 == 0 {
-            alone.push(measure()?);
-        }
-        let (logins, throughput) = scene.storm(Proof::Password, args.guests, measure)?;
-        rates.push(logins.per_second);
-        beside.push(throughput);
-        if round % 2 == 1 {
-            alone.push(measure()?);
+        for (place, storm) in storms.iter_mut().enumerate() {
+            // Neither is always the first.
+            let comes_last = (round + place) % 2 == 1;
+            if !comes_last {
+                alone.push(measure()?);
+            }
+            let (logins, throughput) = scene.storm(storm.proof, args.guests, measure)?;
+            storm.rates.push(logins.per_second);
+            storm.beside.push(throughput);
+            if comes_last {
+                alone.push(measure()?);
+            }
         }
     }
     client.terminate()?;
-    let [alone, beside] = [median(&alone), median(&beside)];
-    let kept = alone.zip(beside).map(|(alone, beside)| 100.0 * beside / alone);
-    let bound = Some(Bound::AtLeast(KEPT_MIN_PERCENT));
-    let giga = |bits: Option<f64>| bits.map(|bits| bits / 1e9);
-    let while_logins = "logins a second meanwhile, on CPUs that are busy with it";
-    Ok(vec![
-        figure("one TCP stream of another client", giga(alone), "Gbit/s"),
-        figure("the same, while guests log in by password", giga(beside), "Gbit/s"),
-        Figure { bound, ..figure("what it keeps of it", kept, "%") },
-        figure(while_logins, median(&rates), "per second"),
-    ])
+    let alone = median(&alone);
+    let mut figures = vec![figure("one TCP stream of another client", alone.map(giga), "Gbit/s")];
+    figures.extend(storms.iter().flat_map(|storm| storm.figures(alone)));
+    Ok(figures)
+}
+
+fn giga(bits: f64) -> f64 {
+    bits / 1e9
+}
+
+/// Many who come at the same time, again and again.
+struct Storm {
+    proof: Proof,
+    what: &'static str,
+    counted: &'static str,
+    /// How many came in a second, and what the stream carried meanwhile, in bits per second.
+    rates: Vec<f64>,
+    beside: Vec<f64>,
+}
+
+impl Storm {
+    fn new(proof: Proof, what: &'static str, counted: &'static str) -> Self {
+        Self { proof, what, counted, rates: Vec::new(), beside: Vec::new() }
+    }
+
+    /// What the stream has left of `alone`.
+    fn figures(&self, alone: Option<f64>) -> [Figure; 3] {
+        let Self { what, counted, .. } = self;
+        let beside = median(&self.beside);
+        let kept = alone.zip(beside).map(|(alone, beside)| 100.0 * beside / alone);
+        let bound = Some(Bound::AtLeast(KEPT_MIN_PERCENT));
+        let meanwhile = format!("{counted} a second meanwhile, on CPUs that are busy with it");
+        [
+            figure(format!("the same, while {what}"), beside.map(giga), "Gbit/s"),
+            Figure { bound, ..figure(format!("what it keeps while {what}"), kept, "%") },
+            figure(meanwhile, median(&self.rates), "per second"),
+        ]
+    }
 }
 
 /// How soon a user who is disabled is out.

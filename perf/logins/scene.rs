@@ -181,7 +181,7 @@ impl Scene {
     /// again and again: a login by password gives a device another token.
     fn next_guest(&self, proof: Proof) -> usize {
         let third = self.people / 3;
-        let first = if proof == Proof::Password { 0 } else { third };
+        let first = if proof == Proof::Token { third } else { 0 };
         first + self.next.fetch_add(1, Relaxed) % third
     }
 
