@@ -99,7 +99,7 @@ pub struct UpConfig {
 /// How datagrams go to a server that a client has logged in to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CarrierMode {
-    /// Over UDP, and over TLS while that does not get through.
+    /// Over UDP, and over TLS while that does not get through or loses much.
     Auto,
     /// Over UDP only.
     Udp,

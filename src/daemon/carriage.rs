@@ -1,4 +1,4 @@
-//! A client's carrier: opened when UDP is silent, given up when UDP works again.
+//! A client's carrier: opened when UDP is silent or loses much, given up when UDP works again.
 //!
 //! The engine finds out which of the two it is. This thread does what may take a while, connecting
 //! by TLS above all, and tells the engine which way to go.
@@ -43,7 +43,7 @@ pub(super) struct Access {
 /// What the thread is told.
 enum Word {
     Access(Box<Access>),
-    UdpSilent,
+    UdpFails,
     UdpRestored,
     NetworkChanged,
     /// A carrier has ended, of which this is the number.
@@ -60,9 +60,9 @@ impl CarriageHandle {
         self.tell(Word::Access(Box::new(access)));
     }
 
-    /// Nothing gets through over UDP.
-    pub(super) fn udp_silent(&self) {
-        self.tell(Word::UdpSilent);
+    /// Nothing gets through over UDP, or too little.
+    pub(super) fn udp_fails(&self) {
+        self.tell(Word::UdpFails);
     }
 
     /// UDP is in use again.
@@ -204,9 +204,9 @@ impl Driver {
     fn hear(&mut self, word: Word) {
         match word {
             Word::Access(access) => self.take_access(*access),
-            Word::UdpSilent if self.in_use => {}
-            Word::UdpSilent if self.carrier.is_some() => self.use_it(),
-            Word::UdpSilent => {
+            Word::UdpFails if self.in_use => {}
+            Word::UdpFails if self.carrier.is_some() => self.use_it(),
+            Word::UdpFails => {
                 self.open();
             }
             Word::UdpRestored => {

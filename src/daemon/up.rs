@@ -398,9 +398,9 @@ impl ControlHooks for ClientHooks {
         Some(address)
     }
 
-    fn udp_silent(&mut self) {
+    fn udp_fails(&mut self) {
         if let Some(carriage) = &self.carriage {
-            carriage.udp_silent();
+            carriage.udp_fails();
         }
     }
 

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::{ACTIVITY_SCAN_EVERY, DEAD_PEER_PROBE_AFTER, REJECT_AFTER, WORKERS_MAX};
+use super::{
+    ACTIVITY_SCAN_EVERY, DEAD_PEER_PROBE_AFTER, LANE_EVENTS_PPS, REJECT_AFTER, WORKERS_MAX,
+};
 
 /// Bytes of a frame's header.
 pub const CARRIER_HEADER_LEN: usize = 6;
@@ -85,6 +87,57 @@ pub const UDP_HOLD_FIRST: Duration = Duration::from_secs(3);
 pub const UDP_HOLD_MAX: Duration = Duration::from_secs(96);
 /// How soon that is.
 pub const UDP_RELAPSE_WITHIN: Duration = Duration::from_secs(120);
+
+// ---- Whether UDP loses too much (a client that may use a carrier) ----
+
+/// How often the far side is asked for an answer while there is traffic.
+pub const LOSS_ASK_EVERY: Duration = Duration::from_millis(125);
+/// For how long after something was carried.
+pub const LOSS_LINGER: Duration = Duration::from_secs(2);
+/// A question that was not answered after this and a round trip is lost.
+pub const LOSS_ANSWER_WITHIN: Duration = Duration::from_millis(1500);
+/// Of questions that are looked at later than this it is not known whether they were.
+pub const LOSS_LOOK_LATE_MAX: Duration = Duration::from_secs(1);
+/// The last questions by which loss is judged: those of five seconds.
+pub const LOSS_WINDOW: usize = 40;
+/// How long the fate of a question counts at most.
+pub const LOSS_MEMORY: Duration = Duration::from_secs(30);
+/// Percent of questions, or of their answers, that are lost on a way of which there is a better
+/// one. TCP comes to a standstill long before; what overtakes a full queue loses less.
+pub const LOSSY_PERCENT: u8 = 30;
+/// How long after UDP was found to lose too much that is told again.
+pub const LOSSY_AGAIN_FIRST: Duration = Duration::from_secs(30);
+/// The longest such time: it is doubled each time that a carrier turns out to lose as much.
+pub const LOSSY_AGAIN_MAX: Duration = Duration::from_secs(600);
+/// How long trials must have succeeded before UDP is gone back to that has lost too much, at
+/// first: as many of them that one in ten lost ones would show.
+pub const UDP_HOLD_LOSSY: Duration = Duration::from_secs(12);
+
+const _: () = {
+    assert!(UDP_HOLD_FIRST.as_secs() < UDP_HOLD_LOSSY.as_secs());
+    assert!(UDP_HOLD_LOSSY.as_secs() < UDP_HOLD_MAX.as_secs());
+    assert!(
+        UDP_HOLD_LOSSY.as_millis() >= 20 * UDP_TRIAL_EVERY.as_millis(),
+        "loss of one in ten is noticed nine times in ten"
+    );
+    assert!(
+        LOSS_ANSWER_WITHIN.as_millis() / LOSS_ASK_EVERY.as_millis() < LOSS_WINDOW as u128,
+        "answers find their questions"
+    );
+    assert!(
+        2 * LOSS_WINDOW as u128 * LOSS_ASK_EVERY.as_millis() < LOSS_MEMORY.as_millis(),
+        "a window is full before its first question is forgotten"
+    );
+    assert!(
+        LOSS_ASK_EVERY.as_millis() * LANE_EVENTS_PPS as u128 >= 4 * 1000,
+        "what a lane may ask is left to others, too"
+    );
+    assert!(LOSSY_PERCENT <= 100 && LOSSY_AGAIN_FIRST.as_secs() <= LOSSY_AGAIN_MAX.as_secs());
+    assert!(
+        UDP_HOLD_LOSSY.as_secs() + LOSSY_AGAIN_FIRST.as_secs() < UDP_RELAPSE_WITHIN.as_secs(),
+        "who comes and goes is trusted ever more slowly"
+    );
+};
 
 const _: () = {
     assert!(

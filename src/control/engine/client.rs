@@ -11,6 +11,7 @@
 //!   [`REJECT_AFTER`](crate::limits::REJECT_AFTER).
 
 mod attempt;
+mod loss;
 mod paths;
 mod trial;
 mod watch;
@@ -227,6 +228,7 @@ impl Client {
         for session in self.previous.drain(..).chain(current) {
             session.remove(core, &mut self.history);
         }
+        self.forget_loss();
         self.attempt = None;
         self.connect_at = Some(now + pause);
         if std::mem::take(&mut self.connected) {

@@ -84,6 +84,22 @@ pub enum EngineEvent {
         /// The far side.
         peer: PublicKey,
     },
+    /// Much of what goes to the server over UDP, or comes from it, is lost: a carrier may do
+    /// better. Said again, ever more rarely, while that goes on.
+    UdpLossy {
+        /// The far side.
+        peer: PublicKey,
+        /// Percent of what was asked that was not answered.
+        lost_percent: u8,
+    },
+    /// The carrier that took the place of UDP because that was lossy loses as much. UDP is in use
+    /// again, and the carrier has nothing more to do.
+    CarrierLossy {
+        /// The far side.
+        peer: PublicKey,
+        /// Percent of what was asked that was not answered.
+        lost_percent: u8,
+    },
     /// UDP gets through again, and is in use: the carrier has nothing more to do, once what is on
     /// its way has arrived.
     UdpRestored {

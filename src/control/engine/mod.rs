@@ -253,8 +253,9 @@ impl Engine {
         }
     }
 
-    /// Has a client tell when UDP falls silent ([`EngineEvent::UdpSilent`]), and go back to UDP
-    /// when that works again while a carrier is in use.
+    /// Has a client tell when UDP falls silent ([`EngineEvent::UdpSilent`]) or loses much
+    /// ([`EngineEvent::UdpLossy`]), and go back to UDP when that works again while a carrier is in
+    /// use, or when the carrier does no better.
     pub fn watch_udp(&mut self, now: Now, watched: bool) {
         if let Role::Client(client) = &mut self.role {
             client.watch_udp(now.monotonic, watched);

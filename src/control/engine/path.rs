@@ -51,7 +51,7 @@ impl Path {
         }
     }
 
-    /// Sends a probe through `worker`, padded to `plaintext_len` bytes of plaintext.
+    /// Sends a probe through `worker`, padded to `plaintext_len` bytes of plaintext. Its token.
     pub(super) fn send_probe(
         &mut self,
         core: &mut Core,
@@ -59,7 +59,7 @@ impl Path {
         session: &Session,
         worker: usize,
         plaintext_len: usize,
-    ) {
+    ) -> u64 {
         let token = core.rng.random();
         if self.probes.len() >= PROBES_OUTSTANDING_MAX {
             self.probes.pop_front();
@@ -72,6 +72,7 @@ impl Path {
         });
         let message = PathMessage::Probe { path: self.number, token };
         session.send_path_message(core, worker, message, plaintext_len);
+        token
     }
 
     /// A probe of this path came back; `None` if it was not one of ours.

@@ -109,11 +109,11 @@ pub trait ControlHooks {
         None
     }
 
-    /// Nothing gets through to a client's server over UDP. Said again while that goes on, and only
-    /// if the engine was told to watch ([`Engine::watch_udp`]).
-    fn udp_silent(&mut self) {}
+    /// Nothing gets through to a client's server over UDP, or much is lost. Said again while that
+    /// goes on, and only if the engine was told to watch ([`Engine::watch_udp`]).
+    fn udp_fails(&mut self) {}
 
-    /// UDP gets through again and is in use: a carrier has nothing to do any more but to deliver
+    /// UDP is in use again: a carrier has nothing to do any more but to deliver
     /// what is on its way.
     fn udp_restored(&mut self) {}
 

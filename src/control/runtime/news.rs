@@ -1,5 +1,6 @@
 //! What an engine tells: lines of the log, and calls of the hooks.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use log::Level;
@@ -101,19 +102,24 @@ impl ControlThread {
                     log::info!("all paths to {peer} get through again");
                 }
             }
-            EngineEvent::NoAnswer { server, tries } => {
-                let warning = format!(
-                    "server {server} has not answered {tries} initiations; is it running, is UDP \
-                     to it allowed, and are the keys right on both sides?"
-                );
-                self.warn(warning);
-                if let Some(address) = self.hooks.server_address() {
-                    self.engine.set_server(address);
-                }
-            }
+            EngineEvent::NoAnswer { server, tries } => self.look_for_server(server, tries),
             EngineEvent::UdpSilent { peer } => {
                 log::debug!("nothing gets through to {} over UDP", self.describe(&peer));
-                self.hooks.udp_silent();
+                self.hooks.udp_fails();
+            }
+            EngineEvent::UdpLossy { peer, lost_percent } => {
+                log::info!(
+                    "{lost_percent} % of probes over UDP to {} are lost",
+                    self.describe(&peer)
+                );
+                self.hooks.udp_fails();
+            }
+            EngineEvent::CarrierLossy { peer, lost_percent } => {
+                let peer = self.describe(&peer);
+                log::info!(
+                    "{lost_percent} % of probes over TLS to {peer} are lost, too: UDP is in use"
+                );
+                self.hooks.udp_restored();
             }
             EngineEvent::UdpRestored { peer } => {
                 log::info!("UDP to {} gets through again and is in use", self.describe(&peer));
@@ -122,6 +128,16 @@ impl ControlThread {
             EngineEvent::Warning(warning) => self.warn(warning),
         }
         Ok(())
+    }
+
+    fn look_for_server(&mut self, server: SocketAddr, tries: u32) {
+        self.warn(format!(
+            "server {server} has not answered {tries} initiations; is it running, is UDP to it \
+             allowed, and are the keys right on both sides?"
+        ));
+        if let Some(address) = self.hooks.server_address() {
+            self.engine.set_server(address);
+        }
     }
 
     fn warn(&mut self, warning: String) {

@@ -56,8 +56,13 @@ impl ClientPath {
         self.path.number
     }
 
-    pub(super) fn probe(&mut self, core: &mut Core, now: Instant, session: &Session) {
-        self.path.send_probe(core, now, session, self.worker, 0);
+    /// Sends a probe; its token.
+    pub(super) fn probe(&mut self, core: &mut Core, now: Instant, session: &Session) -> u64 {
+        self.path.send_probe(core, now, session, self.worker, 0)
+    }
+
+    pub(super) const fn is_confirmed(&self) -> bool {
+        self.path.confirmed
     }
 }
 
@@ -130,6 +135,7 @@ impl Client {
         token: u64,
         plaintext_len: usize,
     ) {
+        self.note_answer(now, token);
         let Some(answered) = self.paths.get_mut(usize::from(path)) else { return };
         let Some(probe) = answered.path.handle_answer(now, token, plaintext_len) else { return };
         answered.health.heard(now);
@@ -306,6 +312,7 @@ impl Client {
     fn go_on_with(&mut self, core: &mut Core, now: Now, worker: usize) {
         self.one_path = Some(OnePath { worker, until: now.monotonic + self.one_path_wait });
         self.attach_only(core, worker);
+        self.forget_loss();
         self.begin_attempt(core, now);
     }
 

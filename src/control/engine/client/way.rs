@@ -3,7 +3,8 @@
 //! A carrier is an address on this host behind which a relay takes datagrams to the server in
 //! another way (`login::carrier`). The program around gives and takes it
 //! ([`Engine::use_carrier`](crate::control::engine::Engine::use_carrier)); here it is found out
-//! that one is needed ([`Watch`]), and that it is no longer ([`Trial`]). A session knows nothing of
+//! that one is needed, because nothing gets through ([`Watch`]) or too little ([`Loss`]), and that
+//! it is no longer ([`Trial`]) or does no better. A session knows nothing of
 //! the way it takes: it moves from one to the other as it moves when a client roams.
 
 use std::net::SocketAddr;
@@ -13,16 +14,27 @@ use rand::Rng;
 
 use crate::dataplane::messages::{Endpoint, WorkerCommand};
 use crate::limits::{
-    ACTIVITY_SCAN_EVERY, PATH_CONFIRM_RETRY, PATH_CONFIRM_WITHIN, UDP_CONNECT_WITHIN,
-    UDP_HOLD_FIRST, UDP_HOLD_MAX, UDP_RELAPSE_WITHIN, UDP_SILENT_AGAIN, UDP_WATCH_EVERY,
+    ACTIVITY_SCAN_EVERY, LOSSY_AGAIN_FIRST, LOSSY_AGAIN_MAX, PATH_CONFIRM_RETRY,
+    PATH_CONFIRM_WITHIN, UDP_CONNECT_WITHIN, UDP_HOLD_FIRST, UDP_HOLD_LOSSY, UDP_HOLD_MAX,
+    UDP_RELAPSE_WITHIN, UDP_SILENT_AGAIN, UDP_WATCH_EVERY,
 };
 use crate::wire::PathMessage;
 
 use super::super::core::Core;
 use super::super::{EngineEvent, Now, Target};
+use super::loss::Loss;
 use super::trial::Trial;
 use super::watch::{Finding, Watch};
 use super::{Client, Confirmation};
+
+/// Why a carrier is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing gets through over UDP.
+    Silence,
+    /// Too much is lost of it.
+    Loss,
+}
 
 /// The way in use, and what is known of the other.
 pub(super) struct Way {
@@ -33,6 +45,14 @@ pub(super) struct Way {
     /// The carrier that was in use before, from which stragglers come.
     left: Option<SocketAddr>,
     watch: Watch,
+    /// Of the way in use.
+    loss: Loss,
+    /// Why a carrier was wanted last.
+    need: Need,
+    /// When it may be told that UDP loses too much.
+    lossy_again_at: Instant,
+    /// How long it is not told again.
+    lossy_pause: Duration,
     /// While a carrier is in use.
     trial: Option<Trial>,
     /// For how long UDP must answer before a carrier is given up.
@@ -51,6 +71,10 @@ impl Way {
             relay: None,
             left: None,
             watch: Watch::new(now),
+            loss: Loss::new(now),
+            need: Need::Silence,
+            lossy_again_at: now,
+            lossy_pause: LOSSY_AGAIN_FIRST,
             trial: None,
             hold: UDP_HOLD_FIRST,
             returned: None,
@@ -89,6 +113,17 @@ impl Client {
     /// A session has taken over from another, or begins.
     pub(super) fn restart_watch(&mut self, now: Instant) {
         self.way.watch = Watch::new(now);
+        self.way.loss.count_anew();
+    }
+
+    /// What is known of the loss is of other paths than are in use from now on.
+    pub(super) fn forget_loss(&mut self) {
+        self.way.loss.forget();
+    }
+
+    /// A probe of some path was answered.
+    pub(super) fn note_answer(&mut self, now: Instant, token: u64) {
+        self.way.loss.handle_answer(now, token);
     }
 
     /// Sends everything by `relay` from now on, or straight to the server.
@@ -106,9 +141,14 @@ impl Client {
         way.left = std::mem::replace(&mut way.relay, relay);
         way.tick_at = at;
         way.connect_told = None;
+        way.loss.forget();
         way.trial = relay.map(|_| {
             let relapsed = way.returned.is_some_and(|since| at < since + UDP_RELAPSE_WITHIN);
-            way.hold = if relapsed { (way.hold * 2).min(UDP_HOLD_MAX) } else { UDP_HOLD_FIRST };
+            let first = match way.need {
+                Need::Silence => UDP_HOLD_FIRST,
+                Need::Loss => UDP_HOLD_LOSSY,
+            };
+            way.hold = if relapsed { (way.hold * 2).clamp(first, UDP_HOLD_MAX) } else { first };
             Trial::new(at, way.hold)
         });
         if relay.is_none() {
@@ -174,7 +214,11 @@ impl Client {
     /// Does what has become due about the way.
     pub(super) fn drive_way(&mut self, core: &mut Core, now: Now) {
         let at = now.monotonic;
-        if !self.way.watched || at < self.way.tick_at {
+        if !self.way.watched {
+            return;
+        }
+        self.drive_loss(core, now);
+        if at < self.way.tick_at {
             return;
         }
         self.way.tick_at = at + ACTIVITY_SCAN_EVERY;
@@ -190,7 +234,9 @@ impl Client {
     /// When [`Self::drive_way`] is due.
     pub(super) fn way_timeout(&self) -> Option<Instant> {
         let has_work = self.current.is_some() || self.attempt.is_some();
-        (self.way.watched && has_work).then_some(self.way.tick_at)
+        let tick_at = self.way.tick_at;
+        let due = self.way.loss.poll_timeout().map_or(tick_at, |due| due.min(tick_at));
+        (self.way.watched && has_work).then_some(due)
     }
 
     fn rtt(&self) -> Duration {
@@ -217,6 +263,48 @@ impl Client {
         }
     }
 
+    /// Asks how much is lost, and does something about it if that is too much.
+    fn drive_loss(&mut self, core: &mut Core, now: Now) {
+        let (at, rtt) = (now.monotonic, self.rtt());
+        let Some(current) = &self.current else { return };
+        let totals = current.session.usage.totals();
+        let loss = &mut self.way.loss;
+        loss.observe(at, totals.sent_bytes + totals.received_bytes);
+        if let Some(turn) = loss.take_turn(at) {
+            // Those that have yet to show that they get through are asked often enough.
+            let confirmed = self.paths.iter_mut().filter(|path| path.is_confirmed());
+            let mut confirmed: Vec<_> = confirmed.collect();
+            let number = turn.checked_rem(confirmed.len()).unwrap_or_default();
+            if let Some(path) = confirmed.get_mut(number) {
+                loss.asked(at, path.probe(core, at, &current.session), rtt);
+            }
+        }
+        if let Some(lost_percent) = loss.judge(at) {
+            self.handle_loss(core, now, lost_percent);
+        }
+    }
+
+    /// The way in use loses too much.
+    fn handle_loss(&mut self, core: &mut Core, now: Now, lost_percent: u8) {
+        let (at, peer) = (now.monotonic, self.server_key);
+        let way = &mut self.way;
+        match way.relay {
+            None if at >= way.lossy_again_at => {
+                way.need = Need::Loss;
+                way.lossy_again_at = at + way.lossy_pause;
+                core.event(EngineEvent::UdpLossy { peer, lost_percent });
+            }
+            Some(_) if way.need == Need::Loss => {
+                way.lossy_pause = (way.lossy_pause * 2).min(LOSSY_AGAIN_MAX);
+                way.lossy_again_at = at + way.lossy_pause;
+                self.use_carrier(core, now, None);
+                core.event(EngineEvent::CarrierLossy { peer, lost_percent });
+            }
+            // Nothing would be better.
+            None | Some(_) => {}
+        }
+    }
+
     /// While there is no session it is the handshake that goes unanswered.
     fn watch_attempt(&mut self, core: &mut Core, now: Instant) {
         let waits = self.attempt.as_ref().map(|attempt| attempt.waits(now));
@@ -228,8 +316,9 @@ impl Client {
     }
 
     /// Says that UDP does not get through, if somebody may do something about it.
-    pub(super) fn tell_silence(&self, core: &mut Core) {
+    pub(super) fn tell_silence(&mut self, core: &mut Core) {
         if self.way.watched && self.way.relay.is_none() {
+            self.way.need = Need::Silence;
             core.event(EngineEvent::UdpSilent { peer: self.server_key });
         }
     }
@@ -272,6 +361,8 @@ impl Client {
         let gets_through = trial.handle_answer(now.monotonic, path, token);
         self.way.tick_at = trial.poll_timeout();
         if gets_through {
+            self.way.lossy_pause = LOSSY_AGAIN_FIRST;
+            self.way.lossy_again_at = now.monotonic;
             self.use_carrier(core, now, None);
             core.event(EngineEvent::UdpRestored { peer: self.server_key });
         }

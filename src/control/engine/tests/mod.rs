@@ -5,6 +5,7 @@ mod admitted;
 mod carrier;
 mod connecting;
 mod lifecycle;
+mod lossy;
 mod paths;
 mod policies;
 mod sessions;
