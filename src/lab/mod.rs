@@ -5,11 +5,13 @@
 //! and its programs die with this process. So nothing is left behind, however it ends: there is no
 //! name to unlink, and the kernel takes links and addresses away with the namespace.
 //!
-//! [`Postgres`] is a database server in the same spirit.
+//! A [`Delay`] lies between two of them like a long line. [`Postgres`] is a database server in the
+//! same spirit.
 //!
 //! Building a host needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`, which [`ensure_privileges`] gets an
 //! ordinary user inside a user namespace.
 
+mod delay;
 mod host;
 mod layout;
 mod postgres;
@@ -19,6 +21,7 @@ mod wait;
 
 use std::io;
 
+pub use delay::Delay;
 pub use host::Host;
 pub use layout::{LINK, LabOptions, Routed, TwoHosts, addresses};
 pub use postgres::Postgres;
