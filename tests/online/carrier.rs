@@ -12,11 +12,17 @@ use corelane::sys::clock;
 
 use crate::daemon::Daemon;
 use crate::harness::PATIENCE;
-use crate::site::{PORT, SERVER_V4, Server, Site, add_user, await_online};
-use crate::tools::{ping, run};
+use crate::revocation::{WITHIN, closed, expect_out};
+use crate::site::{PORT, SERVER_V4, Server, Site, add_user, ask, await_online};
+use crate::tools::{echo, ping, run};
 
 /// The promise: datagrams go another way so soon after UDP was taken away.
 const SWITCHED_WITHIN: Duration = Duration::from_secs(2);
+/// How soon UDP is left that loses much: the loss of some seconds is judged, of those in which the
+/// connection sends.
+const LEFT_WITHIN: Duration = Duration::from_secs(60);
+/// How soon it is come back to.
+const RETURNED_WITHIN: Duration = Duration::from_secs(40);
 
 /// A client that is connected.
 fn connected(client_config: &str) -> (Site, Server, Daemon) {
@@ -33,10 +39,19 @@ fn connected(client_config: &str) -> (Site, Server, Daemon) {
 }
 
 fn block_udp(site: &Site) {
+    treat_udp(site, "drop");
+}
+
+/// Has the router lose so many of a hundred datagrams, in each direction.
+fn lose_udp(site: &Site, percent: u32) {
+    treat_udp(site, &format!("numgen random mod 100 < {percent} drop"));
+}
+
+fn treat_udp(site: &Site, how: &str) {
     let router = &site.lab.router;
     run(router, "nft add table inet cut");
     run(router, "nft add chain inet cut forward { type filter hook forward priority 0 ; }");
-    run(router, "nft add rule inet cut forward meta l4proto udp drop");
+    run(router, &format!("nft add rule inet cut forward meta l4proto udp {how}"));
 }
 
 fn let_udp_through(site: &Site) {
@@ -53,7 +68,11 @@ fn goes_by_tls(client: &Daemon) -> bool {
 }
 
 fn await_way(client: &Daemon, tls: bool) {
-    wait_until(PATIENCE, "the client to change its way", || {
+    await_way_within(PATIENCE, client, tls);
+}
+
+fn await_way_within(within: Duration, client: &Daemon, tls: bool) {
+    wait_until(within, "the client to change its way", || {
         (goes_by_tls(client) == tls).then_some(())
     })
     .unwrap_or_else(|timeout| panic!("{timeout}\n{}", client.log()));
@@ -159,8 +178,13 @@ impl Transfer {
 
     /// Waits until more has come back than had when this was called.
     fn await_progress(&self) {
+        self.await_bytes(100_000);
+    }
+
+    /// Waits until so many more bytes have come back.
+    fn await_bytes(&self, len: u64) {
         let before = self.returned.load(Relaxed);
-        let more = || (self.returned.load(Relaxed) > before + 100_000).then_some(());
+        let more = || (self.returned.load(Relaxed) > before + len).then_some(());
         wait_until(PATIENCE, "the TCP connection to go on", more).unwrap();
     }
 
@@ -204,6 +228,60 @@ fn a_connection_outlives_udp_and_comes_back_to_it() {
 }
 
 #[test]
+fn a_connection_leaves_udp_that_loses_much_and_comes_back_to_it() {
+    let (site, _server, client) = connected("");
+    let transfer = Transfer::start(&site);
+    transfer.await_progress();
+    let before = sessions_of(&client);
+
+    lose_udp(&site, 30);
+    let lossy = clock::now();
+    await_way_within(LEFT_WITHIN, &client, true);
+    println!("UDP left after {:?}", clock::now() - lossy);
+    // A connection that loses a third of its packets takes minutes for as much.
+    transfer.await_bytes(5_000_000);
+    assert!(goes_by_tls(&client), "it stays there\n{}", client.log());
+
+    let_udp_through(&site);
+    await_way_within(RETURNED_WITHIN, &client, false);
+    transfer.await_bytes(5_000_000);
+    transfer.finish();
+    assert_eq!(sessions_of(&client), before, "it is the session of before");
+}
+
+/// Who has a TCP connection to the server's port, which neither side has closed.
+fn tcp_connections(site: &Site) -> Vec<String> {
+    let listing = run(&site.lab.server, &format!("ss -Htn state established sport = :{PORT}"));
+    let far_end = |line: &str| line.split_whitespace().last().unwrap().to_owned();
+    listing.lines().map(far_end).collect()
+}
+
+#[test]
+fn who_goes_by_tls_is_out_within_a_second_too() {
+    let (site, server, mut client) = connected("");
+    let login = tcp_connections(&site);
+    block_udp(&site);
+    // It notices while it has something to send.
+    let moved = || (echo(&site.lab.client, SERVER_V4) && goes_by_tls(&client)).then_some(());
+    wait_until(PATIENCE, "the client to go over TLS", moved).unwrap();
+    let carriers = || tcp_connections(&site).into_iter().filter(|it| !login.contains(it)).count();
+    assert_eq!(carriers(), 1);
+
+    // It is the server that closes it: the client cannot.
+    client.signal("STOP");
+    let took = closed(&ask(&server, &["user", "disable", "alice"]));
+    assert!(took <= WITHIN, "{took:?}");
+    let gone = || (carriers() == 0).then_some(());
+    wait_until(WITHIN, "the server to close the carrier", gone).unwrap();
+    client.signal("CONT");
+    expect_out(&mut client, "no longer good");
+    assert!(!echo(&site.lab.client, SERVER_V4), "nothing passes any more");
+
+    client.start(&site.lab.client);
+    expect_out(&mut client, "refused");
+}
+
+#[test]
 fn a_client_connects_where_udp_never_worked() {
     let site = Site::new();
     block_udp(&site);
@@ -226,8 +304,8 @@ fn a_client_uses_what_it_is_told_to_use() {
 
     let (site, _server, client) = connected("carrier = \"udp\"");
     block_udp(&site);
-    let echo = || (!crate::tools::echo(&site.lab.client, SERVER_V4)).then_some(());
-    wait_until(PATIENCE, "UDP to be cut", echo).unwrap();
+    let cut = || (!echo(&site.lab.client, SERVER_V4)).then_some(());
+    wait_until(PATIENCE, "UDP to be cut", cut).unwrap();
     let began = clock::now();
     while clock::now() < began + SWITCHED_WITHIN * 2 {
         assert!(!goes_by_tls(&client));

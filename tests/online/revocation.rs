@@ -51,7 +51,7 @@ pub(crate) fn expect_out(client: &mut Daemon, why: &str) {
     assert!(client.log().contains(why), "{}", client.log());
 }
 
-fn closed(answer: &Value) -> Duration {
+pub(crate) fn closed(answer: &Value) -> Duration {
     let done: Done = serde_json::from_value(answer.get("value").unwrap_or(answer).clone()).unwrap();
     assert_eq!(done.sessions_ended, 1, "{answer}");
     Duration::from_secs_f64(done.closed_ms.unwrap() / 1000.0)
