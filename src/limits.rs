@@ -7,6 +7,7 @@ use std::time::Duration;
 
 mod bench;
 mod carrier;
+mod gateway;
 mod hashing;
 mod http;
 mod leases;
@@ -16,6 +17,7 @@ mod store;
 
 pub use bench::*;
 pub use carrier::*;
+pub use gateway::*;
 pub use hashing::*;
 pub use http::*;
 pub use leases::*;

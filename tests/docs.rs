@@ -11,7 +11,8 @@ use corelane::exit::ExitCode;
 use corelane::limits;
 use corelane::telemetry::drops::DropReason;
 use corelane::telemetry::status::{
-    LanesInUse, OffloadStatus, PathStatus, PeerStatus, STATUS_SCHEMA, StatusReport, WorkerStatus,
+    LanesInUse, OffloadStatus, PathStatus, PeerStatus, ProxyStatus, STATUS_SCHEMA, StatusReport,
+    WorkerStatus,
 };
 use serde_json::Value;
 
@@ -171,6 +172,7 @@ fn full_report() -> StatusReport {
         }],
         drops: Default::default(),
         accounts: Some(Default::default()),
+        proxy: Some(ProxyStatus::default()),
         last_error: None,
     }
 }

@@ -15,6 +15,7 @@ mod init;
 mod key;
 mod kill_switch;
 mod output;
+mod proxy;
 mod settings;
 mod status;
 mod status_client;
@@ -41,6 +42,8 @@ enum Command {
     Serve(tunnel::ServeArgs),
     /// Bring a client's tunnel up, in the foreground
     Up(tunnel::UpArgs),
+    /// Serve SOCKS and HTTP to what cannot run a tunnel, in the foreground
+    Proxy(proxy::ProxyArgs),
     /// Stop the client's daemon cleanly
     Down(status::SocketArgs),
     /// Show what a running daemon is doing
@@ -121,6 +124,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => tunnel::serve(args),
         Command::Up(args) => tunnel::up(args),
+        Command::Proxy(args) => proxy::run(args),
         Command::Down(args) => status::down(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),

@@ -50,52 +50,68 @@ pub(crate) struct SharedArgs {
     /// File that holds the private key (private_key_file)
     #[arg(long, value_name = "FILE", value_parser = parse_argument::<PathBuf>)]
     private_key_file: Option<PathBuf>,
-    /// Number of workers, 1 to 128, or `auto` (workers.count)
-    #[arg(long, value_name = "N")]
-    workers: Option<Auto<Workers>>,
-    /// CPUs to pin the workers to, such as `0-3,6`, or `auto` (workers.cpus)
-    #[arg(long, value_name = "LIST")]
-    cpus: Option<Auto<CpuList>>,
+    #[command(flatten)]
+    workers: WorkerArgs,
     /// Largest packet inside the tunnel, in bytes (tun.mtu)
     #[arg(long, value_name = "N")]
     mtu: Option<Mtu>,
     /// Where `corelane status` asks (status.socket)
     #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>)]
     status_socket: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    set: SetArgs,
+}
+
+/// Flags about workers.
+#[derive(Args, Debug)]
+pub(crate) struct WorkerArgs {
+    /// Number of workers, 1 to 128, or `auto` (workers.count)
+    #[arg(long, value_name = "N")]
+    workers: Option<Auto<Workers>>,
+    /// CPUs to pin the workers to, such as `0-3,6`, or `auto` (workers.cpus)
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<Auto<CpuList>>,
+}
+
+impl WorkerArgs {
+    pub(crate) fn lay_over(self, overrides: &mut Overrides) {
+        overrides.set("--workers", "workers", "count", self.workers);
+        overrides.set("--cpus", "workers", "cpus", self.cpus);
+    }
+}
+
+/// Flags about logs.
+#[derive(Args, Debug)]
+pub(crate) struct LogArgs {
     /// Log for people (`text`) or machines (`json`) (log.format)
     #[arg(long, value_name = "FORMAT", value_parser = parse_argument::<LogFormat>)]
     log_format: Option<LogFormat>,
     /// What to log, as in `RUST_LOG`, over which it wins (log.level)
     #[arg(long, value_name = "LEVEL", value_parser = parse_argument::<Directives>)]
     log_level: Option<Directives>,
-    #[command(flatten)]
-    set: SetArgs,
+}
+
+impl LogArgs {
+    pub(crate) fn lay_over(self, overrides: &mut Overrides) {
+        overrides.set("--log-format", "log", "format", self.log_format);
+        overrides.set("--log-level", "log", "level", self.log_level);
+    }
 }
 
 impl SharedArgs {
     /// The overrides of these flags; `section` is the role's own.
     pub(crate) fn overrides(self, section: &str) -> Overrides {
-        let mut overrides = Overrides(Vec::new());
-        if let Ok(filter) = env::var("RUST_LOG")
-            && !filter.is_empty()
-        {
-            overrides.0.push(Override {
-                flag: "RUST_LOG".to_owned(),
-                section: "log".to_owned(),
-                key: "level".to_owned(),
-                toml: quoted(&filter),
-            });
-        }
+        let mut overrides = Overrides::of_environment();
         overrides.0.extend(self.set.overrides());
         overrides.set("--tun", "tun", "name", self.tun);
         overrides.set_list("--address", "tun", "addresses", self.address);
         overrides.set("--private-key-file", section, "private_key_file", self.private_key_file);
-        overrides.set("--workers", "workers", "count", self.workers);
-        overrides.set("--cpus", "workers", "cpus", self.cpus);
+        self.workers.lay_over(&mut overrides);
         overrides.set("--mtu", "tun", "mtu", self.mtu);
         overrides.set("--status-socket", "status", "socket", self.status_socket);
-        overrides.set("--log-format", "log", "format", self.log_format);
-        overrides.set("--log-level", "log", "level", self.log_level);
+        self.log.lay_over(&mut overrides);
         overrides
     }
 }
@@ -104,6 +120,18 @@ impl SharedArgs {
 pub(crate) struct Overrides(pub(crate) Vec<Override>);
 
 impl Overrides {
+    /// What the environment says, which every flag wins over.
+    pub(crate) fn of_environment() -> Self {
+        let filter = env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+        let of_filter = |filter: String| Override {
+            flag: "RUST_LOG".to_owned(),
+            section: "log".to_owned(),
+            key: "level".to_owned(),
+            toml: quoted(&filter),
+        };
+        Self(filter.map(of_filter).into_iter().collect())
+    }
+
     /// Sets a key if the flag was given.
     pub(crate) fn set<T: ConfigValue>(
         &mut self,

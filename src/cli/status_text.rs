@@ -3,7 +3,7 @@
 use crate::cli::units;
 use crate::telemetry::drops::DropReason;
 use crate::telemetry::status::{
-    AccountsStatus, OffloadStatus, PeerStatus, StatusReport, WorkerStatus,
+    AccountsStatus, OffloadStatus, PeerStatus, ProxyStatus, StatusReport, WorkerStatus,
 };
 
 /// Paths of a peer shown one by one; more are counted.
@@ -16,6 +16,13 @@ pub(crate) fn render(report: &StatusReport, before: Option<&StatusReport>, colou
     let span_s = before.map(|before| report.uptime_s - before.uptime_s).filter(|span| *span > 0.0);
     let mut out = String::new();
     head(&mut out, report, paint);
+    if let Some(now) = &report.proxy {
+        let earlier = before.and_then(|before| before.proxy.as_ref());
+        proxy(&mut out, now, earlier.zip(span_s), paint);
+    }
+    if report.tun.is_empty() {
+        return out;
+    }
     workers(&mut out, report, before.zip(span_s), paint);
     peers(&mut out, report, before.zip(span_s), paint);
     drops(&mut out, report, paint);
@@ -56,11 +63,14 @@ fn head(out: &mut String, report: &StatusReport, paint: Paint) {
     line(&name, "");
     line("state", &format!("{} for {uptime}", paint.state(&report.state)));
     line("process", &format!("{}, version {}", report.pid, report.version));
-    line("interface", &format!("{}, MTU {} B", report.tun, report.mtu));
-    line("key", &report.public_key);
-    let label = if report.role == "client" { "server" } else { "listening" };
-    line(label, &report.endpoints.join(", "));
-    line("offloads", &offloads(&report.offloads, report.role == "client"));
+    // A proxy gateway alone has no tunnel.
+    if !report.tun.is_empty() {
+        line("interface", &format!("{}, MTU {} B", report.tun, report.mtu));
+        line("key", &report.public_key);
+        let label = if report.role == "client" { "server" } else { "listening" };
+        line(label, &report.endpoints.join(", "));
+        line("offloads", &offloads(&report.offloads, report.role == "client"));
+    }
     if let Some(accounts) = &report.accounts {
         line("logins", &logins(accounts));
         if let Some(trouble) = trouble(accounts) {
@@ -259,6 +269,49 @@ fn drops(out: &mut String, report: &StatusReport, paint: Paint) {
     }
 }
 
+fn proxy(
+    out: &mut String,
+    proxy: &ProxyStatus,
+    earlier: Option<(&ProxyStatus, f64)>,
+    paint: Paint,
+) {
+    let traffic = |now: u64, then: fn(&ProxyStatus) -> u64| match earlier {
+        Some((earlier, span_s)) => {
+            units::bit_rate(now.saturating_sub(then(earlier)) as f64 * 8.0 / span_s)
+        }
+        None => units::bytes(now),
+    };
+    let up = traffic(proxy.up_bytes, |proxy| proxy.up_bytes);
+    let down = traffic(proxy.down_bytes, |proxy| proxy.down_bytes);
+    out.push_str(&format!("\n{}\n", paint.bold("proxy")));
+    let mut line = |label: &str, value: &str| out.push_str(&format!("  {label:<11}{value}\n"));
+    let listening = printable(&proxy.listening.join(", "));
+    line("listening", &format!("{listening}, {} workers", proxy.workers));
+    let (now, accepted) = (units::count(proxy.connections), units::count(proxy.accepted));
+    line("clients", &format!("{now} now, {accepted} in all"));
+    line("origins", &format!("{} reached", units::count(proxy.reached)));
+    line("traffic", &format!("{up} up, {down} down"));
+    let ends = [
+        (proxy.timed_out, "timed out"),
+        (proxy.broken, "broken"),
+        (proxy.accept_pauses, "pauses for want of descriptors"),
+    ];
+    let ends = ends.map(|(count, name)| (name.to_owned(), count)).into_iter();
+    for (label, counts) in [
+        ("ends", ends.collect::<Vec<_>>()),
+        ("refused", proxy.refused.clone().into_iter().collect()),
+        ("failed", proxy.failed.clone().into_iter().collect()),
+    ] {
+        let happened = counts.iter().filter(|(_, count)| *count > 0);
+        let said: Vec<String> = happened
+            .map(|(name, count)| format!("{} {}", units::count(*count), printable(name)))
+            .collect();
+        if !said.is_empty() {
+            line(label, &said.join(", "));
+        }
+    }
+}
+
 /// Columns two spaces apart, each as wide as its widest cell. Figures stand to the right, the
 /// columns `text` to the left; the first row is the heading.
 fn table(out: &mut String, rows: &[Vec<String>], text: &[usize], paint: Paint) {
@@ -335,6 +388,7 @@ mod tests {
             }],
             drops: [("no_route".to_owned(), 0)].into(),
             accounts: None,
+            proxy: None,
             last_error: Some("bad\u{1b}[2J".to_owned()),
         }
     }

@@ -134,7 +134,7 @@ pub(crate) fn up(mut args: UpArgs) -> Result<(), CliError> {
     daemon::up(loaded.config, source, answers).map_err(logged)
 }
 
-fn start_logging(config: &LogConfig, warnings: &Report) {
+pub(super) fn start_logging(config: &LogConfig, warnings: &Report) {
     logging::init(config.format, &config.level);
     for warning in warnings.lines() {
         log::warn!("{warning}");
@@ -142,7 +142,7 @@ fn start_logging(config: &LogConfig, warnings: &Report) {
 }
 
 /// From here on stderr is the log, which may be read by a machine: errors go there too.
-fn logged(error: DaemonError) -> CliError {
+pub(super) fn logged(error: DaemonError) -> CliError {
     log::error!("{error}");
     CliError::silent(error.exit_code())
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::config::access::{FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig};
 use crate::config::checks;
 use crate::config::problems::{Origin, Problems};
+use crate::config::proxy::{self, ProxyConfig};
 use crate::config::schema::{Role, Sections, Setting};
 use crate::config::types::{
     Domain, LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig, WorkersConfig,
@@ -33,11 +34,26 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
         nat: sections.server.nat.value,
         logins: LoginsConfig::of(sections, problems),
         lease: LeaseConfig::of(sections, problems),
+        proxies: proxy::entrances(sections, problems),
         workers: workers(sections),
         status_socket: status_socket(sections, Role::Server),
         tuning: tuning(sections),
         log: log(sections),
     })
+}
+
+/// The configuration of a proxy gateway without a tunnel, on the same terms as [`serve`].
+pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<ProxyConfig> {
+    checks::workers_fit_cpus(sections, problems);
+    let entrances = proxy::entrances(sections, problems);
+    if entrances.is_empty() {
+        let help = "write a table `[[proxy]]` with `listen`, or say `--listen 127.0.0.1:1080`";
+        problems.error_with_help(Origin::Default, "there is no proxy", help);
+    }
+    // That of a server is the server's own.
+    let socket = &sections.status.socket;
+    let status_socket = socket.value.clone().filter(|_| socket.origin != Origin::Default);
+    Some(ProxyConfig { entrances, workers: workers(sections), status_socket, log: log(sections) })
 }
 
 /// The configuration of a client, on the same terms as [`serve`].

@@ -202,7 +202,7 @@ fn pools_are_in_the_tunnel(sections: &Sections, problems: &mut Problems) {
     }
 }
 
-fn workers_fit_cpus(sections: &Sections, problems: &mut Problems) {
+pub(crate) fn workers_fit_cpus(sections: &Sections, problems: &mut Problems) {
     let workers = &sections.workers;
     let Auto::Chosen(cpus) = &workers.cpus.value else { return };
     let place = workers.cpus.origin.clone();

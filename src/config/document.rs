@@ -6,8 +6,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::problems::{Origin, Problems, names_secret};
+use crate::config::proxy::ProxyTable;
 use crate::config::schema::{
-    ClientLoginSection, PeerSection, PeerTable, Role, Section, Sections, Setting, tables,
+    ClientLoginSection, PeerSection, PeerTable, ProxySection, Role, Section, Sections, Setting,
+    tables,
 };
 use crate::config::source::{Override, PeerOverride};
 use crate::config::values::Reader;
@@ -18,7 +20,8 @@ pub(crate) fn role_of(text: &str) -> Option<Role> {
     let has = |section: &str| table.get_ref().contains_key(section);
     // A client that logs in needs nothing of its own section.
     let is_client = has(Role::Client.section()) || has(ClientLoginSection::NAME);
-    let server = has(Role::Server.section()).then_some(Role::Server);
+    let is_server = has(Role::Server.section()) || has(ProxySection::NAME);
+    let server = is_server.then_some(Role::Server);
     server.or_else(|| is_client.then_some(Role::Client))
 }
 
@@ -103,6 +106,9 @@ impl Walker<'_> {
         if name == PeerSection::NAME && self.role == Role::Server {
             return self.peers(value);
         }
+        if name == ProxySection::NAME && self.role == Role::Server {
+            return self.proxies(value);
+        }
         let other = other(self.role);
         let is_known = |role: Role| tables(role).iter().any(|(known, _)| *known == name);
         if is_known(other) && !is_known(self.role) {
@@ -128,26 +134,47 @@ impl Walker<'_> {
         }
     }
 
+    fn proxies(&mut self, value: &Spanned<DeValue<'_>>) {
+        let what = "proxies are a list of tables: write `[[proxy]]` above each";
+        for (place, keys) in self.list::<ProxySection>(value, what) {
+            self.sections.proxies.push(ProxyTable { place, keys });
+        }
+    }
+
     fn peers(&mut self, value: &Spanned<DeValue<'_>>) {
-        let not_a_list = "peers are a list of tables: write `[[peer]]` above each";
-        let Some(peers) = value.get_ref().as_array() else {
-            return self.problems.error(Origin::File(value.span()), not_a_list);
+        let what = "peers are a list of tables: write `[[peer]]` above each";
+        for (place, keys) in self.list::<PeerSection>(value, what) {
+            self.sections.peers.push(PeerTable { place, keys });
+        }
+    }
+
+    /// The tables of a list; `not_a_list` is said of whatever is none.
+    fn list<T: Section + Default>(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        not_a_list: &str,
+    ) -> Vec<(Origin, T)> {
+        let Some(elements) = value.get_ref().as_array() else {
+            self.problems.error(Origin::File(value.span()), not_a_list);
+            return Vec::new();
         };
-        for peer in peers {
-            let Some(table) = peer.get_ref().as_table() else {
-                self.problems.error(Origin::File(peer.span()), not_a_list);
+        let mut tables = Vec::with_capacity(elements.len());
+        for element in elements {
+            let Some(table) = element.get_ref().as_table() else {
+                self.problems.error(Origin::File(element.span()), not_a_list);
                 continue;
             };
-            let mut keys = PeerSection::default();
+            let mut keys = T::default();
             for (key, value) in table {
                 let reader =
                     &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
                 if !keys.set(value, reader) {
-                    self.unknown_key(PeerSection::NAME, key);
+                    self.unknown_key(T::NAME, key);
                 }
             }
-            self.sections.peers.push(PeerTable { place: Origin::File(peer.span()), keys });
+            tables.push((Origin::File(element.span()), keys));
         }
+        tables
     }
 
     fn unknown_key(&mut self, section: &str, key: &Spanned<std::borrow::Cow<'_, str>>) {

@@ -1,7 +1,7 @@
 //! The configuration in force, as a file that says where each value came from.
 
 use crate::config::problems::{LineIndex, Origin};
-use crate::config::schema::{Entry, PeerSection, Role, Section, Sections};
+use crate::config::schema::{Entry, PeerSection, ProxySection, Role, Section, Sections};
 
 /// Column at which the origins stand, unless a value is longer.
 const ORIGIN_COLUMN: usize = 48;
@@ -14,6 +14,9 @@ pub(crate) fn render(sections: &Sections, role: Role, name: &str, text: &str) ->
         table(&mut out, &format!("[{section}]"), &entries, &lines);
     }
     if role == Role::Server {
+        for proxy in &sections.proxies {
+            table(&mut out, &format!("[[{}]]", ProxySection::NAME), &proxy.keys.entries(), &lines);
+        }
         for peer in &sections.peers {
             table(&mut out, &format!("[[{}]]", PeerSection::NAME), &peer.keys.entries(), &lines);
         }

@@ -12,6 +12,7 @@ mod checks;
 mod document;
 mod effective;
 mod problems;
+mod proxy;
 mod schema;
 pub mod secrets;
 mod source;
@@ -25,6 +26,7 @@ pub use access::{
     AccountsConfig, DatabasePlace, FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig,
 };
 pub use problems::{Origin, Problem, Report, Severity};
+pub use proxy::ProxyConfig;
 pub use schema::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT, Role, SERVER_CONFIG_DEFAULT};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
@@ -32,6 +34,7 @@ pub use types::{
     TuningConfig, UpConfig, WorkersConfig,
 };
 
+pub(crate) use proxy::{ProxyListen, ProxyProtocol};
 pub(crate) use schema::{Keepalive, Mtu, STATE_DIRECTORY, Workers};
 pub(crate) use types::{CpuList, Directives, InterfaceName};
 pub(crate) use values::{Auto, ConfigValue, parse_argument, quoted};

@@ -13,6 +13,7 @@ use toml::de::DeValue;
 use crate::accounts::credentials::demand::{LoginPolicy, ProofSet};
 use crate::accounts::names::Name;
 use crate::config::problems::Origin;
+use crate::config::proxy::{ProxyListen, ProxyProtocol, ProxyTable};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -24,6 +25,7 @@ use crate::host::routes::MARK_DEFAULT;
 use crate::limits;
 use crate::login::tls::Pin;
 use crate::policy::acl::Action;
+use crate::proxy::dial::guard::Allowed;
 use crate::telemetry::logging::LogFormat;
 
 /// Number of workers.
@@ -47,6 +49,12 @@ pub(crate) type RekeyAfter =
     Bounded<{ limits::REKEY_AFTER_MIN.as_secs() }, { limits::REKEY_AFTER.as_secs() }>;
 /// Firewall mark; 0 would mean no mark.
 pub(crate) type Mark = Bounded<1, { u32::MAX as u64 }>;
+/// Seconds that something of the proxy may take.
+pub(crate) type ProxySeconds = Bounded<1, { limits::PROXY_SECONDS_MAX }>;
+/// Seconds that a connection of the proxy may last; 0 is for ever.
+pub(crate) type ProxyLasts = Bounded<0, { limits::PROXY_SECONDS_MAX }>;
+/// Connections of the proxy.
+pub(crate) type ProxyConnections = Bounded<1, { limits::PROXY_CONNECTIONS_BOUND }>;
 /// Bytes of a socket buffer. The kernel doubles the figure, and its own bound is an `int`.
 pub(crate) type Spin = Bounded<0, { limits::SPIN_MAX.as_micros() as u64 }>;
 pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;
@@ -358,6 +366,26 @@ section! {
     }
 }
 
+section! {
+    /// One `[[proxy]]`
+    ProxySection = "proxy" {
+        listen: Vec<ProxyListen> = Vec::new(), Restart;
+        allow_remote: bool = false, Restart;
+        protocols: Vec<ProxyProtocol> = ProxyProtocol::all(), Live;
+        allow: Vec<Allowed> = Vec::new(), Live;
+        request_within_s: ProxySeconds =
+            ProxySeconds::clamped(limits::PROXY_REQUEST_WITHIN.as_secs()), Live;
+        dial_within_s: ProxySeconds =
+            ProxySeconds::clamped(limits::PROXY_DIAL_WITHIN.as_secs()), Live;
+        idle_max_s: ProxySeconds = ProxySeconds::clamped(limits::PROXY_IDLE_MAX.as_secs()), Live;
+        lasts_max_s: ProxyLasts = ProxyLasts::clamped(0), Live;
+        connections_max: ProxyConnections =
+            ProxyConnections::clamped(limits::PROXY_CONNECTIONS_MAX as u64), Live;
+        connections_per_source_max: ProxyConnections =
+            ProxyConnections::clamped(limits::PROXY_CONNECTIONS_PER_SOURCE_MAX as u64), Live;
+    }
+}
+
 /// One `[[peer]]` and where it is.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerTable {
@@ -381,6 +409,7 @@ pub(crate) struct Sections {
     pub(crate) log: LogSection,
     pub(crate) status: StatusSection,
     pub(crate) peers: Vec<PeerTable>,
+    pub(crate) proxies: Vec<ProxyTable>,
     /// Where the file has the table of the role, if it has.
     pub(crate) role_span: Option<Range<usize>>,
 }
@@ -407,6 +436,7 @@ impl Sections {
             (Role::Server, ServerLoginSection::NAME) => self.server_login.set(value, reader),
             (Role::Server, AccountsSection::NAME) => self.accounts.set(value, reader),
             (Role::Server, LeaseSection::NAME) => self.lease.set(value, reader),
+            (Role::Server, ProxySection::NAME) => self.proxy_of_flags(reader).set(value, reader),
             (Role::Client, ClientSection::NAME) => self.client.set(value, reader),
             (Role::Client, ClientLoginSection::NAME) => self.client_login.set(value, reader),
             (Role::Client, DnsSection::NAME) => self.dns.set(value, reader),
@@ -419,7 +449,23 @@ impl Sections {
         })
     }
 
-    /// The tables a configuration of `role` consists of, without peers.
+    /// Whether there are proxies and no table of a server: the file is one for `corelane proxy`.
+    pub(crate) fn is_proxy_alone(&self) -> bool {
+        !self.proxies.is_empty() && self.role_span.is_none()
+    }
+
+    /// The `[[proxy]]` that flags describe: one beside those of the file.
+    fn proxy_of_flags(&mut self, reader: &Reader<'_>) -> &mut ProxySection {
+        let is_of_flags = |table: &ProxyTable| matches!(table.place, Origin::Flag(_));
+        if !self.proxies.last().is_some_and(is_of_flags) {
+            let place = reader.origin(0..0);
+            self.proxies.push(ProxyTable { place, keys: ProxySection::default() });
+        }
+        let last = self.proxies.len() - 1;
+        &mut self.proxies[last].keys
+    }
+
+    /// The tables a configuration of `role` consists of, without peers and proxies.
     pub(crate) fn entries(&self, role: Role) -> Vec<(&'static str, Vec<Entry>)> {
         let mut entries = match role {
             Role::Server => vec![
@@ -464,6 +510,7 @@ const SERVER_TABLES: &[Table] = &[
     (LogSection::NAME, LogSection::KEYS),
     (StatusSection::NAME, StatusSection::KEYS),
     (PeerSection::NAME, PeerSection::KEYS),
+    (ProxySection::NAME, ProxySection::KEYS),
     (ServerLoginSection::NAME, ServerLoginSection::KEYS),
     (AccountsSection::NAME, AccountsSection::KEYS),
     (LeaseSection::NAME, LeaseSection::KEYS),

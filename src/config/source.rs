@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use crate::config::problems::{Origin, Problems, Report};
+use crate::config::proxy::ProxyConfig;
 use crate::config::schema::{Role, Sections};
 use crate::config::types::{ServeConfig, UpConfig};
 use crate::config::{build, document, effective, secrets};
@@ -115,6 +116,15 @@ impl Source {
         self.load(Role::Server, build::serve)
     }
 
+    /// The configuration of a proxy gateway without a tunnel: what else a server's file says is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As for [`Source::load_serve`].
+    pub fn load_proxy(&self) -> Result<Loaded<ProxyConfig>, ConfigError> {
+        self.load(Role::Server, build::proxy)
+    }
+
     /// The configuration of a client.
     ///
     /// # Errors
@@ -219,6 +229,9 @@ fn check(
     let sections = document::read(text, role, &mut problems);
     if found.is_some() {
         match role {
+            Role::Server if sections.is_proxy_alone() => {
+                drop(build::proxy(&sections, &mut problems));
+            }
             Role::Server => drop(build::serve(&sections, &mut problems)),
             Role::Client => drop(build::up(&sections, &mut problems)),
         }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
-use super::schema::{Entry, PeerSection, Reload, Section, Sections};
+use super::schema::{Entry, PeerSection, ProxySection, Reload, Section, Sections};
 use super::*;
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -309,6 +309,7 @@ fn the_annotated_examples_are_in_order_and_show_every_key_with_its_default() {
         let mut tables = Sections::of(role).entries(role);
         if role == Role::Server {
             tables.push((PeerSection::NAME, PeerSection::default().entries()));
+            tables.push((ProxySection::NAME, ProxySection::default().entries()));
         }
         for (section, entries) in &tables {
             for entry in entries {

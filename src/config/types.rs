@@ -13,6 +13,7 @@ use crate::accounts::store::DatabaseUrl;
 use crate::config::access::{FarSide, LeaseConfig, LoginsConfig};
 use crate::handshake::keys::PublicKey;
 use crate::host::resolver::{DnsMode, DnsRequest};
+use crate::proxy::settings::Entrance;
 use crate::telemetry::logging::LogFormat;
 
 /// Bytes of an interface name, without the terminating zero of `IFNAMSIZ` (linux/if.h).
@@ -43,6 +44,8 @@ pub struct ServeConfig {
     pub logins: Option<LoginsConfig>,
     /// What those get who log in.
     pub lease: LeaseConfig,
+    /// Ways into the proxy gateway; there is none without.
+    pub proxies: Vec<Entrance>,
     /// How many workers, and where they run.
     pub workers: WorkersConfig,
     /// Where `corelane status` asks.

@@ -16,6 +16,7 @@ use toml::de::DeValue;
 use crate::accounts::credentials::demand::ProofSet;
 use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
+use crate::config::proxy::{ProxyListen, ProxyProtocol};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -24,6 +25,7 @@ use crate::handshake::keys::PublicKey;
 use crate::host::resolver::DnsMode;
 use crate::login::tls::Pin;
 use crate::policy::acl::Action;
+use crate::proxy::dial::guard::Allowed;
 use crate::telemetry::logging::LogFormat;
 
 /// Characters of an unacceptable value that a message repeats.
@@ -361,6 +363,10 @@ text_values! {
     NatMode: "\"masquerade\" or \"off\"";
     Action: "\"allow\" or \"deny\"";
     CarrierMode: "\"auto\", \"udp\" or \"tls\"";
+    ProxyListen: "an address and port such as \"tcp://127.0.0.1:1080\"";
+    ProxyProtocol: "\"socks5\", \"socks4\" or \"http\"";
+    Allowed: "a prefix such as \"10.0.0.0/8\", or one of loopback, private, shared, link-local, \
+              metadata, multicast, reserved and own";
     CpuList: "a list of CPU numbers and ranges such as \"0-3,6\"";
     LogFormat: "\"text\" or \"json\"";
     Directives: "a level (off, error, warn, info, debug, trace), or levels by module such as \

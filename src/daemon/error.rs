@@ -17,6 +17,7 @@ use crate::host::resolver::ResolverError;
 use crate::host::routes::RoutesError;
 use crate::login::server::{ListenError, LoginStartError};
 use crate::login::tls::TlsSetupError;
+use crate::proxy::GatewayError;
 use crate::sys::tun::TunError;
 use crate::sys::udp::UdpError;
 
@@ -71,6 +72,12 @@ pub enum DaemonError {
     /// Logins cannot be taken.
     #[error(transparent)]
     LoginStart(#[from] LoginStartError),
+    /// The proxy gateway cannot be started.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// A worker of the proxy gateway has ended.
+    #[error("{0}")]
+    GatewayFailed(String),
     /// There is no lease, or none any more.
     #[error(transparent)]
     Login(#[from] LoginError),

@@ -15,6 +15,7 @@ use crate::control::runtime::{
 use crate::daemon::desk::Desk;
 use crate::daemon::logins::Logins;
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
+use crate::daemon::proxy::Beside;
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
 use crate::daemon::resolve::find_leftovers;
@@ -31,7 +32,7 @@ use crate::login::server::LoginListeners;
 use crate::sys::clock;
 use crate::sys::steering::{CONTROL_MEMBERS, attach_lane_steering};
 use crate::sys::udp::UdpSocket;
-use crate::telemetry::status::AccountsStatus;
+use crate::telemetry::status::{AccountsStatus, ProxyStatus};
 
 /// Runs a server until it is told to stop; `source` is read again on SIGHUP.
 ///
@@ -51,12 +52,10 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
         tunnel::open_tun(&config.tun, &config.addresses, workers, fixed_flows, &config.tuning)?;
     let interface = upkeep.monitor().map_err(LinkError::from)?;
     let listeners = Listeners::open(&config, workers)?;
+    let gateway = Beside::bind(&config)?;
     let (nat, host) = set_up_nat(&config, &tun.name)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
-    let accounts_socket = config.logins.as_ref().map(|logins| &logins.accounts.socket);
-    for socket in accounts_socket.into_iter().chain([&config.status_socket]) {
-        tunnel::make_status_directory(socket)?;
-    }
+    make_socket_directories(&config)?;
     let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
     let reserve = tunnel::drop_privileges(source.file.iter().chain(keys))?;
 
@@ -79,13 +78,15 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let configuration = Configuration::new(source, reserve);
     let engine = Engine::new_server(setup, Randomness::open()?, clock::now());
     let (handle, orders) = ControlHandle::new(&poll);
+    let gateway = Beside::start(gateway, handle.clone())?;
     let knocks = listeners.logins;
     let door = listeners.carriers;
     let logins =
         knocks.map(|knocks| Logins::begin(&config, (knocks, door), own_key, handle, &engine));
     let logins = logins.transpose()?;
     let desk = logins.as_ref().map(|logins| logins.desk().clone());
-    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat, desk };
+    let proxy = gateway.clone();
+    let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat, desk, proxy };
     let control = ControlThread::new(ControlParts {
         engine,
         poll,
@@ -103,7 +104,15 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let outcome = control.run();
     drop(logins);
     pool.join();
+    gateway.await_end();
     Ok(outcome?)
+}
+
+/// Makes the directories of both sockets, as long as the rights for that are there.
+fn make_socket_directories(config: &ServeConfig) -> Result<(), DaemonError> {
+    let accounts_socket = config.logins.as_ref().map(|logins| &logins.accounts.socket);
+    let mut sockets = accounts_socket.into_iter().chain([&config.status_socket]);
+    sockets.try_for_each(|socket| tunnel::make_status_directory(socket))
 }
 
 fn warn_if_shut() -> Result<(), DaemonError> {
@@ -230,6 +239,8 @@ struct ServerHooks {
     nat: Option<Nat>,
     /// Knows those who are logged in.
     desk: Option<Desk>,
+    /// Serves what has no tunnel.
+    proxy: Beside,
 }
 
 impl ControlHooks for ServerHooks {
@@ -244,6 +255,10 @@ impl ControlHooks for ServerHooks {
     }
 
     fn disconnected(&mut self, _peer: &PublicKey, _reason: DisconnectReason) {}
+
+    fn proxy_status(&self) -> Option<ProxyStatus> {
+        self.proxy.status()
+    }
 
     fn name_of(&self, peer: &PublicKey) -> Option<String> {
         let user = || Some(self.desk.as_ref()?.user_of(peer)?.to_string());
@@ -262,6 +277,7 @@ impl ControlHooks for ServerHooks {
         if let Some(desk) = &self.desk {
             desk.set_lease(config.lease);
         }
+        self.proxy.apply(&config.proxies);
         Ok(Reload::Server { peers })
     }
 
@@ -277,6 +293,7 @@ impl ControlHooks for ServerHooks {
 
     fn stopping(&mut self) {
         notify::stopping();
+        self.proxy.stop();
     }
 
     fn stopped(&mut self, engine: &mut Engine, _by_request: bool) {

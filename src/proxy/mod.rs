@@ -1,14 +1,30 @@
 //! The proxy gateway: SOCKS and HTTP for what cannot run a tunnel.
 //!
+//! A [`Gateway`] has workers, which share nothing on the way of a byte: each has listening sockets
+//! of its own, and keeps the clients that come there. A client says what it wants ([`front`]), the
+//! origin is reached ([`dial`]), and bytes pass ([`relay`]); `worker` is the event loop around
+//! that, [`stream`] what it reads and writes, [`settings`] what it is told.
+//!
 //! What the two ends of a connection say is read and written by machines without a socket or a
 //! clock: [`target`] is what every request asks for, [`detect`] tells the protocols apart,
 //! [`socks`] is SOCKS at either end, [`http`] is HTTP/1.1, and [`header`] is the PROXY protocol.
 
+pub mod counters;
+mod crowd;
 pub mod detect;
+pub mod dial;
+pub mod front;
 #[doc(hidden)]
 pub mod fuzz;
+mod gateway;
 pub mod header;
 pub mod http;
 mod reader;
+pub mod relay;
+pub mod settings;
 pub mod socks;
+pub mod stream;
 pub mod target;
+mod worker;
+
+pub use gateway::{Gateway, GatewayError, Listeners};

@@ -19,6 +19,7 @@ pub mod ethtool;
 pub mod file_lock;
 pub mod inotify;
 mod link;
+pub mod names;
 pub mod netns;
 pub mod peer;
 pub mod private_file;

@@ -44,6 +44,9 @@ pub struct StatusReport {
     /// The accounts of a server where people log in.
     #[serde(default)]
     pub accounts: Option<AccountsStatus>,
+    /// The proxy gateway, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyStatus>,
     /// The last error, if any: what happened and what mends it.
     pub last_error: Option<String>,
 }
@@ -67,6 +70,35 @@ pub struct AccountsStatus {
     pub database_away: Option<String>,
     /// Seconds since it was found to be away.
     pub database_away_s: Option<f64>,
+}
+
+/// What a proxy gateway is doing and has done, over all its workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Addresses on which it listens.
+    pub listening: Vec<String>,
+    /// Its workers.
+    pub workers: u64,
+    /// Clients that are there now.
+    pub connections: u64,
+    /// Clients that were let in.
+    pub accepted: u64,
+    /// Origins that were reached for them.
+    pub reached: u64,
+    /// Bytes from clients to origins.
+    pub up_bytes: u64,
+    /// Bytes from origins to clients.
+    pub down_bytes: u64,
+    /// Relays that ended because nothing moved any more, or because their time was over.
+    pub timed_out: u64,
+    /// Relays that ended because a connection broke.
+    pub broken: u64,
+    /// Times that no client could be let in for want of descriptors.
+    pub accept_pauses: u64,
+    /// Clients that were sent away, by reason. Every reason is present.
+    pub refused: BTreeMap<String, u64>,
+    /// Origins that were not reached, by reason. Every reason is present.
+    pub failed: BTreeMap<String, u64>,
 }
 
 /// Which offloads are in force.

@@ -42,32 +42,32 @@ use crate::limits::{CONTROL_EVENTS_PER_TURN, CONTROL_ORDERS_PER_TURN, CONTROL_RE
 use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::sys::udp::UdpSocket;
-use crate::telemetry::status::{AccountsStatus, StatusAnswer, StatusRequest};
+use crate::telemetry::status::{AccountsStatus, ProxyStatus, StatusAnswer, StatusRequest};
 
 use host_watch::HostWatch;
 use interface::Interface;
 use news::Lines;
 use report::Reporter;
 use sockets::Sockets;
-use status_socket::StatusSocket;
 use workers::{Life, Workers};
 
 pub use orders::{ControlHandle, ControlOrder, EngineOrder};
 pub use poll::ControlPoll;
 pub use report::DaemonInfo;
-pub use status_socket::{StatusSocketError, bind_private_socket};
+pub use status_socket::{StatusSocket, StatusSocketError, bind_private_socket};
 pub use workers::WorkerHandle;
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
-const STATUS_LISTENER: Token = Token(2);
+/// Token of the listener of a status socket.
+pub const STATUS_LISTENER: Token = Token(2);
 const INTERFACE: Token = Token(3);
 const ALARM: Token = Token(4);
 const HOST: Token = Token(5);
 /// Token of the first UDP socket.
 const SOCKETS: usize = 16;
 /// Token of the first client of the status socket.
-const STATUS_CLIENTS: usize = 4096;
+pub const STATUS_CLIENTS: usize = 4096;
 
 /// What the program around the control thread does at certain moments. The methods run on the
 /// control thread, so they must not wait for long.
@@ -92,6 +92,11 @@ pub trait ControlHooks {
     /// # Errors
     /// What is wrong with it; everything stays as it was.
     fn reload(&mut self) -> Result<Reload, String>;
+
+    /// What the proxy gateway beside the tunnel is doing, if there is one.
+    fn proxy_status(&self) -> Option<ProxyStatus> {
+        None
+    }
 
     /// What the configuration calls a peer, for the log.
     fn name_of(&self, _peer: &PublicKey) -> Option<String> {
@@ -530,6 +535,7 @@ impl ControlThread {
                 self.sockets.count_overflows(self.engine.drops());
                 let mut report = self.reporter.report(clock::now(), &self.engine, &self.workers);
                 report.accounts = self.hooks.accounts();
+                report.proxy = self.hooks.proxy_status();
                 StatusAnswer::Status(Box::new(report))
             }
             StatusRequest::Down => {

@@ -78,6 +78,7 @@ impl Reporter {
                 .map(|reason| (reason.name().to_owned(), dropped(*reason, engine, workers)))
                 .collect(),
             accounts: None,
+            proxy: None,
             last_error: self.last_error.clone(),
         }
     }

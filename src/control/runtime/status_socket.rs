@@ -52,7 +52,7 @@ pub enum StatusSocketError {
 }
 
 /// The listening socket and its clients. Dropping it removes the file.
-pub(super) struct StatusSocket {
+pub struct StatusSocket {
     path: PathBuf,
     registry: Registry,
     listener: UnixListener,
@@ -65,7 +65,10 @@ pub(super) struct StatusSocket {
 impl StatusSocket {
     /// Offers the socket at `path`, readable and writable by this user only. A file left behind by
     /// a daemon that is gone is replaced.
-    pub(super) fn bind(path: PathBuf, registry: &Registry) -> Result<Self, StatusSocketError> {
+    ///
+    /// # Errors
+    /// Another daemon listens there, something else is there, or the kernel refuses.
+    pub fn bind(path: PathBuf, registry: &Registry) -> Result<Self, StatusSocketError> {
         let listener = bind_private_socket(&path)?;
         let io_error = |source| StatusSocketError::Io { path: path.clone(), source };
         let registry = registry.try_clone().map_err(io_error)?;
@@ -80,7 +83,8 @@ impl StatusSocket {
         }
     }
 
-    pub(super) fn handle_event(&mut self, token: Token) {
+    /// The poll tells of it: of [`STATUS_LISTENER`], or of a token from [`STATUS_CLIENTS`] on.
+    pub fn handle_event(&mut self, token: Token) {
         if token == STATUS_LISTENER {
             self.listener_ready = true;
         } else if let Some(client) =
@@ -91,22 +95,18 @@ impl StatusSocket {
     }
 
     /// Whether something is left to do without waiting.
-    pub(super) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.listener_ready || self.clients.values().any(|client| client.ready)
     }
 
     /// When the next client runs out of time, or is to be accepted.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         let deadlines = self.clients.values().map(|client| client.deadline);
         deadlines.chain(self.accept_again).min()
     }
 
     /// Accepts, serves and drops clients.
-    pub(super) fn turn(
-        &mut self,
-        now: Instant,
-        answer: &mut dyn FnMut(StatusRequest) -> StatusAnswer,
-    ) {
+    pub fn turn(&mut self, now: Instant, answer: &mut dyn FnMut(StatusRequest) -> StatusAnswer) {
         let again = self.accept_again.take_if(|due| now >= *due).is_some();
         if self.listener_ready || again {
             self.accept(now);

@@ -1,0 +1,145 @@
+//! `corelane proxy`: SOCKS and HTTP without a tunnel.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::CliError;
+use crate::cli::settings::{LogArgs, Overrides, WorkerArgs};
+use crate::cli::tunnel::{logged, start_logging};
+use crate::config::{ProxyListen, ProxyProtocol, Source, parse_argument};
+use crate::daemon;
+use crate::proxy::dial::guard::Allowed;
+
+#[derive(Args, Debug)]
+pub(crate) struct ProxyArgs {
+    /// Configuration file, of which `[[proxy]]`, [workers], [log] and [status] count
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on, such as 127.0.0.1:1080 (proxy.listen)
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        value_parser = parse_argument::<ProxyListen>,
+        required_unless_present = "config"
+    )]
+    listen: Vec<ProxyListen>,
+    /// Listen even where other hosts come: whoever reaches the address may use the proxy
+    /// (proxy.allow_remote)
+    #[arg(long, requires = "listen")]
+    allow_remote: bool,
+    /// What clients may speak: socks5, socks4, http (proxy.protocols)
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        value_delimiter = ',',
+        value_parser = parse_argument::<ProxyProtocol>,
+        requires = "listen"
+    )]
+    protocols: Vec<ProxyProtocol>,
+    /// What may be dialled although it is denied by default: a prefix, or loopback, private,
+    /// shared, link-local, metadata, multicast, reserved, own (proxy.allow)
+    #[arg(
+        long,
+        value_name = "CIDR|KIND",
+        value_delimiter = ',',
+        value_parser = parse_argument::<Allowed>,
+        requires = "listen"
+    )]
+    allow: Vec<Allowed>,
+    #[command(flatten)]
+    workers: WorkerArgs,
+    /// Where `corelane status` asks (status.socket)
+    #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>)]
+    status_socket: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+impl ProxyArgs {
+    fn source(self) -> Source {
+        let mut overrides = Overrides::of_environment();
+        overrides.set_list("--listen", "proxy", "listen", self.listen);
+        let allow_remote = self.allow_remote.then_some(true);
+        overrides.set("--allow-remote", "proxy", "allow_remote", allow_remote);
+        overrides.set_list("--protocols", "proxy", "protocols", self.protocols);
+        overrides.set_list("--allow", "proxy", "allow", self.allow);
+        self.workers.lay_over(&mut overrides);
+        overrides.set("--status-socket", "status", "socket", self.status_socket);
+        self.log.lay_over(&mut overrides);
+        Source { file: self.config, overrides: overrides.0, peers: Vec::new() }
+    }
+}
+
+pub(crate) fn run(args: ProxyArgs) -> Result<(), CliError> {
+    let source = args.source();
+    let loaded = source.load_proxy()?;
+    start_logging(&loaded.config.log, &loaded.warnings);
+    daemon::proxy(loaded.config, source).map_err(logged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::detect::Protocol;
+    use crate::proxy::dial::guard::Kind;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Proxy {
+        #[command(flatten)]
+        args: ProxyArgs,
+    }
+
+    fn load(line: &[&str]) -> Result<crate::config::ProxyConfig, String> {
+        let line = ["proxy"].iter().chain(line);
+        let args = Proxy::try_parse_from(line).map_err(|error| error.to_string())?.args;
+        let loaded = args.source().load_proxy().map_err(|error| error.to_string())?;
+        Ok(loaded.config)
+    }
+
+    #[test]
+    fn every_flag_reaches_the_configuration() {
+        let config = load(&[
+            "--listen",
+            "192.0.2.1:1080",
+            "--listen",
+            "tcp://[::1]:1081",
+            "--allow-remote",
+            "--protocols",
+            "socks5,http",
+            "--allow",
+            "private,192.0.2.0/24",
+            "--workers",
+            "3",
+            "--status-socket",
+            "/s",
+            "--log-level",
+            "warn",
+        ])
+        .unwrap();
+        let [entrance] = &config.entrances[..] else { panic!("{config:?}") };
+        let listen = ["192.0.2.1:1080", "[::1]:1081"].map(|address| address.parse().unwrap());
+        assert_eq!(entrance.listen, listen);
+        assert_eq!(entrance.rules.protocols, [Protocol::Socks5, Protocol::Http]);
+        let allowed = [Allowed::Kind(Kind::Private), "192.0.2.0/24".parse().unwrap()];
+        assert_eq!(entrance.rules.guard.allowed, allowed);
+        assert_eq!(config.workers.count, Some(3));
+        assert_eq!(config.status_socket, Some(PathBuf::from("/s")));
+        assert_eq!(config.log.level, "warn");
+    }
+
+    #[test]
+    fn an_open_proxy_is_not_started_by_accident() {
+        assert!(load(&[]).unwrap_err().contains("--listen"));
+        for address in ["0.0.0.0:1080", "[::]:1080", "192.0.2.1:1080"] {
+            let error = load(&["--listen", address]).unwrap_err();
+            assert!(error.contains("--allow-remote") && error.contains("open"), "{error}");
+        }
+        for address in ["127.0.0.1:1080", "127.9.9.9:1", "[::1]:1080", "[::ffff:127.0.0.1]:1080"] {
+            assert_eq!(load(&["--listen", address]).unwrap().status_socket, None);
+        }
+        let twice = load(&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"]).unwrap_err();
+        assert!(twice.contains("twice"), "{twice}");
+    }
+}

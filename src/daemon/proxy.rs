@@ -1,0 +1,311 @@
+//! `corelane proxy`: the proxy gateway without a tunnel; and the same beside one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::config::{ProxyConfig, ServeConfig, Source, WorkersConfig};
+use crate::control::runtime::{ControlHandle, STATUS_CLIENTS, STATUS_LISTENER, StatusSocket};
+use crate::daemon::pool::Placement;
+use crate::daemon::reload::{self, Configuration};
+use crate::daemon::{DaemonError, notify, tunnel};
+use crate::host::privileges;
+use crate::limits::PROXY_DRAIN_WITHIN;
+use crate::proxy::settings::{Entrance, Rules};
+use crate::proxy::{Gateway, Listeners};
+use crate::sys::clock;
+use crate::telemetry::status::{
+    OffloadStatus, ProxyStatus, STATUS_SCHEMA, StatusAnswer, StatusReport, StatusRequest,
+};
+
+const WAKER: Token = Token(0);
+const SIGNALS: Token = Token(1);
+/// How often it is looked whether the last relay has ended, once the gateway stops.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Where the status of a gateway without a tunnel is asked for, if that can be offered.
+const STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy.sock";
+
+/// Runs a proxy gateway until it is told to stop; `source` is read again on SIGHUP.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
+    tunnel::allow_many_files();
+    let gateway = bind(config.entrances, &config.workers)?;
+    let io_error = DaemonError::io("making the poll of the proxy's main thread");
+    let poll = Poll::new().map_err(io_error)?;
+    let status = status_socket(config.status_socket, &poll)?;
+    let is_needed = || source.file.iter().any(|file| reload::is_forbidden(file));
+    let reserve =
+        privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(DaemonError::io("catching signals"))?;
+    poll.registry()
+        .register(&mut signals, SIGNALS, Interest::READABLE)
+        .map_err(DaemonError::io("catching signals"))?;
+    let (failures, waker) = (unbounded(), Waker::new(poll.registry(), WAKER));
+    let waker = Arc::new(waker.map_err(DaemonError::io("making the poll of the main thread"))?);
+    let gateway = gateway.start(move |failure| {
+        // Both fail only if the main thread is gone, and then nobody is left to be told.
+        let _ = failures.0.send(failure);
+        let _ = waker.wake();
+    })?;
+    let summary = summary(&gateway);
+    log::info!("serving proxy clients: {summary}");
+    notify::ready(&summary);
+    let started = clock::now();
+    let configuration = Configuration::new(source, reserve);
+    let failures = failures.1;
+    let mut main =
+        MainThread { poll, signals, status, failures, gateway, configuration, started, stop: None };
+    let outcome = main.run();
+    notify::stopping();
+    outcome
+}
+
+/// A gateway that is open and not running yet.
+pub(super) struct Bound {
+    listeners: Listeners,
+    placement: Placement,
+}
+
+/// Opens the sockets of a gateway, as long as the rights for that are there.
+fn bind(entrances: Vec<Entrance>, workers: &WorkersConfig) -> Result<Bound, DaemonError> {
+    let placement = Placement::choose(workers);
+    let listeners = Listeners::bind(entrances, placement.workers())?;
+    Ok(Bound { listeners, placement })
+}
+
+impl Bound {
+    /// Starts the workers. `mourn` hears of one that has failed.
+    fn start(
+        self,
+        mourn: impl Fn(String) + Clone + Send + 'static,
+    ) -> Result<Gateway, DaemonError> {
+        Ok(Gateway::start(self.listeners, &self.placement.cpus, mourn)?)
+    }
+}
+
+/// What a gateway is, in a few words.
+fn summary(gateway: &Gateway) -> String {
+    let status = gateway.status();
+    format!("{} workers on {}", status.workers, status.listening.join(", "))
+}
+
+/// Gives the rules that were read again to a gateway that runs.
+fn apply(gateway: &Gateway, entrances: &[Entrance]) {
+    let rules: Vec<Rules> = entrances.iter().map(|entrance| entrance.rules.clone()).collect();
+    if !gateway.set_rules(rules) {
+        log::warn!("there is another number of [[proxy]] tables now: they wait for a restart");
+    }
+}
+
+/// The gateway beside a tunnel, if there is one. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Beside(Option<Arc<Gateway>>);
+
+impl Beside {
+    /// Opens the sockets, as long as the rights for that are there.
+    pub(super) fn bind(config: &ServeConfig) -> Result<Option<Bound>, DaemonError> {
+        match config.proxies.is_empty() {
+            true => Ok(None),
+            false => bind(config.proxies.clone(), &config.workers).map(Some),
+        }
+    }
+
+    /// Starts the workers. If one fails, the control thread ends.
+    pub(super) fn start(bound: Option<Bound>, control: ControlHandle) -> Result<Self, DaemonError> {
+        let Some(bound) = bound else { return Ok(Self(None)) };
+        let gateway = bound.start(move |failure| control.end(failure))?;
+        log::info!("serving proxy clients: {}", summary(&gateway));
+        Ok(Self(Some(Arc::new(gateway))))
+    }
+
+    /// What it is doing.
+    pub(super) fn status(&self) -> Option<ProxyStatus> {
+        self.0.as_ref().map(|gateway| gateway.status())
+    }
+
+    /// Takes over what was read again.
+    pub(super) fn apply(&self, entrances: &[Entrance]) {
+        match &self.0 {
+            Some(gateway) => apply(gateway, entrances),
+            None if entrances.is_empty() => {}
+            None => log::warn!("the [[proxy]] tables are new: they wait for a restart"),
+        }
+    }
+
+    /// Accepts nobody any more.
+    pub(super) fn stop(&self) {
+        if let Some(gateway) = &self.0 {
+            gateway.stop(PROXY_DRAIN_WITHIN);
+        }
+    }
+
+    /// Waits for the last relay to end, within bounds, and not if somebody asks to stop again.
+    pub(super) fn await_end(&self) {
+        let Some(gateway) = &self.0 else { return };
+        let hurry = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&hurry)) {
+                log::warn!("a second signal will not be heard: {error}");
+            }
+        }
+        while !gateway.has_stopped() && !hurry.load(Ordering::Relaxed) {
+            std::thread::sleep(DRAIN_LOOK_EVERY);
+        }
+    }
+}
+
+/// Offers the status, at the usual place if that can be done.
+fn status_socket(path: Option<PathBuf>, poll: &Poll) -> Result<Option<StatusSocket>, DaemonError> {
+    let bind = |path: PathBuf| {
+        tunnel::make_status_directory(&path)?;
+        StatusSocket::bind(path, poll.registry()).map_err(DaemonError::from)
+    };
+    match path {
+        Some(path) => bind(path).map(Some),
+        None => Ok(bind(PathBuf::from(STATUS_SOCKET_DEFAULT))
+            .inspect_err(|error| log::info!("no status is offered: {error}"))
+            .ok()),
+    }
+}
+
+/// The thread that signals and questions come to.
+struct MainThread {
+    poll: Poll,
+    signals: Signals,
+    status: Option<StatusSocket>,
+    failures: Receiver<String>,
+    gateway: Gateway,
+    configuration: Configuration,
+    started: Instant,
+    /// When relays have to have ended, once somebody has said that it is to stop.
+    stop: Option<Instant>,
+}
+
+impl MainThread {
+    fn run(&mut self) -> Result<(), DaemonError> {
+        let mut events = Events::with_capacity(64);
+        loop {
+            if let Some(until) = self.stop
+                && (self.gateway.has_stopped() || clock::now() >= until)
+            {
+                return Ok(());
+            }
+            match self.poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(DaemonError::io("waiting for events")(error));
+                }
+                Err(_) | Ok(()) => {}
+            }
+            for event in &events {
+                let token = event.token();
+                let is_status = token == STATUS_LISTENER || token.0 >= STATUS_CLIENTS;
+                if let Some(status) = self.status.as_mut().filter(|_| is_status) {
+                    status.handle_event(token);
+                }
+            }
+            if let Ok(failure) = self.failures.try_recv() {
+                return Err(DaemonError::GatewayFailed(failure));
+            }
+            self.heed_signals();
+            self.answer();
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let status = self.status.as_ref();
+        if status.is_some_and(StatusSocket::is_busy) {
+            return Some(Duration::ZERO);
+        }
+        let due = status.and_then(StatusSocket::poll_timeout);
+        let wait = due.map(|due| due.saturating_duration_since(clock::now()));
+        match self.stop {
+            Some(_) => Some(wait.unwrap_or(DRAIN_LOOK_EVERY).min(DRAIN_LOOK_EVERY)),
+            None => wait,
+        }
+    }
+
+    fn heed_signals(&mut self) {
+        let pending: Vec<i32> = self.signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGHUP => drop(self.reload()),
+                _ => self.request_stop(),
+            }
+        }
+    }
+
+    fn request_stop(&mut self) {
+        if self.stop.is_some() {
+            log::warn!("stopping at once, asked again");
+            self.stop = Some(clock::now());
+            return;
+        }
+        let connections = self.gateway.status().connections;
+        log::info!("stopping; {connections} connections have {PROXY_DRAIN_WITHIN:?} to end");
+        notify::stopping();
+        self.gateway.stop(PROXY_DRAIN_WITHIN);
+        self.stop = Some(clock::now() + PROXY_DRAIN_WITHIN);
+    }
+
+    fn reload(&mut self) -> Result<(), String> {
+        let load = |source: &Source| Ok(source.load_proxy()?);
+        let (config, ()) = self
+            .configuration
+            .read_again(load, |_| Ok(()))
+            .inspect_err(|error| log::error!("configuration not applied: {error}"))?;
+        apply(&self.gateway, &config.entrances);
+        log::info!("configuration read again");
+        Ok(())
+    }
+
+    fn answer(&mut self) {
+        let Some(mut status) = self.status.take() else { return };
+        status.turn(clock::now(), &mut |request| match request {
+            StatusRequest::Status => StatusAnswer::Status(Box::new(self.report())),
+            StatusRequest::Down => {
+                self.request_stop();
+                StatusAnswer::Ok
+            }
+            StatusRequest::Reload => match self.reload() {
+                Ok(()) => StatusAnswer::Ok,
+                Err(message) => StatusAnswer::Error { message },
+            },
+        });
+        self.status = Some(status);
+    }
+
+    fn report(&self) -> StatusReport {
+        let proxy = self.gateway.status();
+        let uptime = clock::now().saturating_duration_since(self.started);
+        StatusReport {
+            schema: STATUS_SCHEMA,
+            role: "proxy".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: uptime.as_secs_f64(),
+            state: if self.stop.is_some() { "stopping" } else { "up" }.to_owned(),
+            tun: String::new(),
+            mtu: 0,
+            public_key: String::new(),
+            endpoints: proxy.listening.clone(),
+            offloads: OffloadStatus::default(),
+            workers: Vec::new(),
+            peers: Vec::new(),
+            drops: Default::default(),
+            accounts: None,
+            proxy: Some(proxy),
+            last_error: None,
+        }
+    }
+}

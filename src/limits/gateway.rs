@@ -1,0 +1,84 @@
+//! The workers of the proxy gateway, and how they reach origins.
+
+use std::time::Duration;
+
+/// Bytes that a relay reads at a time. A connection holds such a buffer for each direction in which
+/// the reader is slower than the writer, and none otherwise.
+pub const PROXY_BUFFER_LEN: usize = 64 * 1024;
+/// Buffers that a worker keeps for reuse.
+pub const PROXY_BUFFERS_KEPT: usize = 64;
+/// Bytes that a relay moves in one direction before other connections have their turn.
+pub const PROXY_RELAY_TURN_LEN: usize = 4 * PROXY_BUFFER_LEN;
+/// Bytes of what a client says before it has asked for something: the head of an HTTP request is
+/// the longest.
+pub const PROXY_REQUEST_LEN_MAX: usize = 64 * 1024;
+/// How long a client may take to ask for something, unless configured otherwise.
+pub const PROXY_REQUEST_WITHIN: Duration = Duration::from_secs(15);
+/// How long reaching the origin may take, names included, unless configured otherwise.
+pub const PROXY_DIAL_WITHIN: Duration = Duration::from_secs(20);
+/// How long a relay may move nothing, unless configured otherwise.
+pub const PROXY_IDLE_MAX: Duration = Duration::from_secs(600);
+/// How long a client may take to read why it was refused. RFC 1928 section 6 wants the connection
+/// closed 10 s after a failure.
+pub const PROXY_PARTING_WITHIN: Duration = Duration::from_secs(3);
+/// How long relays may go on when the gateway stops, unless configured otherwise.
+pub const PROXY_DRAIN_WITHIN: Duration = Duration::from_secs(30);
+/// Connections of clients at the same time, unless configured otherwise.
+pub const PROXY_CONNECTIONS_MAX: usize = 65_536;
+/// Of those, the ones of one source (an IPv4 address, or a /64), unless configured otherwise.
+pub const PROXY_CONNECTIONS_PER_SOURCE_MAX: usize = 4096;
+/// Connections of a worker that have not asked for anything yet; the oldest makes room for a new
+/// one.
+pub const PROXY_ASKING_MAX: usize = 8192;
+/// The most seconds that a time of the gateway may be configured to: thirty days.
+pub const PROXY_SECONDS_MAX: u64 = 30 * 24 * 3600;
+/// The most connections that may be configured.
+pub const PROXY_CONNECTIONS_BOUND: u64 = 1 << 24;
+/// Connections that a worker accepts at each address before those that exist have their turn.
+pub const PROXY_ACCEPTS_PER_TURN: usize = 64;
+/// Connections that the kernel keeps for a worker until it accepts them.
+pub const PROXY_BACKLOG: i32 = 4096;
+/// How long after the kernel could not hand over a connection it is asked again.
+pub const PROXY_ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How exact the timers of a worker are.
+pub const PROXY_TICK: Duration = Duration::from_millis(16);
+/// How many ticks ahead they are sorted; what lies beyond is sorted again later.
+pub const PROXY_TICKS: usize = 2048;
+
+/// Addresses of one name that are tried.
+pub const PROXY_ADDRESSES_MAX: usize = 16;
+/// Attempts to reach one origin at the same time.
+pub const PROXY_ATTEMPTS_MAX: usize = 6;
+/// After how long the next address is tried beside those before ("Connection Attempt Delay",
+/// RFC 8305 section 8).
+pub const PROXY_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// Threads that look names up.
+pub const PROXY_LOOKUP_THREADS: usize = 16;
+/// Bytes of the stack of such a thread: the C library's resolver keeps its buffers there.
+pub const PROXY_LOOKUP_STACK_LEN: usize = 256 * 1024;
+/// Names that wait for one of those threads.
+pub const PROXY_LOOKUPS_WAITING_MAX: usize = 4096;
+/// Connections that wait for the same name.
+pub const PROXY_LOOKUP_WAITERS_MAX: usize = 4096;
+/// Names whose addresses are remembered.
+pub const PROXY_NAMES_MAX: usize = 16_384;
+/// How long the addresses of a name are remembered. The system's resolver does not say how long
+/// they hold, and has a cache of its own where that matters.
+pub const PROXY_NAME_LASTS: Duration = Duration::from_secs(30);
+/// How long it is remembered that there is no such name.
+pub const PROXY_NO_NAME_LASTS: Duration = Duration::from_secs(5);
+/// How long it is remembered that nobody could tell.
+pub const PROXY_NAME_TROUBLE_LASTS: Duration = Duration::from_secs(1);
+/// How often the host's own addresses are listed.
+pub const PROXY_OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(5);
+
+const _: () = {
+    assert!(PROXY_REQUEST_LEN_MAX <= PROXY_BUFFER_LEN, "what is pipelined fits one buffer");
+    assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);
+    assert!(PROXY_PARTING_WITHIN.as_secs() < 10, "RFC 1928 section 6");
+    assert!(PROXY_ATTEMPT_DELAY.as_millis() >= 100, "RFC 8305 section 5");
+    assert!(PROXY_ATTEMPT_DELAY.as_millis() <= 2000, "RFC 8305 section 5");
+    assert!(PROXY_TICKS.is_multiple_of(64), "a word has 64 bits");
+    assert!(PROXY_ATTEMPTS_MAX < 8, "a token has three bits for the socket of a connection");
+};

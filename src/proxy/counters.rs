@@ -1,0 +1,99 @@
+//! What each worker counts, and why clients are refused.
+
+use crate::telemetry::counters::Counter;
+
+use super::dial::Failure;
+
+/// Why a client was sent away other than for its origin's sake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The entrance has as many clients as it takes.
+    Full,
+    /// Its source has.
+    SourceFull,
+    /// It made room for a newer one, having asked for nothing.
+    MadeRoom,
+    /// It has not asked for anything in time.
+    TooSlow,
+    /// What it said is malformed, or in no protocol that is served.
+    Malformed,
+    /// It asked for something that is not served.
+    NotServed,
+    /// The gateway stops.
+    Stopping,
+}
+
+impl Refusal {
+    /// All of them, in the order in which they are counted.
+    pub const ALL: [Self; 7] = [
+        Self::Full,
+        Self::SourceFull,
+        Self::MadeRoom,
+        Self::TooSlow,
+        Self::Malformed,
+        Self::NotServed,
+        Self::Stopping,
+    ];
+
+    /// The name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::SourceFull => "source_full",
+            Self::MadeRoom => "made_room",
+            Self::TooSlow => "too_slow",
+            Self::Malformed => "malformed",
+            Self::NotServed => "not_served",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// The counters of one worker, which is the only one to write them.
+#[derive(Debug, Default)]
+pub struct ProxyCounters {
+    /// Clients that were let in.
+    pub accepted: Counter,
+    /// Those of them that are gone.
+    pub closed: Counter,
+    /// Origins that were reached.
+    pub reached: Counter,
+    /// Bytes from clients to origins.
+    pub up_bytes: Counter,
+    /// Bytes from origins to clients.
+    pub down_bytes: Counter,
+    /// Relays that ended because nothing moved any more, or because their time was over.
+    pub timed_out: Counter,
+    /// Relays that ended because a connection broke.
+    pub broken: Counter,
+    /// Times that the kernel could not hand over a connection, for want of descriptors mostly.
+    pub accept_pauses: Counter,
+    refusals: [Counter; Refusal::ALL.len()],
+    failures: [Counter; Failure::NAMES.len()],
+}
+
+impl ProxyCounters {
+    /// Counts a client that is sent away.
+    pub fn refuse(&self, refusal: Refusal) {
+        if let Some(counter) = self.refusals.get(refusal as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// Counts an origin that was not reached.
+    pub fn fail(&self, failure: Failure) {
+        if let Some(counter) = self.failures.get(failure.index()) {
+            counter.add(1);
+        }
+    }
+
+    /// How many were sent away, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Refusal::ALL.into_iter().map(Refusal::name).zip(self.refusals.iter().map(Counter::get))
+    }
+
+    /// How many origins were not reached, by reason.
+    pub fn failed(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Failure::NAMES.into_iter().zip(self.failures.iter().map(Counter::get))
+    }
+}

@@ -1,0 +1,159 @@
+//! Reaches an origin: looks its name up, judges its addresses, and tries them in good order.
+//!
+//! [`guard`] judges addresses, [`eyeballs`] says which is tried when, [`names`] looks names up;
+//! [`Dial`] puts the three together. None of them has a socket: the worker connects.
+
+mod cache;
+pub mod eyeballs;
+pub mod failure;
+pub mod guard;
+pub mod names;
+pub mod own;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::proxy::target::{Host, Target};
+use crate::sys::names::LookupError;
+
+pub use cache::Answer;
+pub use failure::Failure;
+pub use guard::Guard;
+
+use eyeballs::Eyeballs;
+pub use eyeballs::Step;
+
+/// The way to one origin.
+///
+/// Call [`Dial::begin`], and [`Dial::resolve`] with the addresses if it asks for them; then do what
+/// [`Dial::poll`] says, with [`Dial::fail`] for each attempt that fails, until one attempt has
+/// succeeded or it says that all have failed.
+#[derive(Debug)]
+pub struct Dial {
+    port: u16,
+    eyeballs: Option<Eyeballs>,
+}
+
+impl Dial {
+    /// A way to `target`. If its host is an address, that is judged and ready to be tried.
+    ///
+    /// # Errors
+    /// It is not to be reached.
+    pub fn begin(target: &Target, guard: &Guard, own: &[IpAddr]) -> Result<Self, Failure> {
+        let mut dial = Self { port: target.port, eyeballs: None };
+        if target.port == 0 {
+            return Err(Failure::NoPort);
+        }
+        if let Host::Address(address) = target.host {
+            dial.set_addresses(&[address], guard, own)?;
+        }
+        Ok(dial)
+    }
+
+    /// Whether the name has yet to be looked up.
+    pub fn needs_addresses(&self) -> bool {
+        self.eyeballs.is_none()
+    }
+
+    /// The name was looked up: all of its addresses are judged, and ready to be tried if every one
+    /// of them may be dialled.
+    ///
+    /// # Errors
+    /// It is not to be reached.
+    pub fn resolve(
+        &mut self,
+        answer: &Answer,
+        guard: &Guard,
+        own: &[IpAddr],
+    ) -> Result<(), Failure> {
+        match answer {
+            Ok(addresses) => self.set_addresses(addresses, guard, own),
+            Err(LookupError::NotFound) => Err(Failure::NameNotFound),
+            Err(LookupError::Unavailable) => Err(Failure::NameUnavailable),
+        }
+    }
+
+    fn set_addresses(
+        &mut self,
+        addresses: &[IpAddr],
+        guard: &Guard,
+        own: &[IpAddr],
+    ) -> Result<(), Failure> {
+        for address in addresses {
+            guard.judge(*address, own).map_err(Failure::Denied)?;
+        }
+        self.eyeballs = Some(Eyeballs::new(addresses, self.port));
+        Ok(())
+    }
+
+    /// What to do now.
+    pub fn poll(&mut self, now: Instant) -> Step {
+        match &mut self.eyeballs {
+            Some(eyeballs) => eyeballs.poll(now),
+            None => Step::Wait(None),
+        }
+    }
+
+    /// An attempt has failed.
+    pub fn fail(&mut self, failure: Failure) {
+        if let Some(eyeballs) = &mut self.eyeballs {
+            eyeballs.fail(failure);
+        }
+    }
+}
+
+/// A socket that begins to connect to `address`.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn connect(address: SocketAddr) -> std::io::Result<mio::net::TcpStream> {
+    let stream = mio::net::TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::target::DomainName;
+    use crate::sys::clock;
+    use std::sync::Arc;
+
+    fn answer(addresses: &[&str]) -> Answer {
+        Ok(addresses.iter().map(|address| address.parse().unwrap()).collect::<Arc<[IpAddr]>>())
+    }
+
+    #[test]
+    fn a_name_with_one_denied_address_is_denied() {
+        let host = Host::Name(DomainName::parse(b"mixed.example").unwrap());
+        let target = Target { host, port: 80 };
+        let guard = Guard::default();
+        for (addresses, expected) in [
+            (&["1.1.1.1"][..], Ok(())),
+            (&["1.1.1.1", "2606:4700::1111"], Ok(())),
+            (&["1.1.1.1", "10.0.0.1"], Err(Failure::Denied(guard::Kind::Private))),
+            (&["::1", "1.1.1.1"], Err(Failure::Denied(guard::Kind::Loopback))),
+            (&["1.1.1.1", "1.0.0.1", "192.0.2.9"], Err(Failure::Denied(guard::Kind::Own))),
+        ] {
+            let own = ["192.0.2.9".parse().unwrap()];
+            let mut dial = Dial::begin(&target, &guard, &own).unwrap();
+            assert!(dial.needs_addresses());
+            assert_eq!(dial.poll(clock::now()), Step::Wait(None));
+            assert_eq!(dial.resolve(&answer(addresses), &guard, &own), expected, "{addresses:?}");
+            let first = dial.poll(clock::now());
+            let is_tried = matches!(first, Step::Connect(_));
+            assert_eq!(is_tried, expected.is_ok(), "{addresses:?}: nothing denied is dialled");
+        }
+    }
+
+    #[test]
+    fn an_address_is_judged_as_it_is_and_port_0_is_none() {
+        let guard = Guard::default();
+        let target = |text: &str| Target::from_address(text.parse().unwrap());
+        let begin = |text: &str| Dial::begin(&target(text), &guard, &[]).map(drop);
+        assert_eq!(begin("1.1.1.1:80"), Ok(()));
+        assert_eq!(begin("127.0.0.1:80"), Err(Failure::Denied(guard::Kind::Loopback)));
+        assert_eq!(begin("[::ffff:127.0.0.1]:80"), Err(Failure::Denied(guard::Kind::Loopback)));
+        assert_eq!(begin("1.1.1.1:0"), Err(Failure::NoPort));
+    }
+}

@@ -1,0 +1,260 @@
+//! The gateway as a whole: its workers and what they share.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use mio::net::TcpListener;
+use thiserror::Error;
+
+use crate::limits::PROXY_OWN_ADDRESSES_EVERY;
+use crate::telemetry::counters::Counter;
+use crate::telemetry::status::ProxyStatus;
+
+use super::counters::ProxyCounters;
+use super::crowd::Crowd;
+use super::dial::names::Names;
+use super::dial::own::OwnAddresses;
+use super::settings::{Entrance, Rules};
+use super::worker::{self, Order, ProxyWorker, ProxyWorkerParts, WorkerHandle};
+
+/// Why there is no gateway.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    /// An address cannot be listened on.
+    #[error("cannot listen for proxy clients on {address}/tcp: {source}{}", advice(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel gives no thread or descriptor.
+    #[error("cannot start the proxy gateway: {0}; are there too many open files or processes?")]
+    Start(#[from] io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has it (`ss -ltnp` shows which): stop that one, or choose another \
+             port (`listen` in `[[proxy]]`, `--listen`)"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; no interface has this address: `ip address` lists those there are"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+/// The listening sockets of a gateway. They are opened before privileges are given up.
+#[derive(Debug)]
+pub struct Listeners {
+    /// By worker: sockets, each with the number of its entrance.
+    workers: Vec<Vec<(TcpListener, usize)>>,
+    entrances: Vec<Entrance>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Listens on every address of every entrance, with a socket for each of `workers` workers.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub fn bind(entrances: Vec<Entrance>, workers: usize) -> Result<Self, GatewayError> {
+        let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        for (number, entrance) in entrances.iter().enumerate() {
+            for &address in &entrance.listen {
+                let failed = |source| GatewayError::Listen { address, source };
+                let group = worker::bind(address, workers).map_err(failed)?;
+                if let Some(first) = group.first() {
+                    addresses.push(first.local_addr().map_err(failed)?);
+                }
+                for (sockets, socket) in by_worker.iter_mut().zip(group) {
+                    sockets.push((socket, number));
+                }
+            }
+        }
+        Ok(Self { workers: by_worker, entrances, addresses })
+    }
+
+    /// Where they listen, with the ports that the kernel chose for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+/// The running gateway. Dropping it stops it at once.
+pub struct Gateway {
+    addresses: Vec<SocketAddr>,
+    workers: Vec<RunningWorker>,
+    entrances: usize,
+    /// Held for as long as the host's addresses are to be listed.
+    _keeper: Sender<()>,
+}
+
+struct RunningWorker {
+    handle: WorkerHandle,
+    counters: Arc<ProxyCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Starts a worker for each of `cpus`, on that CPU if there is one; there have to be as many as
+    /// the listeners were bound for. `mourn` is called, on its thread, with the reason when a
+    /// worker ends although nobody has told it to.
+    ///
+    /// # Errors
+    /// The kernel gives no thread or descriptor.
+    pub fn start(
+        listeners: Listeners,
+        cpus: &[Option<usize>],
+        mourn: impl Fn(String) + Clone + Send + 'static,
+    ) -> Result<Self, GatewayError> {
+        let Listeners { workers: sockets, entrances, addresses } = listeners;
+        let names = Names::start()?;
+        let own = OwnAddresses::list()?;
+        let crowds: Vec<Crowd> = entrances.iter().map(|_| Crowd::default()).collect();
+        let count = entrances.len();
+        let rules: Vec<Arc<Rules>> =
+            entrances.into_iter().map(|entrance| Arc::new(entrance.rules)).collect();
+        let mut workers = Vec::with_capacity(cpus.len());
+        for (number, (listeners, &cpu)) in sockets.into_iter().zip(cpus).enumerate() {
+            let counters = Arc::new(ProxyCounters::default());
+            let (worker, handle) = ProxyWorker::new(ProxyWorkerParts {
+                cpu,
+                listeners,
+                rules: rules.clone(),
+                crowds: crowds.clone(),
+                names: names.clone(),
+                own: own.clone(),
+                counters: Arc::clone(&counters),
+            })?;
+            let mourn = mourn.clone();
+            let thread = thread::Builder::new()
+                .name(format!("proxy-{number}"))
+                .spawn(move || run(number, worker, &mourn))?;
+            workers.push(RunningWorker { handle, counters, thread: Some(thread) });
+        }
+        let keeper = keep(own)?;
+        Ok(Self { addresses, workers, entrances: count, _keeper: keeper })
+    }
+
+    /// Where it listens, with the ports that the kernel chose for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What goes for clients that come from here on, by entrance. Those that are there keep what
+    /// they came under. Returns whether there are as many as there are entrances; nothing changes
+    /// if not.
+    pub fn set_rules(&self, rules: Vec<Rules>) -> bool {
+        let rules: Vec<Arc<Rules>> = rules.into_iter().map(Arc::new).collect();
+        if rules.len() != self.entrances {
+            return false;
+        }
+        for worker in &self.workers {
+            worker.handle.give(Order::Rules(rules.clone()));
+        }
+        true
+    }
+
+    /// Accepts nobody any more. Relays that go on have `within` to end.
+    pub fn stop(&self, within: Duration) {
+        for worker in &self.workers {
+            worker.handle.give(Order::Stop(within));
+        }
+    }
+
+    /// Whether every worker has ended.
+    pub fn has_stopped(&self) -> bool {
+        let has_ended = |thread: &JoinHandle<()>| thread.is_finished();
+        self.workers.iter().all(|worker| worker.thread.as_ref().is_none_or(has_ended))
+    }
+
+    /// What it is doing and has done.
+    pub fn status(&self) -> ProxyStatus {
+        let sum = |counter: fn(&ProxyCounters) -> &Counter| {
+            self.workers.iter().map(|worker| counter(&worker.counters).get()).sum::<u64>()
+        };
+        let mut refused = BTreeMap::new();
+        let mut failed = BTreeMap::new();
+        for worker in &self.workers {
+            for (name, count) in worker.counters.refused() {
+                *refused.entry(name.to_owned()).or_default() += count;
+            }
+            for (name, count) in worker.counters.failed() {
+                *failed.entry(name.to_owned()).or_default() += count;
+            }
+        }
+        // What has closed is read first: it was accepted before.
+        let closed = sum(|counters| &counters.closed);
+        let accepted = sum(|counters| &counters.accepted);
+        ProxyStatus {
+            listening: self.addresses.iter().map(ToString::to_string).collect(),
+            workers: self.workers.len() as u64,
+            connections: accepted.saturating_sub(closed),
+            accepted,
+            reached: sum(|counters| &counters.reached),
+            up_bytes: sum(|counters| &counters.up_bytes),
+            down_bytes: sum(|counters| &counters.down_bytes),
+            timed_out: sum(|counters| &counters.timed_out),
+            broken: sum(|counters| &counters.broken),
+            accept_pauses: sum(|counters| &counters.accept_pauses),
+            refused,
+            failed,
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take() {
+                // A panic has been caught and reported by the thread itself.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Lists the host's addresses now and then, until the sender that it returns is dropped.
+fn keep(own: OwnAddresses) -> io::Result<Sender<()>> {
+    let (keeper, dropped) = bounded(0);
+    let thread = thread::Builder::new().name("proxy-keeper".to_owned());
+    thread.spawn(move || {
+        while dropped.recv_timeout(PROXY_OWN_ADDRESSES_EVERY) == Err(RecvTimeoutError::Timeout) {
+            own.refresh();
+        }
+    })?;
+    Ok(keeper)
+}
+
+/// A worker's whole life.
+fn run(number: usize, worker: ProxyWorker, mourn: &dyn Fn(String)) {
+    match catch_unwind(AssertUnwindSafe(|| worker.run())) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => mourn(format!("proxy worker {number} failed: {error}")),
+        Err(panic) => mourn(format!("proxy worker {number} panicked: {}", message(&*panic))),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

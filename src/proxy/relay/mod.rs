@@ -1,0 +1,197 @@
+//! Moves bytes between two streams until both directions have ended.
+//!
+//! The two directions are independent. Each reads no more than it can write: while the reader of
+//! one side does not read, the kernel's buffers fill and the writer of the other side has to wait,
+//! as if there were no proxy in between. The end of one direction is passed on, and the other goes
+//! on for as long as it likes (half-close, RFC 9293 section 3.6). A connection that breaks is not
+//! an end: what the broken side has said before is still passed on, and then the other side is
+//! reset, so that it does not take what it has got for the whole.
+//!
+//! A direction holds a buffer only while bytes are in it, so an idle connection holds none.
+
+mod buffers;
+
+use std::io;
+
+use crate::limits::PROXY_RELAY_TURN_LEN;
+
+use super::stream::{End, Moved};
+
+pub use buffers::{Buffers, Chunk};
+
+/// A relay between a client and an origin.
+#[derive(Debug, Default)]
+pub struct Relay {
+    /// From the client to the origin.
+    pub up: Direction,
+    /// From the origin to the client.
+    pub down: Direction,
+}
+
+/// One direction of a relay.
+#[derive(Debug, Default)]
+pub struct Direction {
+    waiting: Option<Chunk>,
+    /// Bytes among those waiting that are the proxy's own words, which count for nobody.
+    own: usize,
+    progress: Progress,
+    /// It is over because the reader's connection broke.
+    broken: bool,
+    /// Bytes that were handed over to the reader's kernel.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Open,
+    /// The writer has ended; the reader does not know yet.
+    Ending,
+    Over,
+}
+
+/// How a turn of a relay ended.
+#[derive(Debug)]
+pub enum Turn {
+    /// There is more to do at once; others come first.
+    Again,
+    /// Something has to happen first.
+    Wait,
+    /// Both directions have ended.
+    Over,
+    /// A connection is broken.
+    Broken(io::Error),
+}
+
+impl Relay {
+    /// A relay that begins with bytes that are there already: `pipelined` is what the client has
+    /// sent behind its request, `reply` the proxy's answer to that.
+    pub fn new(pipelined: &[u8], reply: &[u8], buffers: &mut Buffers) -> Self {
+        let mut relay = Self::default();
+        if !pipelined.is_empty() {
+            relay.up.waiting = Some(Chunk::copy_of(pipelined, buffers));
+        }
+        if !reply.is_empty() {
+            relay.down.waiting = Some(Chunk::copy_of(reply, buffers));
+            relay.down.own = reply.len();
+        }
+        relay
+    }
+
+    /// Moves what can be moved, up to [`PROXY_RELAY_TURN_LEN`] bytes each way.
+    pub fn turn(&mut self, client: &mut End, origin: &mut End, buffers: &mut Buffers) -> Turn {
+        let up = self.up.pump(client, origin, buffers);
+        let down = up.and_then(|up| Ok((up, self.down.pump(origin, client, buffers)?)));
+        match down {
+            Err(error) => Turn::Broken(error),
+            Ok(_) if self.is_over() => self.conclude(client, origin),
+            Ok((false, false)) => Turn::Wait,
+            Ok(_) => Turn::Again,
+        }
+    }
+
+    /// Gives the buffers back.
+    pub fn release(self, buffers: &mut Buffers) {
+        for chunk in [self.up.waiting, self.down.waiting].into_iter().flatten() {
+            chunk.release(buffers);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.up.progress == Progress::Over && self.down.progress == Progress::Over
+    }
+
+    /// Both directions are over. Where one is because its reader was gone, the other has ended
+    /// well only if that one had said all it had to say.
+    fn conclude(&self, client: &End, origin: &End) -> Turn {
+        let cut = |reader_gone: bool, end: &End| reader_gone && end.has_failed();
+        match cut(self.up.broken, origin) || cut(self.down.broken, client) {
+            true => Turn::Broken(io::ErrorKind::ConnectionReset.into()),
+            false => Turn::Over,
+        }
+    }
+}
+
+impl Direction {
+    /// Bytes that were handed over to the reader's kernel, without the proxy's own.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether its end has been passed on.
+    pub fn is_over(&self) -> bool {
+        self.progress == Progress::Over
+    }
+
+    /// Moves bytes from `writer` to `reader`. Returns whether there is more to do at once.
+    fn pump(
+        &mut self,
+        writer: &mut End,
+        reader: &mut End,
+        buffers: &mut Buffers,
+    ) -> io::Result<bool> {
+        let mut moved = 0;
+        while moved < PROXY_RELAY_TURN_LEN {
+            if let Some(chunk) = &mut self.waiting {
+                match reader.write(chunk.bytes()) {
+                    Ok(Moved::Bytes(len)) => {
+                        chunk.advance(len);
+                        let own = self.own.min(len);
+                        self.own -= own;
+                        self.bytes += (len - own) as u64;
+                        moved += len;
+                    }
+                    Ok(Moved::End | Moved::Blocked) => return Ok(reader.is_writable()),
+                    Err(error) => return Ok(self.lose_reader(&error, buffers)),
+                }
+                if chunk.bytes().is_empty()
+                    && let Some(chunk) = self.waiting.take()
+                {
+                    chunk.release(buffers);
+                }
+                continue;
+            }
+            match self.progress {
+                Progress::Over => return Ok(false),
+                Progress::Ending => {
+                    match reader.shut() {
+                        Ok(Moved::End) => self.progress = Progress::Over,
+                        Ok(_) => {}
+                        Err(error) => return Ok(self.lose_reader(&error, buffers)),
+                    }
+                    return Ok(false);
+                }
+                Progress::Open if !(writer.is_readable() && reader.is_writable()) => {
+                    return Ok(false);
+                }
+                Progress::Open => {}
+            }
+            let mut buffer = buffers.lend();
+            match writer.read(&mut buffer) {
+                Ok(Moved::Bytes(len)) => self.waiting = Some(Chunk::new(buffer, len)),
+                outcome => {
+                    buffers.take_back(buffer);
+                    match outcome? {
+                        Moved::End => self.progress = Progress::Ending,
+                        Moved::Blocked | Moved::Bytes(_) => return Ok(writer.is_readable()),
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The reader's connection is broken: nothing more can be told to it, but it may have said
+    /// something before, which the other direction brings.
+    fn lose_reader(&mut self, error: &io::Error, buffers: &mut Buffers) -> bool {
+        log::debug!("proxy: a reader is gone: {error}");
+        if let Some(chunk) = self.waiting.take() {
+            chunk.release(buffers);
+        }
+        (self.progress, self.broken) = (Progress::Over, true);
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

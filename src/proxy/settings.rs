@@ -1,0 +1,61 @@
+//! What the gateway is told: plain data.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::limits;
+
+use super::detect::Protocol;
+use super::dial::Guard;
+
+/// One way into the gateway: addresses, and the rules that go for those who come there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// Where it listens. Port 0 is one that the kernel chooses.
+    pub listen: Vec<SocketAddr>,
+    /// What goes for its clients.
+    pub rules: Rules,
+}
+
+/// What goes for the clients of an entrance. A reload changes it for those who come later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// What clients may speak. The first byte tells which it is.
+    pub protocols: Vec<Protocol>,
+    /// Which addresses may be dialled.
+    pub guard: Guard,
+    /// How long a client may take to ask for something.
+    pub request_within: Duration,
+    /// How long reaching an origin may take.
+    pub dial_within: Duration,
+    /// How long a relay may move nothing.
+    pub idle_max: Duration,
+    /// How long a connection may last; for ever if `None`.
+    pub lasts_max: Option<Duration>,
+    /// Clients at the same time.
+    pub connections_max: usize,
+    /// Of those, the ones of one source: an IPv4 address, or a /64.
+    pub connections_per_source_max: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            protocols: vec![Protocol::Socks5, Protocol::Socks4, Protocol::Http],
+            guard: Guard::default(),
+            request_within: limits::PROXY_REQUEST_WITHIN,
+            dial_within: limits::PROXY_DIAL_WITHIN,
+            idle_max: limits::PROXY_IDLE_MAX,
+            lasts_max: None,
+            connections_max: limits::PROXY_CONNECTIONS_MAX,
+            connections_per_source_max: limits::PROXY_CONNECTIONS_PER_SOURCE_MAX,
+        }
+    }
+}
+
+impl Rules {
+    /// Whether clients may speak `protocol`.
+    pub fn has(&self, protocol: Protocol) -> bool {
+        self.protocols.contains(&protocol)
+    }
+}

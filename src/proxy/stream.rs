@@ -1,0 +1,229 @@
+//! The byte streams that a worker moves, and what is known about their readiness.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use socket2::SockRef;
+
+/// A stream of bytes to a client or to an origin.
+///
+/// It has two layers in general: what the ends say to each other, and the TCP connection that
+/// carries it. Every call is non-blocking and ends with [`io::ErrorKind::WouldBlock`] where the
+/// kernel cannot go on.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP as it is.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// The connection below, as `Poll` and socket options need it.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+        }
+    }
+
+    /// The same, to be registered.
+    pub fn tcp_mut(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+        }
+    }
+
+    /// Reads what the far end has said; 0 is its orderly end.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+        }
+    }
+
+    /// Takes some of `bytes` on their way, perhaps not all; [`Stream::flush`] sees to the rest of
+    /// the way.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+        }
+    }
+
+    /// Hands the kernel what was taken and not handed over yet. Plain TCP keeps nothing back.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) => Ok(()),
+        }
+    }
+
+    /// Says that nothing more will be written. To be called when [`Stream::flush`] has succeeded.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Makes closing the connection a reset (`SO_LINGER` of zero, socket(7)), so that the far end
+    /// does not take what it has got for the whole.
+    pub fn reset_on_close(&self) {
+        // The kernel refuses this for no socket that is open.
+        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// What became of an attempt to move bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// The far end will say no more.
+    End,
+    /// Nothing can be moved until the kernel says so.
+    Blocked,
+}
+
+/// A stream and what the kernel has said about it. Readiness is edge-triggered: it is remembered
+/// here until the kernel has nothing more, so that no call is made that is known to be in vain.
+#[derive(Debug)]
+pub struct End {
+    /// The stream.
+    pub stream: Stream,
+    readable: bool,
+    writable: bool,
+    /// The far end has closed its direction: what is left to read ends with 0 bytes, of which no
+    /// further event tells.
+    far_end_closed: bool,
+    /// The connection is dead in both directions.
+    hung_up: bool,
+    /// It is dead by an error rather than by two orderly ends.
+    failed: bool,
+}
+
+impl End {
+    /// A stream of which nothing is known yet.
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            readable: false,
+            writable: false,
+            far_end_closed: false,
+            hung_up: false,
+            failed: false,
+        }
+    }
+
+    /// The kernel tells of the stream.
+    pub fn notice(&mut self, event: &Event) {
+        self.readable |= event.is_readable();
+        self.writable |= event.is_writable();
+        self.far_end_closed |= event.is_read_closed();
+        self.failed |= event.is_error();
+        self.hung_up |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
+    }
+
+    /// Whether a read may yield something.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Whether a write may succeed.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether nobody is there any more: reset, or closed in both directions.
+    pub fn is_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
+    /// Whether the connection was reset, timed out, or the like.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Reads once.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Moved> {
+        if !self.readable {
+            return Ok(Moved::Blocked);
+        }
+        match self.stream.read(buffer) {
+            Ok(0) => Ok(Moved::End),
+            Ok(read) => {
+                // A stream that gave less than there is room for has no more (epoll(7)), unless its
+                // end, which was announced already, comes next.
+                self.readable = read == buffer.len() || self.far_end_closed;
+                Ok(Moved::Bytes(read))
+            }
+            Err(error) => Self::blocked(error, &mut self.readable),
+        }
+    }
+
+    /// Writes once.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<Moved> {
+        if !self.writable {
+            return Ok(Moved::Blocked);
+        }
+        match self.stream.write(bytes) {
+            Ok(written) => {
+                self.writable = written == bytes.len();
+                Ok(Moved::Bytes(written))
+            }
+            Err(error) => Self::blocked(error, &mut self.writable),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn shut(&mut self) -> io::Result<Moved> {
+        let done = self.stream.flush().and_then(|()| self.stream.shutdown_write());
+        match done {
+            Ok(()) => Ok(Moved::End),
+            Err(error) => Self::blocked(error, &mut self.writable),
+        }
+    }
+
+    fn blocked(error: io::Error, ready: &mut bool) -> io::Result<Moved> {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                *ready = false;
+                Ok(Moved::Blocked)
+            }
+            // Readiness stays, so the caller comes back.
+            io::ErrorKind::Interrupted => Ok(Moved::Blocked),
+            _ => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+impl End {
+    /// A stream that may be ready, as far as anybody knows.
+    pub(crate) fn perhaps_ready(stream: TcpStream) -> Self {
+        Self { readable: true, writable: true, ..Self::new(Stream::Tcp(stream)) }
+    }
+
+    /// Forgets what the kernel has said.
+    pub(crate) fn forget(&mut self) {
+        (self.readable, self.writable) = (true, true);
+    }
+}

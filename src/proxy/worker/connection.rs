@@ -1,0 +1,286 @@
+//! One client, from its first byte to its last.
+//!
+//! ```text
+//! Asking -> Dialling -> Relaying
+//!      \         \
+//!       `---------`--> Parting
+//! ```
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::event::Event;
+
+use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_PARTING_WITHIN, PROXY_REQUEST_LEN_MAX};
+use crate::proxy::counters::Refusal;
+use crate::proxy::crowd::Seat;
+use crate::proxy::dial::{Dial, Failure};
+use crate::proxy::front::Front;
+use crate::proxy::relay::Relay;
+use crate::proxy::settings::Rules;
+use crate::proxy::stream::{End, Moved};
+
+use super::Context;
+use super::slab::ConnectionId;
+
+mod asking;
+mod dialling;
+mod parting;
+mod relaying;
+
+/// A client's connection, and the one to the origin once there is one.
+#[derive(Debug)]
+pub(super) struct Connection {
+    id: ConnectionId,
+    client: End,
+    /// Those that were in force when it came.
+    rules: Arc<Rules>,
+    /// When it has lasted for as long as it may.
+    over_at: Option<Instant>,
+    phase: Phase,
+    /// Held for as long as the client is there.
+    _seat: Seat,
+    /// Whether it waits for its turn.
+    pub(super) queued: bool,
+    /// The time of its timer that counts; timers of other times are void.
+    pub(super) armed: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Asking(Asking),
+    Dialling(Box<Dialling>),
+    Relaying(Box<Relaying>),
+    Parting(Parting),
+    /// In between, and in the end.
+    Over,
+}
+
+/// The client says what it wants.
+#[derive(Debug)]
+struct Asking {
+    front: Front,
+    /// What it has said and nobody has dealt with.
+    input: Vec<u8>,
+    /// What it is to be told.
+    output: Vec<u8>,
+    until: Instant,
+}
+
+/// The origin is being reached.
+#[derive(Debug)]
+struct Dialling {
+    front: Front,
+    /// What the client has said behind its request.
+    pipelined: Vec<u8>,
+    output: Vec<u8>,
+    dial: Dial,
+    /// By the number of their sockets, less one.
+    attempts: [Option<End>; PROXY_ATTEMPTS_MAX],
+    /// When to look whether another attempt is due.
+    next: Option<Instant>,
+    until: Instant,
+}
+
+/// Bytes pass.
+#[derive(Debug)]
+struct Relaying {
+    origin: End,
+    /// The number of the origin's socket.
+    socket: usize,
+    relay: Relay,
+    until: Instant,
+}
+
+/// The client is told why it has to go. What it still says is read and forgotten, since closing a
+/// socket with unread bytes would take the last words away from it.
+#[derive(Debug)]
+struct Parting {
+    output: Vec<u8>,
+    shut: bool,
+    until: Instant,
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is more to do at once; others come first.
+    Again,
+    /// Something has to happen first.
+    Wait,
+    /// The connection is to be forgotten.
+    Over,
+}
+
+/// How a step of a phase ended.
+enum Step {
+    /// Another phase has begun.
+    Next,
+    /// The turn is over.
+    Turn(Turn),
+}
+
+impl Connection {
+    /// A client that has just come.
+    pub(super) fn new(
+        id: ConnectionId,
+        client: End,
+        rules: Arc<Rules>,
+        seat: Seat,
+        now: Instant,
+    ) -> Self {
+        let until = now + rules.request_within;
+        let (input, output) = (Vec::new(), Vec::new());
+        let over_at = rules.lasts_max.map(|lasts| now + lasts);
+        let phase = Phase::Asking(Asking { front: Front::Silent, input, output, until });
+        Self { id, client, rules, over_at, phase, _seat: seat, queued: false, armed: None }
+    }
+
+    /// The kernel tells of one of its sockets.
+    pub(super) fn notice(&mut self, socket: usize, event: &Event) {
+        let Some(origin) = socket.checked_sub(1) else { return self.client.notice(event) };
+        match &mut self.phase {
+            Phase::Dialling(dialling) => {
+                if let Some(Some(attempt)) = dialling.attempts.get_mut(origin) {
+                    attempt.notice(event);
+                }
+            }
+            Phase::Relaying(relaying) if relaying.socket == socket => {
+                relaying.origin.notice(event);
+            }
+            // An attempt that has lost.
+            Phase::Relaying(_) | Phase::Asking(_) | Phase::Parting(_) | Phase::Over => {}
+        }
+    }
+
+    /// Goes on for as long as nothing has to happen first, within bounds.
+    pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
+        loop {
+            let step = match &self.phase {
+                Phase::Asking(_) => self.ask(cx),
+                Phase::Dialling(_) => self.dial(cx),
+                Phase::Relaying(_) => self.relay(cx),
+                Phase::Parting(_) => self.part(),
+                Phase::Over => Step::Turn(Turn::Over),
+            };
+            if let Step::Turn(turn) = step {
+                return turn;
+            }
+        }
+    }
+
+    /// Whether it has not asked for anything yet.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.phase, Phase::Asking(_))
+    }
+
+    /// When something is to be done even if nothing happens.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let phase = match &self.phase {
+            Phase::Asking(asking) => Some(asking.until),
+            Phase::Dialling(dialling) => {
+                Some(dialling.next.map_or(dialling.until, |next| next.min(dialling.until)))
+            }
+            Phase::Relaying(relaying) => Some(relaying.until),
+            Phase::Parting(parting) => Some(parting.until),
+            Phase::Over => None,
+        };
+        [phase, self.over_at].into_iter().flatten().min()
+    }
+
+    /// The time that [`Connection::due`] has given has come.
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context) -> Turn {
+        let now = cx.now;
+        let is_over = self.over_at.is_some_and(|over| now >= over);
+        match &mut self.phase {
+            Phase::Asking(asking) if now >= asking.until || is_over => {
+                cx.counters.refuse(Refusal::TooSlow);
+                asking.front.give_up(&mut asking.output);
+                self.begin_parting(cx);
+            }
+            Phase::Dialling(dialling) if now >= dialling.until || is_over => {
+                self.fail(Failure::TimedOut, cx);
+            }
+            Phase::Relaying(relaying) if now >= relaying.until || is_over => {
+                cx.counters.timed_out.add(1);
+                self.reset();
+            }
+            Phase::Parting(parting) if now >= parting.until => self.phase = Phase::Over,
+            Phase::Asking(_)
+            | Phase::Dialling(_)
+            | Phase::Relaying(_)
+            | Phase::Parting(_)
+            | Phase::Over => {}
+        }
+        self.turn(cx)
+    }
+
+    /// The client has to go without a word: it makes room, or the gateway stops.
+    pub(super) fn turn_away(&mut self, refusal: Refusal, cx: &mut Context) {
+        cx.counters.refuse(refusal);
+        self.phase = Phase::Over;
+    }
+
+    /// Both ends are to know that this is not how it should have ended.
+    pub(super) fn reset(&mut self) {
+        if let Phase::Relaying(relaying) = &self.phase {
+            relaying.origin.stream.reset_on_close();
+            self.client.stream.reset_on_close();
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// The buffers go back; the rest goes with the connection.
+    pub(super) fn release(self, cx: &mut Context) {
+        if let Phase::Relaying(relaying) = self.phase {
+            relaying.relay.release(&mut cx.buffers);
+        }
+    }
+
+    /// What is left to say is said, and then the connection is closed.
+    fn begin_parting(&mut self, cx: &Context) {
+        let output = match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Asking(asking) => asking.output,
+            Phase::Dialling(dialling) => dialling.output,
+            Phase::Relaying(_) | Phase::Parting(_) | Phase::Over => return,
+        };
+        if !output.is_empty() {
+            let until = cx.now + PROXY_PARTING_WITHIN;
+            self.phase = Phase::Parting(Parting { output, shut: false, until });
+        }
+    }
+
+    /// The origin cannot be reached: the client is told why.
+    fn fail(&mut self, failure: Failure, cx: &mut Context) {
+        cx.counters.fail(failure);
+        match &mut self.phase {
+            Phase::Asking(asking) => asking.front.refuse(failure, &mut asking.output),
+            Phase::Dialling(dialling) => dialling.front.refuse(failure, &mut dialling.output),
+            Phase::Relaying(_) | Phase::Parting(_) | Phase::Over => {}
+        }
+        self.begin_parting(cx);
+    }
+}
+
+/// Writes what there is. Returns whether all of it has gone.
+fn write_out(client: &mut End, output: &mut Vec<u8>) -> std::io::Result<bool> {
+    while !output.is_empty() {
+        match client.write(output)? {
+            Moved::Bytes(written) => drop(output.drain(..written)),
+            Moved::Blocked | Moved::End => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// The address from which an origin is connected, as far as the kernel tells.
+fn bound(origin: &End) -> SocketAddr {
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    origin.stream.tcp().local_addr().unwrap_or(nowhere)
+}
+
+/// Whether a client has said more than any request has.
+fn is_too_long(input: &[u8]) -> bool {
+    input.len() >= PROXY_REQUEST_LEN_MAX
+}

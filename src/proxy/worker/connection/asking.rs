@@ -1,0 +1,99 @@
+//! Hears what a client wants.
+
+use crate::limits::PROXY_ATTEMPTS_MAX;
+use crate::proxy::counters::Refusal;
+use crate::proxy::dial::{Answer, Dial};
+use crate::proxy::front::{Heard, Wish};
+use crate::proxy::stream::Moved;
+use crate::proxy::target::{Host, Target};
+
+use super::super::{Context, Order};
+use super::{Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
+
+impl Connection {
+    /// Goes on listening to what the client wants.
+    pub(super) fn ask(&mut self, cx: &mut Context) -> Step {
+        let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
+        loop {
+            // What is to be said waits until nothing more can be heard: a client that has said
+            // everything at once is answered at once.
+            if !asking.input.is_empty() {
+                let (used, heard) =
+                    asking.front.advance(&asking.input, &self.rules, &mut asking.output);
+                asking.input.drain(..used);
+                match heard {
+                    Heard::Whole => continue,
+                    Heard::Part => {}
+                    Heard::Wish(Wish::Connect(target)) => {
+                        self.begin_dialling(&target, cx);
+                        return Step::Next;
+                    }
+                    Heard::Refused(refusal) => {
+                        cx.counters.refuse(refusal);
+                        self.begin_parting(cx);
+                        return Step::Next;
+                    }
+                }
+            }
+            match write_out(&mut self.client, &mut asking.output) {
+                Ok(true) => {}
+                Ok(false) => return Step::Turn(Turn::Wait),
+                Err(_) => return Step::Turn(Turn::Over),
+            }
+            if is_too_long(&asking.input) {
+                cx.counters.refuse(Refusal::Malformed);
+                return Step::Turn(Turn::Over);
+            }
+            let mut buffer = cx.buffers.lend();
+            let read = self.client.read(&mut buffer);
+            if let Ok(Moved::Bytes(len)) = read {
+                asking.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
+            }
+            cx.buffers.take_back(buffer);
+            match read {
+                Ok(Moved::Bytes(_)) => {}
+                Ok(Moved::Blocked) if self.client.is_readable() => {}
+                Ok(Moved::Blocked) => return Step::Turn(Turn::Wait),
+                // It has gone before it has asked.
+                Ok(Moved::End) | Err(_) => return Step::Turn(Turn::Over),
+            }
+        }
+    }
+
+    /// The client wants to be connected.
+    fn begin_dialling(&mut self, target: &Target, cx: &mut Context) {
+        let dial = match Dial::begin(target, &self.rules.guard, &cx.own.current()) {
+            Ok(dial) => dial,
+            Err(failure) => return self.fail(failure, cx),
+        };
+        let needs_addresses = dial.needs_addresses();
+        let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        self.phase = Phase::Dialling(Box::new(Dialling {
+            front: asking.front,
+            pipelined: asking.input,
+            output: asking.output,
+            dial,
+            attempts: [const { None }; PROXY_ATTEMPTS_MAX],
+            next: None,
+            until: cx.now + self.rules.dial_within,
+        }));
+        if needs_addresses && let Host::Name(name) = &target.host {
+            let (id, handle) = (self.id, cx.handle.clone());
+            let answer = cx.names.ask(cx.now, name, move |answer| {
+                handle.give(Order::Resolved(id, answer));
+            });
+            if let Some(answer) = answer {
+                self.resolve(&answer, cx);
+            }
+        }
+    }
+
+    /// The name that the client wants to be connected to was looked up.
+    pub(in super::super) fn resolve(&mut self, answer: &Answer, cx: &mut Context) {
+        let Phase::Dialling(dialling) = &mut self.phase else { return };
+        let resolved = dialling.dial.resolve(answer, &self.rules.guard, &cx.own.current());
+        if let Err(failure) = resolved {
+            self.fail(failure, cx);
+        }
+    }
+}

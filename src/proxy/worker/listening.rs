@@ -1,0 +1,145 @@
+//! Listening sockets, and whoever knocks.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::net::TcpListener;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::limits::{PROXY_ACCEPT_RETRY, PROXY_ACCEPTS_PER_TURN, PROXY_BACKLOG};
+
+use super::ProxyWorker;
+
+/// A listening socket of one worker.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: TcpListener,
+    entrance: usize,
+    knocking: Knocking,
+}
+
+/// Whether somebody may be waiting.
+#[derive(Clone, Copy, Debug)]
+enum Knocking {
+    No,
+    Perhaps,
+    /// The kernel could not hand a connection over; it is asked again then.
+    From(Instant),
+}
+
+impl Door {
+    pub(super) fn new(listener: TcpListener, entrance: usize) -> Self {
+        Self { listener, entrance, knocking: Knocking::Perhaps }
+    }
+
+    /// Somebody has come. Where the kernel has nothing to hand connections over with, that changes
+    /// nothing.
+    pub(super) fn knock(&mut self) {
+        if let Knocking::No = self.knocking {
+            self.knocking = Knocking::Perhaps;
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self.knocking, Knocking::Perhaps)
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.knocking {
+            Knocking::From(at) => Some(at),
+            Knocking::No | Knocking::Perhaps => None,
+        }
+    }
+}
+
+impl ProxyWorker {
+    /// Accepts a bounded number of clients at each door.
+    pub(super) fn accept(&mut self) {
+        for number in 0..self.doors.len() {
+            for _ in 0..PROXY_ACCEPTS_PER_TURN {
+                if !self.accept_one(number) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Accepts one client. Returns whether there may be another.
+    fn accept_one(&mut self, number: usize) -> bool {
+        let now = self.cx.now;
+        let Some(door) = self.doors.get_mut(number) else { return false };
+        let had_to_wait = match door.knocking {
+            Knocking::No => return false,
+            Knocking::From(at) if now < at => return false,
+            Knocking::From(_) => true,
+            Knocking::Perhaps => false,
+        };
+        door.knocking = Knocking::Perhaps;
+        let (stream, from) = match door.listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    door.knocking = Knocking::No;
+                    return false;
+                }
+                // The client was gone before it was let in, or a signal came.
+                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => return true,
+                _ => {
+                    // Most likely the descriptors are used up, which the kernel says even if
+                    // nobody is waiting: only if that lasts, somebody makes room.
+                    log::debug!("proxy: a client has to wait: {error}");
+                    door.knocking = Knocking::From(now + PROXY_ACCEPT_RETRY);
+                    self.cx.counters.accept_pauses.add(1);
+                    if had_to_wait {
+                        self.make_room();
+                    }
+                    return false;
+                }
+            },
+        };
+        let entrance = door.entrance;
+        if let (Some(crowd), Some(rules)) = (self.crowds.get(entrance), self.rules.get(entrance)) {
+            match crowd.enter(from.ip(), rules) {
+                Ok(seat) => self.enter(stream, seat, entrance),
+                Err(refusal) => self.cx.counters.refuse(refusal),
+            }
+        }
+        true
+    }
+}
+
+/// Listens on `address` with as many sockets as there are workers; the kernel gives each its share
+/// of the clients (`SO_REUSEPORT`, socket(7)). Port 0 is one that the kernel chooses, the same for
+/// all of them.
+pub(in super::super) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    // Sockets of another program of the same user would be let into the group, and clients shared
+    // with it: one that wants no company finds out whether somebody is there.
+    let first = socket(address)?;
+    first.bind(&address.into())?;
+    let address = first.local_addr()?.as_socket().unwrap_or(address);
+    first.set_reuse_port(true)?;
+    first.listen(PROXY_BACKLOG)?;
+    let mut listeners = vec![TcpListener::from_std(first.into())];
+    for _ in 1..workers {
+        let socket = socket(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(PROXY_BACKLOG)?;
+        listeners.push(TcpListener::from_std(socket.into()));
+    }
+    Ok(listeners)
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Connections of the gateway before this one may still be winding up.
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it: small answers do not wait for acknowledgements.
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}

@@ -1,0 +1,376 @@
+//! A proxy worker: one thread, its own listening sockets, and the clients that come there.
+//!
+//! A turn hears what the kernel and other threads have to say, accepts a bounded number of clients,
+//! and gives every connection that has something to do a bounded helping of it. Nothing that a
+//! client does waits for another thread: names are looked up elsewhere, and the answer comes as an
+//! [`Order`].
+
+mod connection;
+mod listening;
+mod slab;
+mod wheel;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+use crate::limits::PROXY_ASKING_MAX;
+use crate::sys::{affinity, clock};
+
+use super::counters::{ProxyCounters, Refusal};
+use super::crowd::{Crowd, Seat};
+use super::dial::Answer;
+use super::dial::names::Names;
+use super::dial::own::OwnAddresses;
+use super::relay::Buffers;
+use super::settings::Rules;
+use super::stream::{End, Stream};
+
+use connection::{Connection, Turn};
+use listening::Door;
+use slab::{ConnectionId, Slab, own_number, own_token};
+use wheel::Wheel;
+
+pub(super) use listening::bind;
+
+const WAKER: Token = own_token(0);
+const FIRST_DOOR: usize = 1;
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 1024;
+
+/// What other threads want of a worker.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// A name was looked up.
+    Resolved(ConnectionId, Answer),
+    /// What goes for clients that come from here on, by entrance.
+    Rules(Vec<Arc<Rules>>),
+    /// Accept nobody any more, and stop when the last relay has ended, or after this time.
+    Stop(Duration),
+}
+
+/// Gives orders to a worker, from any thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerHandle {
+    orders: Sender<Order>,
+    waker: Arc<Waker>,
+}
+
+impl WorkerHandle {
+    pub(super) fn give(&self, order: Order) {
+        // A worker that has stopped needs no orders.
+        if self.orders.send(order).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("a proxy worker cannot be woken: {error}");
+        }
+    }
+}
+
+/// What connections need of the worker around them.
+pub(super) struct Context {
+    now: Instant,
+    registry: Registry,
+    buffers: Buffers,
+    names: Names,
+    own: OwnAddresses,
+    handle: WorkerHandle,
+    counters: Arc<ProxyCounters>,
+}
+
+/// What a worker is made of.
+pub(super) struct ProxyWorkerParts {
+    /// The CPU that it stays on.
+    pub(super) cpu: Option<usize>,
+    /// Its listening sockets, each with the number of its entrance.
+    pub(super) listeners: Vec<(mio::net::TcpListener, usize)>,
+    /// By entrance.
+    pub(super) rules: Vec<Arc<Rules>>,
+    /// By entrance.
+    pub(super) crowds: Vec<Crowd>,
+    pub(super) names: Names,
+    pub(super) own: OwnAddresses,
+    pub(super) counters: Arc<ProxyCounters>,
+}
+
+/// The event loop of one thread.
+pub(super) struct ProxyWorker {
+    cpu: Option<usize>,
+    poll: Poll,
+    orders: Receiver<Order>,
+    doors: Vec<Door>,
+    rules: Vec<Arc<Rules>>,
+    crowds: Vec<Crowd>,
+    connections: Slab<Connection>,
+    /// Those that have something to do.
+    ready: VecDeque<ConnectionId>,
+    /// Those that have come and perhaps not asked for anything yet, the oldest first.
+    asking: VecDeque<ConnectionId>,
+    /// How many of them have not.
+    asking_count: usize,
+    timers: Wheel<(Instant, ConnectionId)>,
+    /// Timers that have gone off.
+    expired: Vec<(Instant, ConnectionId)>,
+    /// When to stop, once it is to.
+    stopping: Option<Instant>,
+    cx: Context,
+}
+
+impl ProxyWorker {
+    /// A worker that has yet to run, and the handle to it.
+    ///
+    /// # Errors
+    /// The kernel gives no descriptor.
+    pub(super) fn new(parts: ProxyWorkerParts) -> io::Result<(Self, WorkerHandle)> {
+        let poll = Poll::new()?;
+        let (sender, orders) = crossbeam_channel::unbounded();
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let handle = WorkerHandle { orders: sender, waker };
+        let mut doors = Vec::with_capacity(parts.listeners.len());
+        for (index, (mut listener, entrance)) in parts.listeners.into_iter().enumerate() {
+            let token = own_token(FIRST_DOOR + index);
+            poll.registry().register(&mut listener, token, Interest::READABLE)?;
+            doors.push(Door::new(listener, entrance));
+        }
+        let now = clock::now();
+        let cx = Context {
+            now,
+            registry: poll.registry().try_clone()?,
+            buffers: Buffers::default(),
+            names: parts.names,
+            own: parts.own,
+            handle: handle.clone(),
+            counters: parts.counters,
+        };
+        let worker = Self {
+            cpu: parts.cpu,
+            poll,
+            orders,
+            doors,
+            rules: parts.rules,
+            crowds: parts.crowds,
+            connections: Slab::default(),
+            ready: VecDeque::new(),
+            asking: VecDeque::new(),
+            asking_count: 0,
+            timers: Wheel::new(now),
+            expired: Vec::new(),
+            stopping: None,
+            cx,
+        };
+        Ok((worker, handle))
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// The kernel refuses what the loop cannot do without.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        if let Some(cpu) = self.cpu
+            && let Err(error) = affinity::pin_current_thread(cpu)
+        {
+            log::warn!("a proxy worker cannot be pinned to CPU {cpu}: {error}");
+        }
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            if let Some(until) = self.stopping
+                && (self.connections.len() == 0 || clock::now() >= until)
+            {
+                self.end_all();
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(_) | Ok(()) => {}
+            }
+            self.cx.now = clock::now();
+            self.notice(&events);
+            self.carry_out_orders();
+            if self.stopping.is_none() {
+                self.accept();
+            }
+            self.serve();
+            self.expire();
+        }
+    }
+
+    /// How long it may sleep.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() || self.doors.iter().any(Door::is_busy) {
+            return Some(Duration::ZERO);
+        }
+        let doors = self.doors.iter().filter_map(Door::due);
+        let due = doors.chain(self.timers.due()).chain(self.stopping).min()?;
+        Some(due.saturating_duration_since(clock::now()))
+    }
+
+    fn notice(&mut self, events: &Events) {
+        for event in events {
+            let token = event.token();
+            if let Some(number) = own_number(token) {
+                let door = number.checked_sub(FIRST_DOOR);
+                if let Some(door) = door.and_then(|door| self.doors.get_mut(door)) {
+                    door.knock();
+                }
+                continue;
+            }
+            let (id, socket) = ConnectionId::of_token(token);
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.notice(socket, event);
+                if !std::mem::replace(&mut connection.queued, true) {
+                    self.ready.push_back(id);
+                }
+            }
+        }
+    }
+
+    fn carry_out_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Resolved(id, answer) => {
+                    if let Some(connection) = self.connections.get_mut(id) {
+                        connection.resolve(&answer, &mut self.cx);
+                        let turn = connection.turn(&mut self.cx);
+                        self.conclude(id, false, turn);
+                    }
+                }
+                Order::Rules(rules) => self.rules = rules,
+                Order::Stop(within) => self.stop(within),
+            }
+        }
+    }
+
+    /// Accepts nobody any more, and sends those away who have not asked for anything.
+    fn stop(&mut self, within: Duration) {
+        self.doors.clear();
+        self.stopping = Some(self.cx.now + within);
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.is_asking() {
+                connection.turn_away(Refusal::Stopping, &mut self.cx);
+                self.conclude(id, true, Turn::Over);
+            }
+        }
+    }
+
+    fn end_all(&mut self) {
+        for id in self.connections.ids() {
+            if let Some(connection) = self.connections.get_mut(id) {
+                let was_asking = connection.is_asking();
+                connection.reset();
+                self.conclude(id, was_asking, Turn::Over);
+            }
+        }
+    }
+
+    /// Lets a client in who has come to an entrance.
+    fn enter(&mut self, stream: TcpStream, seat: Seat, entrance: usize) {
+        let Some(rules) = self.rules.get(entrance).map(Arc::clone) else { return };
+        let Some(id) = self.connections.reserve() else { return };
+        let mut client = End::new(Stream::Tcp(stream));
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let (tcp, token) = (client.stream.tcp_mut(), id.token(0));
+        if let Err(error) = self.cx.registry.register(tcp, token, interest) {
+            log::debug!("proxy: a client cannot be let in: {error}");
+            self.connections.remove(id);
+            return;
+        }
+        self.cx.counters.accepted.add(1);
+        let connection = Connection::new(id, client, rules, seat, self.cx.now);
+        self.connections.put(id, connection);
+        self.asking.push_back(id);
+        self.asking_count += 1;
+        self.arm(id);
+        while self.asking_count > PROXY_ASKING_MAX && self.make_room() {}
+        if self.asking.len() > 2 * PROXY_ASKING_MAX {
+            let connections = &mut self.connections;
+            self.asking.retain(|id| connections.get_mut(*id).is_some_and(|one| one.is_asking()));
+        }
+    }
+
+    /// The client that has asked for nothing for the longest time has to go. Returns whether there
+    /// was one.
+    fn make_room(&mut self) -> bool {
+        while let Some(id) = self.asking.pop_front() {
+            if let Some(connection) = self.connections.get_mut(id)
+                && connection.is_asking()
+            {
+                connection.turn_away(Refusal::MadeRoom, &mut self.cx);
+                self.conclude(id, true, Turn::Over);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gives every connection that has something to do its turn.
+    fn serve(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.queued = false;
+            let was_asking = connection.is_asking();
+            let turn = connection.turn(&mut self.cx);
+            self.conclude(id, was_asking, turn);
+        }
+    }
+
+    fn expire(&mut self) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.timers.expire(self.cx.now, &mut expired);
+        for (at, id) in expired.drain(..) {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.armed != Some(at) {
+                continue;
+            }
+            connection.armed = None;
+            let was_asking = connection.is_asking();
+            let turn = match connection.due().is_some_and(|due| self.cx.now >= due) {
+                true => connection.handle_timeout(&mut self.cx),
+                // What it was set for has moved on.
+                false => Turn::Wait,
+            };
+            self.conclude(id, was_asking, turn);
+        }
+        self.expired = expired;
+    }
+
+    /// A connection has had its turn.
+    fn conclude(&mut self, id: ConnectionId, was_asking: bool, turn: Turn) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if was_asking && (turn == Turn::Over || !connection.is_asking()) {
+            self.asking_count -= 1;
+        }
+        match turn {
+            Turn::Again => {
+                if !std::mem::replace(&mut connection.queued, true) {
+                    self.ready.push_back(id);
+                }
+                self.arm(id);
+            }
+            Turn::Wait => self.arm(id),
+            Turn::Over => {
+                if let Some(connection) = self.connections.remove(id) {
+                    connection.release(&mut self.cx);
+                    self.cx.counters.closed.add(1);
+                }
+            }
+        }
+    }
+
+    /// Sees to it that a timer goes off when the connection is due, or before.
+    fn arm(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(due) = connection.due() else { return };
+        if connection.armed.is_none_or(|armed| due < armed) {
+            connection.armed = Some(due);
+            self.timers.insert(due, (due, id));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A running gateway, and origins for it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use corelane::sys::clock;
+use corelane::sys::signal::terminate;
+use corelane::telemetry::status::{ProxyStatus, StatusReport};
+use tempfile::TempDir;
+
+/// How long anything may take: only a test that fails waits for so long.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// A gateway on loopback, at a port that the kernel chose.
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    pub(crate) child: Child,
+    directory: TempDir,
+    log: Receiver<String>,
+}
+
+impl Gateway {
+    /// One that reaches loopback, where the origins are, with more flags.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let listen = ["--listen", "127.0.0.1:0", "--allow", "loopback"];
+        Self::run(&[&listen, flags].concat(), None)
+    }
+
+    /// One that reads its configuration from a file, which is `config` at first.
+    pub(crate) fn start_with_file(config: &str) -> Self {
+        Self::run(&[], Some(config))
+    }
+
+    fn run(flags: &[&str], config: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("status.sock");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+        command.arg("proxy").args(flags).arg("--status-socket").arg(&socket);
+        if let Some(config) = config {
+            let file = directory.path().join("proxy.toml");
+            std::fs::write(&file, config).unwrap();
+            command.arg("-c").arg(file);
+        }
+        command.env_remove("RUST_LOG").stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (sender, log) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut gateway = Self { address, child, directory, log };
+        let line = gateway.await_log("serving proxy clients");
+        let (_, address) = line.rsplit_once(" on ").unwrap();
+        gateway.address = address.split(',').next().unwrap().parse().unwrap();
+        gateway
+    }
+
+    /// Rewrites the file of the configuration.
+    pub(crate) fn write_config(&self, config: &str) {
+        std::fs::write(self.directory.path().join("proxy.toml"), config).unwrap();
+    }
+
+    /// The next line of the log that has `text` in it.
+    pub(crate) fn await_log(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(LONG);
+            let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn ask(&self, command: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_corelane"))
+            .args(command)
+            .arg("--status-socket")
+            .arg(self.directory.path().join("status.sock"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn reload(&self) {
+        self.ask(&["reload"]);
+    }
+
+    pub(crate) fn status(&self) -> ProxyStatus {
+        let report: StatusReport = serde_json::from_str(&self.ask(&["status", "--json"])).unwrap();
+        assert_eq!(report.role, "proxy");
+        report.proxy.unwrap()
+    }
+
+    /// The status in the words that people read.
+    pub(crate) fn status_text(&self) -> String {
+        self.ask(&["status"])
+    }
+
+    /// Waits until the status is as it should be.
+    pub(crate) fn await_status(&self, what: &str, is_so: impl Fn(&ProxyStatus) -> bool) {
+        await_that(what, || {
+            let status = self.status();
+            is_so(&status).then_some(()).ok_or_else(|| format!("{status:?}"))
+        });
+    }
+
+    pub(crate) fn terminate(&mut self) {
+        terminate(&mut self.child).unwrap();
+    }
+
+    /// How the process ends, which somebody has told it to.
+    pub(crate) fn await_end(&mut self) -> ExitStatus {
+        let mut ended = None;
+        await_that("the end of the process", || {
+            ended = self.child.try_wait().unwrap();
+            ended.map(drop).ok_or_else(String::new)
+        });
+        ended.unwrap()
+    }
+
+    /// A connection to the gateway.
+    pub(crate) fn connect(&self) -> TcpStream {
+        connect(self.address)
+    }
+
+    /// A connection through the gateway, by SOCKS5.
+    pub(crate) fn reach(&self, origin: SocketAddr) -> TcpStream {
+        let mut stream = self.connect();
+        stream.write_all(&greeting_and_request(origin)).unwrap();
+        assert_eq!(read_exactly(&mut stream, 2), [5, 0]);
+        let reply = read_exactly(&mut stream, 10);
+        assert_eq!(reply[..4], [5, 0, 0, 1], "{reply:?}");
+        stream
+    }
+
+    /// What SOCKS5 replies to a request for an origin (REP of RFC 1928 section 6).
+    pub(crate) fn reply_to(&self, origin: &str) -> u8 {
+        let mut stream = self.connect();
+        let (host, port) = origin.rsplit_once(':').unwrap();
+        let mut request = vec![5, 1, 0, 5, 1, 0, 3, host.len() as u8];
+        request.extend_from_slice(host.as_bytes());
+        request.extend_from_slice(&port.parse::<u16>().unwrap().to_be_bytes());
+        stream.write_all(&request).unwrap();
+        assert_eq!(read_exactly(&mut stream, 2), [5, 0]);
+        let reply = read_exactly(&mut stream, 2);
+        reply[1]
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Waits until `look` finds what it looks for; it says what it sees instead.
+pub(crate) fn await_that(what: &str, mut look: impl FnMut() -> Result<(), String>) {
+    let until = clock::now() + LONG;
+    while let Err(seen) = look() {
+        assert!(clock::now() < until, "{what}: {seen}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.set_write_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// A SOCKS5 client that says everything at once.
+pub(crate) fn greeting_and_request(origin: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(origin) = origin else { panic!("{origin}") };
+    let mut bytes = vec![5, 1, 0, 5, 1, 0, 1];
+    bytes.extend_from_slice(&origin.ip().octets());
+    bytes.extend_from_slice(&origin.port().to_be_bytes());
+    bytes
+}
+
+pub(crate) fn read_exactly(stream: &mut TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+pub(crate) fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// A listener on loopback, and its address.
+pub(crate) fn origin() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// An origin at which each connection is served by `serve` on a thread of its own.
+pub(crate) fn serve(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+    let (listener, address) = origin();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// An origin that sends back what it gets, and ends when the client has.
+pub(crate) fn echo() -> SocketAddr {
+    serve(|mut stream| {
+        let mut reader = stream.try_clone().unwrap();
+        drop(std::io::copy(&mut reader, &mut stream));
+    })
+}
+
+/// An origin of HTTP that answers every request with `body` and closes.
+pub(crate) fn http(body: &'static str) -> SocketAddr {
+    serve(move |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        while reader.read_line(&mut line).is_ok_and(|len| len > 2) {
+            line.clear();
+        }
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        drop(stream.write_all(format!("{head}{body}").as_bytes()));
+    })
+}
+
+/// The descriptors that the gateway has open, by number.
+pub(crate) fn descriptors(gateway: &Gateway) -> Vec<usize> {
+    let entries = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    let mut numbers: Vec<usize> =
+        names.map(|name| name.to_str().unwrap().parse().unwrap()).collect();
+    numbers.sort_unstable();
+    numbers
+}

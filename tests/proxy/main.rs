@@ -1,0 +1,10 @@
+//! The proxy gateway as its users meet it: the real program, real sockets on loopback, curl.
+
+#![expect(clippy::unwrap_used, reason = "a failure of the harness fails the test")]
+
+mod clients;
+mod harness;
+mod life;
+mod pressure;
+mod refusals;
+mod relays;

@@ -1,0 +1,103 @@
+//! Many clients, slow readers, and too few descriptors.
+
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use corelane::sys::process::{cpu_time, resident_bytes};
+
+use crate::harness::{Gateway, await_that, connect, descriptors, echo, origin, read_exactly};
+
+#[test]
+fn idle_connections_cost_little_and_slow_ones_no_more_than_their_buffers() {
+    let gateway = Gateway::start(&["--workers", "2"]);
+    let (listener, address) = origin();
+    let pid = gateway.child.id();
+    let pair = || {
+        let client = gateway.reach(address);
+        (client, listener.accept().unwrap().0)
+    };
+    // What is there once is not what a connection costs.
+    let mut held: Vec<(TcpStream, TcpStream)> = (0..64).map(|_| pair()).collect();
+    let before = resident_bytes(pid).unwrap();
+    held.extend((0..1000).map(|_| pair()));
+    let each = resident_bytes(pid).unwrap().saturating_sub(before) / 1000;
+    assert!(each <= 8 * 1024, "{each} bytes for an idle connection");
+
+    // Each has moved something, and is idle again: no buffer is left with it.
+    for (client, served) in &mut held {
+        client.write_all(&[1; 5000]).unwrap();
+        read_exactly(served, 5000);
+    }
+    let each = resident_bytes(pid).unwrap().saturating_sub(before) / 1000;
+    assert!(each <= 8 * 1024, "{each} bytes for a connection that is idle again");
+
+    // A reader that does not read: the writer has to wait, and memory stays bounded.
+    let (mut client, _served) = pair();
+    client.set_nonblocking(true).unwrap();
+    let before = resident_bytes(pid).unwrap();
+    let chunk = vec![7; 1 << 16];
+    let mut sent = 0_u64;
+    let mut waited = 0;
+    while waited < 20 {
+        match client.write(&chunk) {
+            Ok(len) => (sent, waited) = (sent + len as u64, 0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                waited += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(sent < 1 << 30, "nothing holds the writer back");
+    }
+    let grown = resident_bytes(pid).unwrap().saturating_sub(before);
+    assert!(grown < 1 << 20, "{grown} bytes for one slow reader");
+}
+
+#[test]
+fn without_descriptors_clients_wait_and_nothing_spins() {
+    let gateway = Gateway::start(&["--workers", "1"]);
+    let origin = echo();
+    let pid = gateway.child.id();
+    // Its first answer shows that it has opened what it opens at start.
+    assert_eq!(gateway.status().accepted, 0);
+    let mut open = descriptors(&gateway);
+    await_that("descriptors that stay", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let before = std::mem::replace(&mut open, descriptors(&gateway));
+        if before == open { Ok(()) } else { Err(format!("{before:?}, then {open:?}")) }
+    });
+    // Room for two connections more, with their origins; then none. The limit is on the numbers of
+    // descriptors, of which some may be free in between, and some beyond.
+    let free_below = |limit: usize| limit - open.iter().filter(|fd| **fd < limit).count();
+    let limit = (0..).find(|limit| free_below(*limit) == 4).unwrap();
+    let limit = format!("--nofile={limit}");
+    let set = std::process::Command::new("prlimit")
+        .args([&format!("--pid={pid}"), &limit])
+        .status()
+        .unwrap();
+    assert!(set.success());
+    let held = [gateway.reach(origin), gateway.reach(origin)];
+    let mut waiting = connect(gateway.address);
+    waiting.write_all(&crate::harness::greeting_and_request(origin)).unwrap();
+    let spent = cpu_time(pid).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let spent = cpu_time(pid).unwrap() - spent;
+    assert!(spent < Duration::from_millis(100), "{spent:?} of half a second");
+    drop(held);
+    assert_eq!(read_exactly(&mut waiting, 12)[2..4], [5, 0], "served once there is room");
+    let status = gateway.status();
+    assert!(status.accept_pauses > 0, "{status:?}");
+}
+
+#[test]
+fn silent_clients_keep_nobody_out() {
+    let gateway = Gateway::start(&["--workers", "1"]);
+    let origin = echo();
+    let silent: Vec<TcpStream> = (0..2000).map(|_| gateway.connect()).collect();
+    let mut client = gateway.reach(origin);
+    client.write_all(b"x").unwrap();
+    assert_eq!(read_exactly(&mut client, 1), b"x");
+    drop(silent);
+    gateway.await_status("they are gone", |status| status.connections == 1);
+}
