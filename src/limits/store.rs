@@ -53,6 +53,11 @@ pub const USAGE_PER_BATCH: usize = 1000;
 pub const REFUSED_LEN_MAX: u64 = 1024 * 1024;
 /// Users, servers and days whose usage is kept in memory when the spool takes no more.
 pub const USAGE_HELD_MAX: usize = 100_000;
+/// Revocations that are kept in memory when the spool takes no more: what an administrator can say
+/// in an hour. One more is refused.
+pub const OWED_BATCHES_MAX: usize = 1000;
+/// How often it is tried to write them.
+pub const OWED_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Batches that are stored in one transaction.
 pub const BATCHES_PER_COMMIT: usize = 256;
 /// Bytes of batches in one transaction, beyond the first.

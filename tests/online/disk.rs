@@ -137,7 +137,7 @@ fn expect_counted(server: &Server, moved: usize) {
 fn a_full_disk_is_survived_and_nothing_is_lost_or_counted_twice() {
     let site = Site::new();
     let disk = Disk::mount(&site);
-    let mut server = server_on(&site, &disk, &["alice", "bob"]);
+    let mut server = server_on(&site, &disk, &["alice", "bob", "carol"]);
     server.start(&site.lab.server);
     let mut alice = site.client("alice", &[addresses::SERVER_V4]);
     alice.start(&site.lab.client);
@@ -156,11 +156,14 @@ fn a_full_disk_is_survived_and_nothing_is_lost_or_counted_twice() {
     bob.await_log("the server cannot write its accounts");
     server.daemon.await_log("changes cannot be kept");
     assert!(ask(&server, &["user", "ls"]).to_string().contains("alice"), "it answers");
+    // Somebody is let out all the same, and stays out.
+    let out = ask(&server, &["user", "disable", "carol"]);
+    assert_eq!(out["stored"], false, "{out}");
 
     disk.make_room();
     await_online(&mut bob);
     ask(&server, &["user", "add", "after", "--no-password"]);
-    expected.extend(["alice", "bob", "after"].map(str::to_owned));
+    expected.extend(["alice", "bob", "carol", "after"].map(str::to_owned));
     expected.sort();
     assert_eq!(users(&server), expected);
     move_bytes();
@@ -170,6 +173,7 @@ fn a_full_disk_is_survived_and_nothing_is_lost_or_counted_twice() {
     server.daemon.kill();
     server.start(&site.lab.server);
     assert_eq!(users(&server), expected);
+    assert_eq!(value(ask(&server, &["user", "show", "carol"]))["disabled"], true);
     expect_counted(&server, 3 * MOVED);
     assert!(!server.daemon.log().contains("panicked"), "{}", server.daemon.log());
     let is_back = || tools::echo(&site.lab.client, SERVER_V4).then_some(());

@@ -134,6 +134,8 @@ pub struct JournalStatus {
     pub is_full: bool,
     /// Users, servers and days whose usage is kept in memory for want of room.
     pub held_usage: usize,
+    /// Revocations that are in force and kept in memory for want of room.
+    pub owed_batches: usize,
     /// Why the database is away, if it is.
     pub away: Option<String>,
     /// Since when.
@@ -246,7 +248,23 @@ impl Journal {
         Ok(())
     }
 
-    /// The same, and waits until they are stored.
+    /// The same for what lets somebody out, which must not wait for room: without any, it is kept
+    /// in memory until there is some, and whoever changes anything else has to wait for that.
+    ///
+    /// # Errors
+    /// Too much is in memory already.
+    pub fn append_revocation(&self, changes: Vec<Change>) -> Result<(), AppendError> {
+        if !self.shared.state().append_or_owe(changes)? {
+            log::error!(
+                "a revocation is in force, and will be forgotten if this server ends before there \
+                 is room to write it"
+            );
+        }
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Keeps changes, and waits until they are stored.
     ///
     /// # Errors
     /// They are not kept, the database refuses them, or they are not stored in time but will be.
@@ -363,9 +381,12 @@ impl Drop for Journal {
                 }
             }
         }
-        let held = self.shared.state().status().held_usage;
+        let JournalStatus { held_usage: held, owed_batches: owed, .. } = self.status();
         if held > 0 {
             log::error!("usage of {held} users and days is lost: the spool has no room for it");
+        }
+        if owed > 0 {
+            log::error!("{owed} revocations are lost: the spool has no room for them");
         }
     }
 }

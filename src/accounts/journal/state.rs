@@ -9,8 +9,8 @@ use crate::accounts::journal::spool::{HEADER_LEN, RECORD_HEADER_LEN, Record, Spo
 use crate::accounts::journal::{AppendError, JournalStatus};
 use crate::accounts::snapshot::Snapshot;
 use crate::limits::{
-    BATCHES_PER_COMMIT, COMMIT_LEN_MAX, OWN_BATCHES_MAX, SPOOL_LEN_MAX, SPOOL_MERGE_AFTER,
-    SPOOL_RECORD_LEN_MAX, USAGE_PER_BATCH,
+    BATCHES_PER_COMMIT, COMMIT_LEN_MAX, OWED_BATCHES_MAX, OWN_BATCHES_MAX, SPOOL_LEN_MAX,
+    SPOOL_MERGE_AFTER, SPOOL_RECORD_LEN_MAX, USAGE_PER_BATCH,
 };
 
 /// See the module.
@@ -27,6 +27,8 @@ pub(super) struct State {
     awaited: BTreeMap<u64, Option<String>>,
     /// Usage that the spool had no room for.
     held: UsageTotals,
+    /// Batches that are in force already, and that the spool had no room for, in order.
+    owed: VecDeque<Vec<Change>>,
     /// Bytes of the spool after it was last looked at what can be merged in it.
     merged_len: u64,
     own: Option<OwnChanges>,
@@ -58,6 +60,7 @@ impl State {
             settled: stored,
             awaited: BTreeMap::new(),
             held: UsageTotals::default(),
+            owed: VecDeque::new(),
             merged_len: 0,
             own: None,
             status: JournalStatus::default(),
@@ -80,6 +83,7 @@ impl State {
             pending_batches: self.pending.len(),
             pending_bytes: self.pending.iter().map(Record::len).sum(),
             held_usage: self.held.len(),
+            owed_batches: self.owed.len(),
             ..self.status.clone()
         }
     }
@@ -89,7 +93,7 @@ impl State {
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.pending.is_empty() && self.held.is_empty()
+        self.pending.is_empty() && self.held.is_empty() && self.owed.is_empty()
     }
 
     /// Writes changes to the spool; the sequence number of their batch. Usage for which there is
@@ -102,12 +106,39 @@ impl State {
         if !changes.is_empty() && changes.iter().all(is_usage) {
             return Ok(self.append_usage(changes));
         }
-        let written = self.write(&changes);
+        // What came first is written first, or an order to let somebody in could be overtaken by
+        // the one before it that let them out.
+        let written = self.write_owed().and_then(|()| self.write(&changes));
         match &written {
             Ok(_) => self.write_held(),
             Err(_) => changes.iter().for_each(|change| self.held.hold(change)),
         }
         written
+    }
+
+    /// The same for what must come into force, whether there is room for it or not: `false` if it
+    /// is in memory only, until there is.
+    pub(super) fn append_or_owe(&mut self, changes: Vec<Change>) -> Result<bool, AppendError> {
+        match self.append(changes.clone()) {
+            Ok(_) => Ok(true),
+            Err(AppendError::Full | AppendError::Io(_)) if self.owed.len() < OWED_BATCHES_MAX => {
+                self.owed.push_back(changes);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_owed(&mut self) -> Result<(), AppendError> {
+        while let Some(changes) = self.owed.front().cloned() {
+            self.try_write(&changes)?;
+            self.owed.pop_front();
+        }
+        Ok(())
+    }
+
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.is_empty()
     }
 
     fn append_usage(&mut self, changes: Vec<Change>) -> u64 {
@@ -120,8 +151,11 @@ impl State {
         self.next_sequence - 1
     }
 
-    /// Moves usage from memory to the spool, as far as that has room.
+    /// Moves what is in memory only to the spool, as far as that has room.
     pub(super) fn write_held(&mut self) {
+        if self.write_owed().is_err() {
+            return;
+        }
         while !self.held.is_empty() {
             let changes = self.held.first(USAGE_PER_BATCH);
             if self.write(&changes).is_err() {

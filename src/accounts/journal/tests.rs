@@ -13,7 +13,7 @@ use rand_chacha::ChaCha12Rng;
 use super::*;
 use crate::accounts::model::{AuditEntry, Group, UnixMs, UsageRecord, User};
 use crate::accounts::store::AuditQuery;
-use crate::limits::SPOOL_LEN_MAX;
+use crate::limits::{OWED_BATCHES_MAX, SPOOL_LEN_MAX};
 use crate::policy::bounds::Bounds;
 use crate::sys::clock;
 
@@ -325,6 +325,30 @@ fn usage_in_memory_goes_to_the_spool_when_the_journal_stops() {
     assert_eq!(journal.status().held_usage, 1);
     drop(journal);
     assert_eq!(used(&start(&options).0), 5);
+}
+
+#[test]
+fn a_revocation_needs_no_room_and_nothing_overtakes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(&folder.path().join("spool"), Id(1)).unwrap();
+    let mut state = State::new(spool, Vec::new(), 0);
+    while state.append(vec![group("staff"); SPOOL_RECORD_LEN_MAX / 128]).is_ok() {}
+    while state.append_or_owe(vec![Change::DeleteUser(Id(7))]).unwrap() {}
+    assert!(matches!(state.append(vec![group("s")]), Err(AppendError::Full)));
+    let owed = |state: &State| state.status().owed_batches;
+    assert_eq!((owed(&state), state.is_drained()), (1, false));
+    for _ in 1..OWED_BATCHES_MAX {
+        assert!(!state.append_or_owe(vec![Change::DeleteToken(Id(7))]).unwrap());
+    }
+    assert!(state.append_or_owe(vec![Change::DeleteToken(Id(7))]).is_err(), "it is bounded");
+    // There is room again: what was owed comes first, and in its order.
+    state.stored(state.status().pending_batches);
+    state.append(vec![group("last")]).unwrap();
+    let written: Vec<_> = state.next(OWED_BATCHES_MAX + 1);
+    let content = |at: usize| String::from_utf8_lossy(&written[at].content).into_owned();
+    assert_eq!(owed(&state), 0);
+    assert!(content(0).contains("delete_user"), "{}", content(0));
+    assert!(content(1).contains("delete_token"), "{}", content(1));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::accounts::model::{Id, UnixMs};
 use crate::accounts::snapshot::Snapshot;
 use crate::accounts::store::{Retention, Store, StoreError};
 use crate::limits::{
-    BATCHES_PER_COMMIT, PRUNE_EVERY, PRUNE_PAUSE, REFUSED_LEN_MAX, STORE_RETRY_FIRST,
-    STORE_RETRY_MAX,
+    BATCHES_PER_COMMIT, OWED_RETRY_EVERY, PRUNE_EVERY, PRUNE_PAUSE, REFUSED_LEN_MAX,
+    STORE_RETRY_FIRST, STORE_RETRY_MAX,
 };
 use crate::sys::clock;
 
@@ -119,15 +119,20 @@ impl Writer {
 
     /// Waits until there is something to do.
     fn await_work(&self) -> Work {
-        let state = self.shared.state();
-        let idle = |state: &mut super::State| !state.is_stopping && !state.has_pending();
-        let wait = self.prune_at.saturating_duration_since(clock::now());
-        let waited = self.shared.work.wait_timeout_while(state, wait, idle);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match (state.has_pending(), state.is_stopping) {
-            (true, _) => Work::Store,
-            (false, true) => Work::Over,
-            (false, false) => Work::Prune,
+        let mut state = self.shared.state();
+        loop {
+            state.write_held();
+            let idle = |state: &mut super::State| !state.is_stopping && !state.has_pending();
+            let wait = self.prune_at.saturating_duration_since(clock::now());
+            let wait = if state.owes() { wait.min(OWED_RETRY_EVERY) } else { wait };
+            let waited = self.shared.work.wait_timeout_while(state, wait, idle);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            match (state.has_pending(), state.is_stopping) {
+                (true, _) => return Work::Store,
+                (false, true) => return Work::Over,
+                (false, false) if self.prune_at <= clock::now() => return Work::Prune,
+                (false, false) => {}
+            }
         }
     }
 

@@ -37,7 +37,13 @@ impl Operations<'_> {
         let entry = self.deed(note).entry(state.server(), now.unix);
         changes.push(Change::Audit(entry.clone()));
         let journal = shared.journal();
-        journal.append(changes.clone()).map_err(OperationError::unavailable)?;
+        let is_revocation = changes.iter().all(lets_out);
+        let kept = if is_revocation {
+            journal.append_revocation(changes.clone())
+        } else {
+            journal.append(changes.clone())
+        };
+        kept.map_err(OperationError::unavailable)?;
         let effect = shared.make(&mut state, &changes, now);
         drop(state);
         shared.write_audit(&entry);
@@ -90,6 +96,20 @@ impl Operations<'_> {
             outcome: "ok".to_owned(),
             detail: note.detail,
         }
+    }
+}
+
+/// Whether a change gives nobody anything. Such a one comes into force even with a full disk.
+fn lets_out(change: &Change) -> bool {
+    match change {
+        Change::PutUser(user) => user.disabled,
+        Change::PutCertificate(certificate) => certificate.revoked.is_some(),
+        Change::DeleteUser(_)
+        | Change::DeleteDevice(_)
+        | Change::DeleteToken(_)
+        | Change::EndSession { .. }
+        | Change::Audit(_) => true,
+        _ => false,
     }
 }
 

@@ -159,7 +159,10 @@ fn consequences(done: &Done) -> String {
         )),
     }
     if !done.stored {
-        text.push_str("; the database is away: it is kept, and stored when that is back");
+        text.push_str(
+            "; the database is away, or its disk is full (`corelane status` says which): it is in \
+             force, and stored when that is over",
+        );
     }
     text
 }
