@@ -96,7 +96,7 @@ fn of_two_servers_that_are_shown_one_code_or_invite_at_once_one_takes_it() {
         let user = format!("user{round}");
         rigs[0].add(&user);
         let set = rigs[0].totp(&user);
-        let invite = invite(&rigs[1], &user);
+        let invite = invite(&rigs[0], &user);
         await_agreement(&rigs, &user);
         let code = totp::code_at(&totp_secret(set.address.expose()), unix_s());
         let recovery = set.recovery_codes[0].expose();
