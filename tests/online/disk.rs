@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
-use corelane::accounts::operations::UsageView;
+use corelane::accounts::operations::{LimitChanges, Operation, UsageView};
 use corelane::lab::{addresses, wait_until};
 use serde_json::Value;
 
@@ -16,8 +16,11 @@ use crate::tools::{self, Running};
 const DISK: &str = "8m";
 /// Bytes that are moved through the tunnel at a time.
 const MOVED: usize = 300_000;
-/// Administrators' changes that fit into what is left of a page, at the very most.
-const KEPT_MAX: usize = 50;
+/// Administrators' changes that fit into what is left of a page, and what pages the database has to
+/// spare, at the very most.
+const KEPT_MAX: usize = 100;
+/// Groups that each of them names, so that each takes some KiB of room.
+const GROUPS: usize = 40;
 
 /// A file system of its own in a mount namespace of its own, which goes with a process.
 struct Disk {
@@ -75,9 +78,18 @@ impl Disk {
     }
 }
 
+fn groups() -> Vec<String> {
+    (0..GROUPS).map(|number| format!("{number:02}-{}", "g".repeat(60))).collect()
+}
+
 /// A server whose spool and database are on `disk`, and who may log in there.
 fn server_on(site: &Site, disk: &Disk, users: &[&str]) -> Server {
     let mut server = site.server("vpn", "");
+    let add_group = |name: &String| Operation::GroupAdd {
+        name: name.parse().unwrap(),
+        limits: LimitChanges::default(),
+    };
+    server.administer(groups().iter().map(add_group));
     server.administer(users.iter().map(|user| add_user(user)));
     fs::copy(site.path("vpn.db"), disk.seen_from_outside().join("vpn.db")).unwrap();
     let mut config = fs::read_to_string(server.daemon.config_file()).unwrap();
@@ -90,20 +102,26 @@ fn server_on(site: &Site, disk: &Disk, users: &[&str]) -> Server {
     server
 }
 
-/// What fits is kept, until a change is refused. Returns who is kept, and what the refusal says.
+/// What fits is kept, until a change is refused: long ones first, since each that is kept is
+/// waited for. Returns who is kept, and what the refusal of the shortest says.
 fn add_until_refused(server: &Server, disk: &Disk) -> (Vec<String>, String) {
     let config = server.daemon.config_file().display().to_string();
-    let mut kept = Vec::new();
+    let (mut kept, groups) = (Vec::new(), groups());
+    let mut count = groups.len();
     loop {
         disk.fill();
         let name = format!("late{:02}", kept.len());
-        let add = ["user", "add", &name, "--no-password", "-c", &config];
+        let mut add = vec!["user", "add", &name, "--no-password", "-c", &config];
+        groups.iter().take(count).for_each(|group| add.extend(["--group", group]));
         let output = server.daemon.ask_nobody(&add);
-        if !output.status.success() {
+        if output.status.success() {
+            kept.push(name);
+            assert!(kept.len() < KEPT_MAX, "the disk is full");
+        } else if count == 0 {
             return (kept, String::from_utf8(output.stderr).unwrap());
+        } else {
+            count /= 2;
         }
-        kept.push(name);
-        assert!(kept.len() < KEPT_MAX, "the disk is full");
     }
 }
 
