@@ -7,6 +7,15 @@ use std::time::Duration;
 pub const PROXY_BUFFER_LEN: usize = 64 * 1024;
 /// Buffers that a worker keeps for reuse.
 pub const PROXY_BUFFERS_KEPT: usize = 64;
+/// Bytes that a pipe has room for through which a relay splices. The kernel lets a user without
+/// privileges have 64 MiB of pipes (`/proc/sys/fs/pipe-user-pages-soft`).
+pub const PROXY_PIPE_LEN: usize = 256 * 1024;
+/// Bytes that have to come at a time through a pipe, or else the relay goes back to buffers.
+pub const PROXY_SPLICE_LEN_MIN: usize = 16 * 1024;
+/// Pipes of a worker: relays beyond them use buffers.
+pub const PROXY_PIPES_MAX: usize = 64;
+/// How many relays use buffers after the kernel would not give a pipe, before it is asked again.
+pub const PROXY_PIPE_RETRY_AFTER: u32 = 1024;
 /// Bytes that a relay moves in one direction before other connections have their turn.
 pub const PROXY_RELAY_TURN_LEN: usize = 4 * PROXY_BUFFER_LEN;
 /// Bytes of what a client says before it has asked for something: the head of an HTTP request is
@@ -76,6 +85,8 @@ pub const PROXY_OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(5);
 const _: () = {
     assert!(PROXY_REQUEST_LEN_MAX <= PROXY_BUFFER_LEN, "what is pipelined fits one buffer");
     assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);
+    assert!(PROXY_PIPE_LEN >= PROXY_BUFFER_LEN, "a pipe moves no less than a buffer at a time");
+    assert!(PROXY_SPLICE_LEN_MIN <= PROXY_BUFFER_LEN, "what begins to splice goes on");
     assert!(PROXY_PARTING_WITHIN.as_secs() < 10, "RFC 1928 section 6");
     assert!(PROXY_ATTEMPT_DELAY.as_millis() >= 100, "RFC 8305 section 5");
     assert!(PROXY_ATTEMPT_DELAY.as_millis() <= 2000, "RFC 8305 section 5");

@@ -8,6 +8,8 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
+use crate::sys::pipe::Pipe;
+
 /// A stream of bytes to a client or to an origin.
 ///
 /// It has two layers in general: what the ends say to each other, and the TCP connection that
@@ -186,6 +188,43 @@ impl End {
                 self.writable = written == bytes.len();
                 Ok(Moved::Bytes(written))
             }
+            Err(error) => Self::blocked(error, &mut self.writable),
+        }
+    }
+
+    /// Whether its bytes may go through a pipe: they are those that the kernel has.
+    pub fn can_splice(&self) -> bool {
+        matches!(self.stream, Stream::Tcp(_))
+    }
+
+    /// Reads once, into an empty pipe. To be called only where [`End::can_splice`].
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn fill(&mut self, pipe: &mut Pipe, max: usize) -> io::Result<Moved> {
+        if !self.readable {
+            return Ok(Moved::Blocked);
+        }
+        // A pipe may be full however few bytes there are in it, so only the kernel's word counts
+        // for there being no more.
+        match pipe.fill(self.stream.tcp(), max) {
+            Ok(0) => Ok(Moved::End),
+            Ok(read) => Ok(Moved::Bytes(read)),
+            Err(error) => Self::blocked(error, &mut self.readable),
+        }
+    }
+
+    /// Writes once what is in a pipe. Here, too, only the kernel's word counts for there being no
+    /// room. To be called only where [`End::can_splice`].
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn drain(&mut self, pipe: &mut Pipe) -> io::Result<Moved> {
+        if !self.writable {
+            return Ok(Moved::Blocked);
+        }
+        match pipe.drain(self.stream.tcp()) {
+            Ok(written) => Ok(Moved::Bytes(written)),
             Err(error) => Self::blocked(error, &mut self.writable),
         }
     }

@@ -22,6 +22,7 @@ mod link;
 pub mod names;
 pub mod netns;
 pub mod peer;
+pub mod pipe;
 pub mod private_file;
 pub mod privileges;
 pub mod process;

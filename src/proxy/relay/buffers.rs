@@ -1,12 +1,20 @@
 //! Buffers that connections borrow while they have bytes on the way.
 
+use std::io;
+
 use crate::limits::{PROXY_BUFFER_LEN, PROXY_BUFFERS_KEPT};
+use crate::proxy::stream::{End, Moved};
+use crate::sys::pipe::Pipe;
+
+use super::pipes::Pipes;
 
 /// The buffers of one worker. The one that was given back last is lent first, since it is most
 /// likely still in the processor's cache.
 #[derive(Debug, Default)]
 pub struct Buffers {
     free: Vec<Box<[u8]>>,
+    /// What bulk goes through instead.
+    pub pipes: Pipes,
 }
 
 impl Buffers {
@@ -65,6 +73,45 @@ impl Chunk {
     pub fn release(self, buffers: &mut Buffers) {
         if self.buffer.len() == PROXY_BUFFER_LEN {
             buffers.take_back(self.buffer);
+        }
+    }
+}
+
+/// Bytes that are on their way, wherever they are.
+#[derive(Debug)]
+pub(super) enum Load {
+    Chunk(Chunk),
+    Pipe(Pipe),
+}
+
+impl Load {
+    /// Hands some of it to `reader`.
+    pub(super) fn write_to(&mut self, reader: &mut End) -> io::Result<Moved> {
+        match self {
+            Self::Chunk(chunk) => {
+                let moved = reader.write(chunk.bytes())?;
+                if let Moved::Bytes(len) = moved {
+                    chunk.advance(len);
+                }
+                Ok(moved)
+            }
+            Self::Pipe(pipe) => reader.drain(pipe),
+        }
+    }
+
+    /// Bytes that are left.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.bytes().len(),
+            Self::Pipe(pipe) => pipe.held(),
+        }
+    }
+
+    /// Gives back what it was borrowed in.
+    pub(super) fn release(self, buffers: &mut Buffers) {
+        match self {
+            Self::Chunk(chunk) => chunk.release(buffers),
+            Self::Pipe(pipe) => buffers.pipes.take_back(pipe),
         }
     }
 }

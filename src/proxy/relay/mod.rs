@@ -7,17 +7,23 @@
 //! an end: what the broken side has said before is still passed on, and then the other side is
 //! reset, so that it does not take what it has got for the whole.
 //!
-//! A direction holds a buffer only while bytes are in it, so an idle connection holds none.
+//! A direction holds a buffer only while bytes are in it, so an idle connection holds none. Where a
+//! plain connection has more to say than fits into a buffer, the bytes go through a pipe, which
+//! holds them in the kernel: that spares copying them to this process and back. Less than that is
+//! moved faster through a buffer.
 
 mod buffers;
+mod pipes;
 
 use std::io;
 
-use crate::limits::PROXY_RELAY_TURN_LEN;
+use crate::limits::{PROXY_BUFFER_LEN, PROXY_PIPE_LEN, PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
 
 use super::stream::{End, Moved};
 
+use buffers::Load;
 pub use buffers::{Buffers, Chunk};
+pub use pipes::Pipes;
 
 /// A relay between a client and an origin.
 #[derive(Debug, Default)]
@@ -31,12 +37,14 @@ pub struct Relay {
 /// One direction of a relay.
 #[derive(Debug, Default)]
 pub struct Direction {
-    waiting: Option<Chunk>,
+    waiting: Option<Load>,
     /// Bytes among those waiting that are the proxy's own words, which count for nobody.
     own: usize,
     progress: Progress,
     /// It is over because the reader's connection broke.
     broken: bool,
+    /// The writer had more to say than a buffer holds, when it last said something.
+    is_bulk: bool,
     /// Bytes that were handed over to the reader's kernel.
     bytes: u64,
 }
@@ -69,10 +77,10 @@ impl Relay {
     pub fn new(pipelined: &[u8], reply: &[u8], buffers: &mut Buffers) -> Self {
         let mut relay = Self::default();
         if !pipelined.is_empty() {
-            relay.up.waiting = Some(Chunk::copy_of(pipelined, buffers));
+            relay.up.waiting = Some(Load::Chunk(Chunk::copy_of(pipelined, buffers)));
         }
         if !reply.is_empty() {
-            relay.down.waiting = Some(Chunk::copy_of(reply, buffers));
+            relay.down.waiting = Some(Load::Chunk(Chunk::copy_of(reply, buffers)));
             relay.down.own = reply.len();
         }
         relay
@@ -92,8 +100,8 @@ impl Relay {
 
     /// Gives the buffers back.
     pub fn release(self, buffers: &mut Buffers) {
-        for chunk in [self.up.waiting, self.down.waiting].into_iter().flatten() {
-            chunk.release(buffers);
+        for load in [self.up.waiting, self.down.waiting].into_iter().flatten() {
+            load.release(buffers);
         }
     }
 
@@ -132,10 +140,9 @@ impl Direction {
     ) -> io::Result<bool> {
         let mut moved = 0;
         while moved < PROXY_RELAY_TURN_LEN {
-            if let Some(chunk) = &mut self.waiting {
-                match reader.write(chunk.bytes()) {
+            if let Some(load) = &mut self.waiting {
+                match load.write_to(reader) {
                     Ok(Moved::Bytes(len)) => {
-                        chunk.advance(len);
                         let own = self.own.min(len);
                         self.own -= own;
                         self.bytes += (len - own) as u64;
@@ -144,10 +151,10 @@ impl Direction {
                     Ok(Moved::End | Moved::Blocked) => return Ok(reader.is_writable()),
                     Err(error) => return Ok(self.lose_reader(&error, buffers)),
                 }
-                if chunk.bytes().is_empty()
-                    && let Some(chunk) = self.waiting.take()
+                if load.len() == 0
+                    && let Some(load) = self.waiting.take()
                 {
-                    chunk.release(buffers);
+                    load.release(buffers);
                 }
                 continue;
             }
@@ -166,27 +173,53 @@ impl Direction {
                 }
                 Progress::Open => {}
             }
-            let mut buffer = buffers.lend();
-            match writer.read(&mut buffer) {
-                Ok(Moved::Bytes(len)) => self.waiting = Some(Chunk::new(buffer, len)),
-                outcome => {
-                    buffers.take_back(buffer);
-                    match outcome? {
-                        Moved::End => self.progress = Progress::Ending,
-                        Moved::Blocked | Moved::Bytes(_) => return Ok(writer.is_readable()),
-                    }
-                }
+            match self.take_in(writer, reader, buffers)? {
+                Moved::Bytes(_) => {}
+                Moved::End => self.progress = Progress::Ending,
+                Moved::Blocked => return Ok(writer.is_readable()),
             }
         }
         Ok(true)
+    }
+
+    /// Takes in what the writer says: through a pipe if it says much and one is to be had.
+    fn take_in(
+        &mut self,
+        writer: &mut End,
+        reader: &End,
+        buffers: &mut Buffers,
+    ) -> io::Result<Moved> {
+        let splices = self.is_bulk && writer.can_splice() && reader.can_splice();
+        let pipe = if splices { buffers.pipes.lend() } else { None };
+        let (load, moved) = match pipe {
+            Some(mut pipe) => {
+                let moved = writer.fill(&mut pipe, PROXY_PIPE_LEN);
+                (Load::Pipe(pipe), moved)
+            }
+            None => {
+                let mut buffer = buffers.lend();
+                let moved = writer.read(&mut buffer);
+                let len = if let Ok(Moved::Bytes(len)) = moved { len } else { 0 };
+                (Load::Chunk(Chunk::new(buffer, len)), moved)
+            }
+        };
+        match load.len() {
+            0 => load.release(buffers),
+            len => {
+                let enough = if self.is_bulk { PROXY_SPLICE_LEN_MIN } else { PROXY_BUFFER_LEN };
+                self.is_bulk = len >= enough;
+                self.waiting = Some(load);
+            }
+        }
+        moved
     }
 
     /// The reader's connection is broken: nothing more can be told to it, but it may have said
     /// something before, which the other direction brings.
     fn lose_reader(&mut self, error: &io::Error, buffers: &mut Buffers) -> bool {
         log::debug!("proxy: a reader is gone: {error}");
-        if let Some(chunk) = self.waiting.take() {
-            chunk.release(buffers);
+        if let Some(load) = self.waiting.take() {
+            load.release(buffers);
         }
         (self.progress, self.broken) = (Progress::Over, true);
         false

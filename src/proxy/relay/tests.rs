@@ -7,7 +7,6 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::*;
-use crate::limits::PROXY_BUFFER_LEN;
 use crate::sys::clock;
 
 /// A connection: the far end, and this one as a worker has it.
@@ -95,8 +94,8 @@ fn a_reader_that_does_not_read_makes_the_writer_wait_and_one_buffer_is_held() {
         }
         assert!(matches!(stage.settle(), Turn::Wait));
     }
-    let waiting = stage.relay.up.waiting.as_ref().map_or(0, |chunk| chunk.bytes().len());
-    assert!((1..=PROXY_BUFFER_LEN).contains(&waiting), "{waiting}");
+    let waiting = stage.relay.up.waiting.as_ref().map_or(0, Load::len);
+    assert!((1..=PROXY_PIPE_LEN).contains(&waiting), "{waiting}");
     assert!(stage.relay.down.waiting.is_none());
     // It reads at last, and gets all of it.
     stage.client_far.shutdown(Shutdown::Write).unwrap();
@@ -146,4 +145,82 @@ fn a_reset_ends_a_relay_as_broken() {
     let gone = std::mem::replace(&mut stage.origin_far, connection().0);
     drop(gone);
     stage.settle_until(|turn| matches!(turn, Turn::Broken(_)));
+}
+
+/// Sends `bytes` and ends; hands out what comes back until that ends.
+fn exchange(mut far: TcpStream, bytes: Vec<u8>) -> std::thread::JoinHandle<Vec<u8>> {
+    let mut writer = far.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let sender = std::thread::spawn(move || {
+            writer.write_all(&bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        sender.join().unwrap();
+        got
+    })
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let step = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..len).map(step).collect()
+}
+
+#[test]
+fn bulk_passes_both_ways_at_once_byte_for_byte_through_pipes_and_without_them() {
+    for has_pipes in [true, false] {
+        let mut stage = Stage::new(b"", b"");
+        // Those that others use.
+        let lent: Vec<_> = match has_pipes {
+            true => Vec::new(),
+            false => std::iter::from_fn(|| stage.buffers.pipes.lend()).collect(),
+        };
+        let (up, down) = (noise(12_345_678, 1), noise(9_876_543, 2));
+        let client = exchange(stage.client_far.try_clone().unwrap(), up.clone());
+        let origin = exchange(stage.origin_far.try_clone().unwrap(), down.clone());
+        let until = clock::now() + Duration::from_secs(60);
+        loop {
+            stage.client.forget();
+            stage.origin.forget();
+            match stage.relay.turn(&mut stage.client, &mut stage.origin, &mut stage.buffers) {
+                Turn::Over => break,
+                Turn::Broken(error) => panic!("{error}"),
+                Turn::Again | Turn::Wait => {}
+            }
+            assert!(clock::now() < until, "it never ends");
+        }
+        assert!(origin.join().unwrap() == up, "pipes: {has_pipes}");
+        assert!(client.join().unwrap() == down, "pipes: {has_pipes}");
+        let counted = (stage.relay.up.bytes(), stage.relay.down.bytes());
+        assert_eq!(counted, (up.len() as u64, down.len() as u64));
+        assert!(stage.holds_no_buffer(), "an idle direction holds neither buffer nor pipe");
+        assert_eq!(stage.buffers.pipes.lend().is_some(), has_pipes);
+        drop(lent);
+    }
+}
+
+#[test]
+fn a_reader_that_is_gone_in_the_midst_of_bulk_leaves_no_pipe_to_others() {
+    let mut stage = Stage::new(b"", b"");
+    let mut writer = stage.client_far.try_clone().unwrap();
+    let sender = std::thread::spawn(move || drop(writer.write_all(&noise(32_000_000, 3))));
+    let until = clock::now() + Duration::from_secs(60);
+    while !matches!(stage.relay.up.waiting, Some(Load::Pipe(_))) {
+        stage.settle();
+        assert!(clock::now() < until, "nothing is spliced");
+    }
+    SockRef::from(&stage.origin_far).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(std::mem::replace(&mut stage.origin_far, connection().0));
+    // Only an event of the kernel tells a reset from an end here.
+    stage.settle_until(|turn| matches!(turn, Turn::Broken(_) | Turn::Over));
+    let Stage { relay, mut buffers, client_far, client, .. } = stage;
+    relay.release(&mut buffers);
+    assert_eq!(buffers.pipes.lend().map(|pipe| pipe.held()), Some(0));
+    drop((client_far, client));
+    sender.join().unwrap();
 }
