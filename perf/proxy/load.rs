@@ -1,0 +1,352 @@
+//! The clients: what they ask of a proxy, and what they see of it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use corelane::lab::wait_until;
+use corelane::sys::clock;
+
+use super::Failure;
+use super::origin::{CHUNK_LEN, Origins};
+
+/// How long one read, write or connection may take.
+const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// Load runs for so long before it is measured.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Clients that come again and again at the same time.
+const COMERS: usize = 16;
+/// Connections over which requests are spread.
+const REQUESTERS: u32 = 10;
+/// Requests per second, all connections together.
+const REQUESTS_PER_SECOND: u32 = 1000;
+const REQUEST_LEN: usize = 64;
+/// How long it may take until all idle connections stand.
+const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// Bytes of the longest answer to CONNECT.
+const ANSWER_LEN_MAX: usize = 4096;
+
+/// The way to an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    Direct,
+    /// SOCKS5 without authentication (RFC 1928).
+    Socks5(SocketAddr),
+    /// HTTP's CONNECT (RFC 9110 section 9.3.6).
+    Connect(SocketAddr),
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From the origin to the client.
+    Down,
+    Up,
+}
+
+/// What happened while it was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Bytes, or connections.
+    pub(crate) count: u64,
+    pub(crate) seconds: f64,
+    /// What the proxy's processes used.
+    pub(crate) cpu_seconds: f64,
+}
+
+/// CPU time in seconds that the proxy has used.
+pub(crate) type CpuClock<'a> = &'a dyn Fn() -> Result<f64, Failure>;
+
+impl Road {
+    /// A connection to `target`, which takes part in nothing yet.
+    pub(crate) fn reach(self, target: SocketAddr) -> io::Result<TcpStream> {
+        let SocketAddr::V4(target_v4) = target else {
+            return Err(io::Error::other("origins have IPv4 addresses"));
+        };
+        match self {
+            Self::Direct => connect(target),
+            Self::Socks5(proxy) => {
+                let mut stream = connect(proxy)?;
+                ask_by_socks5(&mut stream, target_v4)?;
+                Ok(stream)
+            }
+            Self::Connect(proxy) => {
+                let mut stream = connect(proxy)?;
+                ask_by_connect(&mut stream, target_v4)?;
+                Ok(stream)
+            }
+        }
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(STEP_WITHIN))?;
+    stream.set_write_timeout(Some(STEP_WITHIN))?;
+    Ok(stream)
+}
+
+/// Step by step, since not every proxy takes greeting and request at once.
+fn ask_by_socks5(stream: &mut (impl Read + Write), target: SocketAddrV4) -> io::Result<()> {
+    stream.write_all(&[5, 1, 0])?;
+    let mut choice = [0; 2];
+    stream.read_exact(&mut choice)?;
+    if choice != [5, 0] {
+        return Err(io::Error::other(format!("SOCKS5 method {choice:?}")));
+    }
+    let mut request = vec![5, 1, 0, 1];
+    request.extend_from_slice(&target.ip().octets());
+    request.extend_from_slice(&target.port().to_be_bytes());
+    stream.write_all(&request)?;
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply)?;
+    match reply {
+        [5, 0, _, 1, ..] => Ok(()),
+        _ => Err(io::Error::other(format!("SOCKS5 reply {reply:?}"))),
+    }
+}
+
+/// Reads byte by byte to the end of the head, since what follows is the origin's.
+fn ask_by_connect(stream: &mut (impl Read + Write), target: SocketAddrV4) -> io::Result<()> {
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        answer.extend(byte);
+        if answer.len() > ANSWER_LEN_MAX {
+            return Err(io::Error::other("the answer to CONNECT does not end"));
+        }
+    }
+    let is_done = answer.starts_with(b"HTTP/1.") && answer.get(9..10) == Some(b"2");
+    let text = String::from_utf8_lossy(&answer);
+    is_done.then_some(()).ok_or_else(|| io::Error::other(format!("CONNECT: {text}")))
+}
+
+/// Looks at a load that is running.
+fn look(lasts: Duration, cpu: CpuClock<'_>, count: impl Fn() -> u64) -> Result<Span, Failure> {
+    thread::sleep(WARM_UP);
+    let (begun, cpu_before, before) = (clock::now(), cpu()?, count());
+    thread::sleep(lasts);
+    let (count, seconds) = (count() - before, (clock::now() - begun).as_secs_f64());
+    Ok(Span { count, seconds, cpu_seconds: cpu()? - cpu_before })
+}
+
+/// Bytes that arrive over `streams` connections.
+pub(crate) fn bulk(
+    road: Road,
+    origins: &Origins,
+    way: Way,
+    streams: usize,
+    lasts: Duration,
+    cpu: CpuClock<'_>,
+) -> Result<Span, Failure> {
+    let target = if way == Way::Down { origins.source } else { origins.sink };
+    let connections: Vec<_> =
+        (0..streams).map(|_| road.reach(target)).collect::<io::Result<_>>()?;
+    let read = AtomicU64::new(0);
+    let count = || match way {
+        Way::Down => read.load(Ordering::Relaxed),
+        Way::Up => origins.sunk(),
+    };
+    let span = thread::scope(|scope| {
+        for stream in &connections {
+            scope.spawn(|| match way {
+                Way::Down => read_on(stream, &read),
+                Way::Up => write_on(stream),
+            });
+        }
+        let span = look(lasts, cpu, count);
+        for stream in &connections {
+            // It ends the thread's next step, and fails only if the stream has ended before.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        span
+    })?;
+    if span.count == 0 { Err("nothing arrived".into()) } else { Ok(span) }
+}
+
+fn read_on(mut stream: &TcpStream, count: &AtomicU64) {
+    let mut buffer = vec![0; CHUNK_LEN];
+    while let Ok(len @ 1..) = stream.read(&mut buffer) {
+        count.fetch_add(len as u64, Ordering::Relaxed);
+    }
+}
+
+fn write_on(mut stream: &TcpStream) {
+    let chunk = vec![0x5a; CHUNK_LEN];
+    while stream.write_all(&chunk).is_ok() {}
+}
+
+/// Connections that are made, greeted and closed, one after the other by each of the comers.
+pub(crate) fn connections(
+    road: Road,
+    origins: &Origins,
+    lasts: Duration,
+    cpu: CpuClock<'_>,
+) -> Result<Span, Failure> {
+    let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let come = || -> io::Result<()> {
+        while !over.load(Ordering::Relaxed) {
+            let mut greeting = Vec::new();
+            road.reach(origins.greeter)?.read_to_end(&mut greeting)?;
+            if greeting != b"!" {
+                return Err(io::Error::other(format!("the greeting is {greeting:?}")));
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let comers: Vec<_> = (0..COMERS).map(|_| scope.spawn(come)).collect();
+        let span = look(lasts, cpu, || done.load(Ordering::Relaxed));
+        over.store(true, Ordering::Relaxed);
+        for comer in comers {
+            comer.join().map_err(|_| "a client panicked")??;
+        }
+        span
+    })
+}
+
+/// Microseconds from a request to its answer, over connections that stay open.
+pub(crate) fn round_trips(
+    road: Road,
+    origins: &Origins,
+    lasts: Duration,
+) -> Result<Vec<f64>, Failure> {
+    let interval = Duration::from_secs(1) * REQUESTERS / REQUESTS_PER_SECOND;
+    let each = lasts.div_duration_f64(interval).ceil() as u32;
+    let begin = clock::now() + WARM_UP;
+    let request = |number: u32| -> io::Result<Vec<f64>> {
+        let mut stream = road.reach(origins.echo)?;
+        let mut due = begin + interval * number / REQUESTERS;
+        let (mut took, mut message) = (Vec::new(), [0x2a; REQUEST_LEN]);
+        for _ in 0..each {
+            thread::sleep(due.saturating_duration_since(clock::now()));
+            let sent = clock::now();
+            stream.write_all(&message)?;
+            stream.read_exact(&mut message)?;
+            took.push((clock::now() - sent).as_secs_f64() * 1e6);
+            due += interval;
+        }
+        Ok(took)
+    };
+    thread::scope(|scope| {
+        let requesters: Vec<_> =
+            (0..REQUESTERS).map(|number| scope.spawn(move || request(number))).collect();
+        let mut all = Vec::new();
+        for requester in requesters {
+            all.extend(requester.join().map_err(|_| "a client panicked")??);
+        }
+        Ok(all)
+    })
+}
+
+/// Bytes of memory that the proxy has more when `count` connections stand and are silent.
+pub(crate) fn idle(
+    road: Road,
+    origins: &Origins,
+    count: usize,
+    memory: &dyn Fn() -> Result<u64, Failure>,
+) -> Result<u64, Failure> {
+    let before = memory()?;
+    let (next, deadline) = (AtomicUsize::new(0), clock::now() + IDLE_WITHIN);
+    let open = || -> io::Result<Vec<TcpStream>> {
+        let mut open = Vec::new();
+        while next.fetch_add(1, Ordering::Relaxed) < count && clock::now() < deadline {
+            open.push(road.reach(origins.keeper)?);
+        }
+        Ok(open)
+    };
+    let opened: Vec<_> = thread::scope(|scope| {
+        let openers: Vec<_> = (0..COMERS).map(|_| scope.spawn(open)).collect();
+        openers.into_iter().map(|opener| opener.join()).collect()
+    });
+    let outcome = (|| {
+        let mut streams = Vec::new();
+        for part in opened {
+            streams.extend(part.map_err(|_| "a client panicked")??);
+        }
+        if streams.len() < count {
+            let held = streams.len();
+            return Err(format!("only {held} connections within {IDLE_WITHIN:?}").into());
+        }
+        wait_until(STEP_WITHIN, "the origin to have all connections", || {
+            (origins.kept() >= count).then_some(())
+        })?;
+        Ok(memory()?.saturating_sub(before))
+    })();
+    origins.let_go();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ask_by_connect, ask_by_socks5};
+    use std::io::{self, Cursor, Read, Write};
+    use std::net::SocketAddrV4;
+
+    /// A proxy that answers what it was told to.
+    struct Proxy {
+        answers: Cursor<&'static [u8]>,
+        asked: Vec<u8>,
+    }
+
+    impl Proxy {
+        fn new(answers: &'static [u8]) -> Self {
+            Self { answers: Cursor::new(answers), asked: Vec::new() }
+        }
+
+        fn rest(self) -> Vec<u8> {
+            self.answers.bytes().collect::<io::Result<_>>().unwrap()
+        }
+    }
+
+    impl Read for Proxy {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.answers.read(buffer)
+        }
+    }
+
+    impl Write for Proxy {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.asked.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn target() -> SocketAddrV4 {
+        "127.0.0.1:258".parse().unwrap()
+    }
+
+    #[test]
+    fn socks5_is_asked_and_no_byte_of_the_origin_is_read() {
+        let mut proxy = Proxy::new(b"\x05\x00\x05\x00\x00\x01abcdef!");
+        ask_by_socks5(&mut proxy, target()).unwrap();
+        assert_eq!(proxy.asked, b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x01\x02");
+        assert_eq!(proxy.rest(), b"!");
+        for refusal in [&b"\x05\xff"[..], b"\x05\x00\x05\x05\x00\x01abcdef"] {
+            ask_by_socks5(&mut Proxy::new(refusal), target()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn connect_is_asked_and_no_byte_of_the_origin_is_read() {
+        let mut proxy = Proxy::new(b"HTTP/1.0 200 OK\r\nVia: x\r\n\r\n!");
+        ask_by_connect(&mut proxy, target()).unwrap();
+        assert!(proxy.asked.starts_with(b"CONNECT 127.0.0.1:258 HTTP/1.1\r\nHost: "));
+        assert_eq!(proxy.rest(), b"!");
+        let refusals = [&b"HTTP/1.1 403 No\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n", b"2"];
+        for refusal in refusals {
+            ask_by_connect(&mut Proxy::new(refusal), target()).unwrap_err();
+        }
+    }
+}
