@@ -10,6 +10,9 @@ pub const CLIENT_MESSAGE_LEN_MAX: usize = 4096;
 pub const SERVER_MESSAGE_LEN_MAX: usize = 64 * 1024;
 /// How deep objects and lists may stand in each other in a message. Ours need two levels.
 pub const MESSAGE_DEPTH_MAX: usize = 3;
+/// How far the login thread stands back for those that move packets, as a nice value: beside a
+/// thread that is always busy it has a tenth of their CPU, some fifty TLS handshakes a second.
+pub const LOGIN_NICE: i32 = 10;
 /// How long the TLS handshake of a client may take, unless configured otherwise.
 pub const LOGIN_HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a client may then take to log in, unless configured otherwise: a person may have to

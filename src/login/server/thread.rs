@@ -14,10 +14,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::{Events, Interest, Poll, Token, Waker};
 use thiserror::Error;
 
-use crate::limits::{LOGIN_ACCEPT_RETRY, LOGIN_ACCEPTS_PER_TURN, LOGIN_CLOSE_WITHIN};
+use crate::limits::{LOGIN_ACCEPT_RETRY, LOGIN_ACCEPTS_PER_TURN, LOGIN_CLOSE_WITHIN, LOGIN_NICE};
 use crate::login::message::{LeaseTerms, RefusalCode};
 use crate::login::tls::{TlsFiles, TlsSetupError};
-use crate::sys::clock;
+use crate::sys::{clock, process};
 
 use super::connections::Connections;
 use super::files::FilesWatch;
@@ -123,7 +123,12 @@ impl LoginThread {
         let accept = vec![Knocking::Perhaps; addresses.len()];
         let mut state = Loop { poll, orders, listeners, accept, files, connections };
         let thread = std::thread::Builder::new().name("login".to_owned());
-        let thread = thread.spawn(move || state.run())?;
+        let thread = thread.spawn(move || {
+            if let Err(error) = process::stand_back(LOGIN_NICE) {
+                log::warn!("logins may cost other work some speed: {error}");
+            }
+            state.run();
+        })?;
         Ok(Self { handle, addresses, thread: Some(thread) })
     }
 
