@@ -48,9 +48,9 @@ impl From<RoleArg> for Role {
 pub(crate) fn run(command: ConfigCommand) -> Result<(), CliError> {
     match command {
         ConfigCommand::Check { file } => {
-            let (role, report) = config::check_file(&file)?;
+            let (command, report) = config::check_file(&file)?;
             output::warn(&report.to_string());
-            output::print(&format!("{}: ok for `{}`\n", file.display(), role.command()))
+            output::print(&format!("{}: ok for `{}`\n", file.display(), command))
         }
         ConfigCommand::Show { effective: _, file, role, set } => {
             let source =

@@ -27,6 +27,11 @@ pub struct ProxyConfig {
     pub log: LogConfig,
 }
 
+impl ProxyConfig {
+    /// The command that takes it.
+    pub(crate) const COMMAND: &str = "corelane proxy";
+}
+
 /// One `[[proxy]]` and where it is.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyTable {

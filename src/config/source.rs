@@ -193,11 +193,12 @@ impl Source {
     }
 }
 
-/// Checks a file as `corelane config check` does, the key files it names included.
+/// Checks a file as `corelane config check` does, the key files it names included. Returns the
+/// command that it is for as well.
 ///
 /// # Errors
 /// The file cannot be read, or there is an error in it; a report without errors holds warnings.
-pub fn check_file(path: &Path) -> Result<(Role, Report), ConfigError> {
+pub fn check_file(path: &Path) -> Result<(&'static str, Report), ConfigError> {
     let text = read_text(path)?;
     check(&path.display().to_string(), &text, secrets::check_files)
 }
@@ -206,7 +207,7 @@ pub fn check_file(path: &Path) -> Result<(Role, Report), ConfigError> {
 ///
 /// # Errors
 /// There is an error in it.
-pub fn check_bytes(name: &str, bytes: &[u8]) -> Result<(Role, Report), ConfigError> {
+pub fn check_bytes(name: &str, bytes: &[u8]) -> Result<(&'static str, Report), ConfigError> {
     let text = utf8(name, bytes.to_vec())?;
     check(name, &text, |_, _, _| ())
 }
@@ -215,7 +216,7 @@ fn check(
     name: &str,
     text: &str,
     check_files: impl FnOnce(&Sections, Role, &mut Problems),
-) -> Result<(Role, Report), ConfigError> {
+) -> Result<(&'static str, Report), ConfigError> {
     let mut problems = Problems::default();
     let found = document::role_of(text);
     if found.is_none() {
@@ -227,9 +228,11 @@ fn check(
     }
     let role = found.unwrap_or(Role::Server);
     let sections = document::read(text, role, &mut problems);
+    let mut command = role.command();
     if found.is_some() {
         match role {
             Role::Server if sections.is_proxy_alone() => {
+                command = ProxyConfig::COMMAND;
                 drop(build::proxy(&sections, &mut problems));
             }
             Role::Server => drop(build::serve(&sections, &mut problems)),
@@ -239,7 +242,7 @@ fn check(
     }
     let has_errors = problems.has_errors();
     let report = problems.into_report(name, text);
-    if has_errors { Err(ConfigError::Invalid(report)) } else { Ok((role, report)) }
+    if has_errors { Err(ConfigError::Invalid(report)) } else { Ok((command, report)) }
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {

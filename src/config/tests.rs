@@ -433,6 +433,26 @@ fn a_client_that_logs_in_needs_no_more_than_a_server() {
 }
 
 #[test]
+fn a_file_with_proxies_alone_is_one_for_the_proxy() {
+    let proxies = "[[proxy]]\nlisten = [\"tcp://127.0.0.1:1080\"]\n";
+    let (command, report) = check_bytes("f", proxies.as_bytes()).unwrap();
+    assert_eq!((command, report.is_empty()), ("corelane proxy", true));
+    let (command, _) = check_bytes("f", server(proxies).as_bytes()).unwrap();
+    assert_eq!(command, "corelane serve");
+    for (proxies, what) in [
+        ("[[proxy]]\n", "nowhere to listen"),
+        ("[[proxy]]\nlisten = [\"[::]:1\"]\n", "an open one"),
+        ("[[proxy]]\nlisten = [\"[::1]:1\"]\nprotocols = []\n", "no protocol is left"),
+        ("[[proxy]]\nlisten = [\"[::1]:1\", \"[::1]:1\"]\n", "twice"),
+        ("[proxy]\nlisten = [\"[::1]:1\"]\n", "write `[[proxy]]`"),
+        ("[[proxy]]\nallow = [\"10.0.0.0/99\"]\n", "a prefix such as"),
+    ] {
+        let lines = lines(proxies);
+        assert!(lines.iter().any(|line| line.contains(what)), "{proxies}: {lines:?}");
+    }
+}
+
+#[test]
 fn a_lease_is_what_the_tunnel_is_unless_the_configuration_says_more() {
     let load = |more: &str| {
         let directory = tempfile::tempdir().unwrap();

@@ -1,12 +1,16 @@
 //! A running gateway, and origins for it.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use corelane::handshake::keys::PrivateKey;
+use corelane::lab::Host;
 use corelane::sys::clock;
 use corelane::sys::signal::terminate;
 use corelane::telemetry::status::{ProxyStatus, StatusReport};
@@ -35,11 +39,25 @@ impl Gateway {
         Self::run(&[], Some(config))
     }
 
-    fn run(flags: &[&str], config: Option<&str>) -> Self {
+    /// One beside the tunnel of a server on `host`, whose file is `config` and which has a key.
+    pub(crate) fn start_beside_a_tunnel(host: &Host, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("status.sock");
+        let key = directory.path().join("key");
+        std::fs::write(&key, PrivateKey::generate(&mut rand::rng()).to_base64()).unwrap();
+        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        let mut command = host.command(env!("CARGO_BIN_EXE_corelane")).unwrap();
+        command.arg("serve").arg("--private-key-file").arg(&key);
+        Self::spawn(command, directory, Some(config))
+    }
+
+    fn run(flags: &[&str], config: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
-        command.arg("proxy").args(flags).arg("--status-socket").arg(&socket);
+        command.arg("proxy").args(flags);
+        Self::spawn(command, tempfile::tempdir().unwrap(), config)
+    }
+
+    fn spawn(mut command: Command, directory: TempDir, config: Option<&str>) -> Self {
+        command.arg("--status-socket").arg(directory.path().join("status.sock"));
         if let Some(config) = config {
             let file = directory.path().join("proxy.toml");
             std::fs::write(&file, config).unwrap();
@@ -95,10 +113,12 @@ impl Gateway {
         self.ask(&["reload"]);
     }
 
+    pub(crate) fn report(&self) -> StatusReport {
+        serde_json::from_str(&self.ask(&["status", "--json"])).unwrap()
+    }
+
     pub(crate) fn status(&self) -> ProxyStatus {
-        let report: StatusReport = serde_json::from_str(&self.ask(&["status", "--json"])).unwrap();
-        assert_eq!(report.role, "proxy");
-        report.proxy.unwrap()
+        self.report().proxy.unwrap()
     }
 
     /// The status in the words that people read.
@@ -136,10 +156,7 @@ impl Gateway {
     /// A connection through the gateway, by SOCKS5.
     pub(crate) fn reach(&self, origin: SocketAddr) -> TcpStream {
         let mut stream = self.connect();
-        stream.write_all(&greeting_and_request(origin)).unwrap();
-        assert_eq!(read_exactly(&mut stream, 2), [5, 0]);
-        let reply = read_exactly(&mut stream, 10);
-        assert_eq!(reply[..4], [5, 0, 0, 1], "{reply:?}");
+        assert_eq!(ask_for(&mut stream, origin), 0);
         stream
     }
 
@@ -187,6 +204,13 @@ pub(crate) fn greeting_and_request(origin: SocketAddr) -> Vec<u8> {
     bytes.extend_from_slice(&origin.ip().octets());
     bytes.extend_from_slice(&origin.port().to_be_bytes());
     bytes
+}
+
+/// Asks for an origin by SOCKS5; returns the reply (REP of RFC 1928 section 6).
+pub(crate) fn ask_for(stream: &mut TcpStream, origin: SocketAddr) -> u8 {
+    stream.write_all(&greeting_and_request(origin)).unwrap();
+    assert_eq!(read_exactly(stream, 2), [5, 0]);
+    read_exactly(stream, 10)[1]
 }
 
 pub(crate) fn read_exactly(stream: &mut TcpStream, len: usize) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure of the harness fails the test")]
 
+mod beside;
 mod clients;
 mod harness;
 mod life;
