@@ -95,6 +95,37 @@ fn a_demo_of_logins_shows_every_promise_and_leaves_nothing() {
 }
 
 #[test]
+fn a_demo_of_the_gateway_shows_every_protocol_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let output = demo(directory.path())
+        .args(["--proxy", "--duration", "0.5", "--workers", "2", "--json", "--keep-logs"])
+        .arg(logs.path())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["schema"], &report["workers"]), (&1.into(), &2.into()));
+    for part in ["requests", "routes"] {
+        let rows = report[part].as_array().unwrap();
+        let by: Vec<_> = rows.iter().map(|row| row["by"].as_str().unwrap()).collect();
+        assert_eq!(by, ["direct", "SOCKS5", "SOCKS4a", "HTTP CONNECT"], "{part}");
+    }
+    for route in &report["routes"].as_array().unwrap()[1..] {
+        assert!(route["bps"].as_f64().unwrap() > 1e6, "{route}");
+        assert!(route["cpu_s_per_gb"].as_f64().unwrap() > 0.0, "{route}");
+    }
+    let refusals = report["refusals"].as_array().unwrap();
+    let answers: Vec<_> = refusals.iter().map(|row| row["answer"].as_str().unwrap()).collect();
+    assert_eq!(answers, ["02", "403", "02", "403"]);
+    // Three pages and three throughputs were let through, four requests were not.
+    assert_eq!((&report["clients"], &report["origins_reached"]), (&10.into(), &6.into()));
+    assert!(logs.path().join("gateway.log").is_file());
+    assert_nothing_left(directory.path());
+}
+
+#[test]
 fn a_signal_in_the_middle_ends_everything_with_a_word() {
     for signal in ["INT", "TERM"] {
         let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::bench::StopFlag;
 use crate::cli::{CliError, output};
-use crate::demo::{Demo, DemoError, DemoOptions, DemoReport, LoginReport, Progress, show_logins};
+use crate::demo::{
+    Demo, DemoError, DemoOptions, DemoReport, GatewayReport, LoginReport, Progress, show_gateway,
+    show_logins,
+};
 use crate::exit::ExitCode;
 use crate::lab::LabError;
 use crate::limits::{TUN_MTU_MAX, TUN_MTU_MIN, WORKERS_MAX};
@@ -39,6 +42,9 @@ pub struct DemoArgs {
     /// or they are disabled
     #[arg(long, conflicts_with_all = ["mtu", "hold"])]
     login: bool,
+    /// Show instead the proxy gateway: a client, the gateway and an origin
+    #[arg(long, conflicts_with_all = ["mtu", "hold", "login"])]
+    proxy: bool,
     /// Leave the logs of the daemons in this directory
     #[arg(long, value_name = "DIR")]
     keep_logs: Option<PathBuf>,
@@ -73,6 +79,12 @@ pub fn run(args: DemoArgs) -> Result<(), CliError> {
         progress.end();
         let report = outcome?;
         return show(args.json, &report, LoginReport::render);
+    }
+    if args.proxy {
+        let outcome = show_gateway(&options, &stop, &mut tell);
+        progress.end();
+        let report = outcome?;
+        return show(args.json, &report, GatewayReport::render);
     }
     let outcome = Demo::start(options, stop, &mut tell).and_then(|mut demo| {
         let report = demo.measure(&mut tell)?;
@@ -189,6 +201,8 @@ mod tests {
             "--workers 129",
             "--mtu 1279",
             "--mtu 65535",
+            "--proxy --login",
+            "--proxy --hold",
             "extra",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -9,11 +9,12 @@
 //! step within a tick.
 //!
 //! [`show_logins`] is another demo: people log in, UDP is blocked, a server dies, a user is
-//! disabled.
+//! disabled. [`show_gateway`] is that of the proxy gateway.
 
 mod daemon;
 mod directory;
 mod error;
+mod gateway;
 mod logins;
 mod measure;
 mod ping;
@@ -28,6 +29,9 @@ use std::thread;
 use std::time::Duration;
 
 pub use error::DemoError;
+pub use gateway::{
+    GATEWAY_DEMO_SCHEMA, GatewayReport, RefusalRow, RequestRow, RouteRow, show_gateway,
+};
 pub use logins::{
     CarrierFacts, FailoverFacts, LOGIN_DEMO_SCHEMA, LoginReport, RevocationFacts, show_logins,
 };

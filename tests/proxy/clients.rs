@@ -1,8 +1,9 @@
 //! What people use.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
-use crate::harness::{Gateway, http};
+use crate::harness::{Gateway, echo, http};
 
 /// Runs curl through the gateway; returns its exit code and what it got.
 fn curl(arguments: &[&str]) -> (Option<i32>, String) {
@@ -52,4 +53,102 @@ fn a_protocol_that_is_not_spoken_is_refused() {
         assert_ne!(code, Some(0), "{flags:?}");
     }
     gateway.await_status("both are refused", |status| status.refused["malformed"] == 2);
+}
+
+/// Runs a Python script through the gateway; what it printed. The distribution's Python is the one
+/// that has its packages.
+fn python(script: &str, arguments: &[&str]) -> String {
+    let output =
+        Command::new("/usr/bin/python3").args(["-c", script]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn requests_reaches_an_origin_by_each_protocol() {
+    // The environment's proxies are not the ones to test.
+    const SCRIPT: &str = "\
+import sys, requests
+session = requests.Session()
+session.trust_env = False
+proxy, url = sys.argv[1:]
+print(session.get(url, proxies={'http': proxy}, timeout=60).text, end='')
+";
+    let gateway = Gateway::start(&[]);
+    let origin = http("the page");
+    let by_address = format!("http://{origin}/");
+    let by_name = format!("http://localhost:{}/", origin.port());
+    for (scheme, url) in [
+        ("socks5", &by_address),
+        ("socks5h", &by_name),
+        ("socks4", &by_address),
+        ("socks4a", &by_name),
+    ] {
+        let proxy = format!("{scheme}://{}", gateway.address);
+        assert_eq!(python(SCRIPT, &[&proxy, url]), "the page", "{scheme}");
+    }
+    assert_eq!(gateway.status().reached, 4);
+}
+
+#[test]
+fn pysocks_makes_a_tunnel_by_connect() {
+    const SCRIPT: &str = "\
+import sys, socks
+port, origin = int(sys.argv[1]), int(sys.argv[2])
+stream = socks.socksocket()
+stream.set_proxy(socks.HTTP, '127.0.0.1', port)
+stream.settimeout(60)
+stream.connect(('localhost', origin))
+stream.sendall(b'there and back')
+print(stream.recv(100).decode(), end='')
+";
+    let gateway = Gateway::start(&[]);
+    let ports = [gateway.address.port(), echo().port()].map(|port| port.to_string());
+    assert_eq!(python(SCRIPT, &[&ports[0], &ports[1]]), "there and back");
+    assert_eq!(gateway.status().reached, 1);
+}
+
+#[test]
+fn ncat_is_echoed_by_each_protocol_and_ends_with_its_input() {
+    let gateway = Gateway::start(&[]);
+    let (proxy, port) = (gateway.address.to_string(), echo().port().to_string());
+    for (kind, host) in [
+        ("socks5", "127.0.0.1"),
+        ("socks4", "127.0.0.1"),
+        ("http", "127.0.0.1"),
+        ("http", "localhost"),
+    ] {
+        let mut child = Command::new("ncat")
+            .args(["--proxy", &proxy, "--proxy-type", kind, "-w", "60", host, &port])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Dropping it ends the input, which the echo sees and ends, too.
+        child.stdin.take().unwrap().write_all(b"there and back").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{kind} {host}");
+        assert_eq!(output.stdout, b"there and back", "{kind} {host}");
+    }
+    assert_eq!(gateway.status().reached, 4);
+}
+
+#[test]
+fn a_browser_shows_a_page_through_socks5() {
+    let gateway = Gateway::start(&[]);
+    let url = format!("http://localhost:{}/", http("<p>the page</p>").port());
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new("timeout")
+        .args(["60", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-dev-shm-usage"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("--proxy-server=socks5://{}", gateway.address))
+        // Otherwise loopback is reached without the proxy.
+        .args(["--proxy-bypass-list=<-loopback>", "--dump-dom", &url])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("<p>the page</p>"), "{text}{errors}");
+    assert!(gateway.status().reached > 0);
 }

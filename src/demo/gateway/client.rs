@@ -1,0 +1,180 @@
+//! A client as a library would write it: it speaks each protocol byte by byte and shares nothing
+//! with the gateway.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::time::Duration;
+
+use crate::bench::StopFlag;
+use crate::sys::clock;
+
+/// How long one step may take.
+const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of the longest answer to CONNECT, and of the longest page.
+const ANSWER_LEN_MAX: usize = 4096;
+/// Bytes that are read at once.
+const CHUNK_LEN: usize = 256 * 1024;
+
+/// How a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Socks5,
+    Socks4a,
+    Connect,
+}
+
+/// How a client gets to an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Road {
+    Direct,
+    Through(Protocol),
+}
+
+/// Why it does not get there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// The gateway does not do it, and says why in this code.
+    #[error("refused ({0})")]
+    Refused(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Road {
+    /// The direct one first, with which others are compared.
+    pub(super) const ALL: [Self; 4] = [
+        Self::Direct,
+        Self::Through(Protocol::Socks5),
+        Self::Through(Protocol::Socks4a),
+        Self::Through(Protocol::Connect),
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Through(Protocol::Socks5) => "SOCKS5",
+            Self::Through(Protocol::Socks4a) => "SOCKS4a",
+            Self::Through(Protocol::Connect) => "HTTP CONNECT",
+        }
+    }
+}
+
+/// A connection to `target`.
+pub(super) fn reach(
+    road: Road,
+    gateway: SocketAddrV4,
+    target: SocketAddrV4,
+) -> Result<TcpStream, AskError> {
+    let Road::Through(protocol) = road else { return Ok(connect(target)?) };
+    let mut stream = connect(gateway)?;
+    match protocol {
+        Protocol::Socks5 => ask_by_socks5(&mut stream, target)?,
+        Protocol::Socks4a => ask_by_socks4a(&mut stream, target)?,
+        Protocol::Connect => ask_by_connect(&mut stream, target)?,
+    }
+    Ok(stream)
+}
+
+/// The page that `origin` has.
+pub(super) fn fetch(
+    road: Road,
+    gateway: SocketAddrV4,
+    origin: SocketAddrV4,
+) -> Result<Vec<u8>, AskError> {
+    let mut stream = reach(road, gateway, origin)?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    read_head(&mut stream)?;
+    let mut page = Vec::new();
+    stream.take(ANSWER_LEN_MAX as u64).read_to_end(&mut page)?;
+    Ok(page)
+}
+
+/// Reads from `source` for as long as told; bytes, and the seconds that it took.
+pub(super) fn read_for(
+    road: Road,
+    gateway: SocketAddrV4,
+    source: SocketAddrV4,
+    duration: Duration,
+    stop: &StopFlag,
+) -> Result<(u64, f64), AskError> {
+    let mut stream = reach(road, gateway, source)?;
+    let (mut buffer, mut bytes, began) = (vec![0; CHUNK_LEN], 0, clock::now());
+    loop {
+        let took = clock::now().duration_since(began);
+        if took >= duration || stop.is_raised() {
+            return Ok((bytes, took.as_secs_f64()));
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            len => bytes += len as u64,
+        }
+    }
+}
+
+fn connect(address: SocketAddrV4) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(address), STEP_WITHIN)?;
+    stream.set_read_timeout(Some(STEP_WITHIN))?;
+    stream.set_write_timeout(Some(STEP_WITHIN))?;
+    Ok(stream)
+}
+
+/// RFC 1928, without authentication.
+fn ask_by_socks5(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), AskError> {
+    stream.write_all(&[5, 1, 0])?;
+    let [_, method] = read_array(stream)?;
+    if method != 0 {
+        return Err(AskError::Refused(format!("method {method:02x}")));
+    }
+    let mut request = vec![5, 1, 0, 1];
+    request.extend_from_slice(&target.ip().octets());
+    request.extend_from_slice(&target.port().to_be_bytes());
+    stream.write_all(&request)?;
+    match read_array::<10>(stream)? {
+        [_, 0, ..] => Ok(()),
+        [_, code, ..] => Err(AskError::Refused(format!("{code:02x}"))),
+    }
+}
+
+/// The gateway gets the host as a text, as it would get a name (0.0.0.1 says that one follows).
+fn ask_by_socks4a(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), AskError> {
+    let mut request = vec![4, 1];
+    request.extend_from_slice(&target.port().to_be_bytes());
+    request.extend_from_slice(&[0, 0, 0, 1, 0]);
+    request.extend_from_slice(target.ip().to_string().as_bytes());
+    request.push(0);
+    stream.write_all(&request)?;
+    match read_array::<8>(stream)? {
+        [_, 90, ..] => Ok(()),
+        [_, code, ..] => Err(AskError::Refused(code.to_string())),
+    }
+}
+
+/// RFC 9110 section 9.3.6.
+fn ask_by_connect(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), AskError> {
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let head = read_head(stream)?;
+    match head.split_whitespace().nth(1) {
+        Some(code) if code.starts_with('2') => Ok(()),
+        code => Err(AskError::Refused(code.unwrap_or("no status").to_owned())),
+    }
+}
+
+/// Reads to the end of a head and no byte further.
+fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(read_array::<1>(stream)?);
+        if head.len() > ANSWER_LEN_MAX {
+            return Err(io::Error::other("the answer does not end"));
+        }
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+fn read_array<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
