@@ -235,7 +235,9 @@ impl Client {
     pub(super) fn way_timeout(&self) -> Option<Instant> {
         let has_work = self.current.is_some() || self.attempt.is_some();
         let tick_at = self.way.tick_at;
-        let due = self.way.loss.poll_timeout().map_or(tick_at, |due| due.min(tick_at));
+        // Without a session nothing is asked, whatever was carried before.
+        let loss = self.current.as_ref().and_then(|_| self.way.loss.poll_timeout());
+        let due = loss.map_or(tick_at, |due| due.min(tick_at));
         (self.way.watched && has_work).then_some(due)
     }
 

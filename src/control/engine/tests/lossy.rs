@@ -140,3 +140,16 @@ fn a_path_that_is_cut_is_no_loss_of_the_way() {
     assert_eq!(losses(&world), 0);
     assert!(told(&world, |event| matches!(event, EngineEvent::PathsReduced { .. })) > 0);
 }
+
+#[test]
+fn a_client_that_lost_its_session_amid_traffic_rests_between_its_tries() {
+    let mut world = watched(2, 2);
+    // After a goodbye something was carried a moment ago.
+    world.server.engine.request_close();
+    world.pump();
+    let lost = world.run_until(SECOND, |world| !world.client_status().connected);
+    assert!(lost.is_some());
+    world.filter = Box::new(|_, _| true);
+    world.run_for(SECOND * 30);
+    assert_eq!(world.oracle.objection(), None);
+}
