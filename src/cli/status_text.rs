@@ -83,7 +83,7 @@ fn head(out: &mut String, report: &StatusReport, paint: Paint) {
 }
 
 fn logins(accounts: &AccountsStatus) -> String {
-    let changes = match accounts.waiting_batches {
+    let changes = match accounts.waiting_batches + accounts.unkept_revocations {
         0 => "every change is stored".to_owned(),
         waiting => format!(
             "{} changes ({} KiB) wait for the database",
@@ -105,6 +105,7 @@ fn trouble(accounts: &AccountsStatus) -> Option<String> {
         reasons.push("the spool is full, so changes are refused".to_owned());
     }
     for (count, what) in [
+        (accounts.unkept_revocations as u64, "revocations are lost if the server ends now"),
         (accounts.refused_batches, "changes were refused by it (see the log)"),
         (accounts.rejected_batches, "changes had no room in the spool"),
     ] {
@@ -427,13 +428,15 @@ mod tests {
             waiting_bytes: 1025,
             refused_batches: 2,
             spool_full: true,
+            unkept_revocations: 1,
             database_away: Some("PostgreSQL: \u{1b}gone".to_owned()),
             database_away_s: Some(5.0),
             ..accounts
         });
         let ill = render(&report, None, false);
         for part in [
-            "3 changes (2 KiB) wait for the database",
+            "4 changes (2 KiB) wait for the database",
+            "; 1 revocations are lost if the server ends now",
             "database   away for 5 s: PostgreSQL: \u{fffd}gone; the spool is full",
             "; 2 changes were refused by it",
         ] {

@@ -66,6 +66,9 @@ pub struct AccountsStatus {
     pub rejected_batches: u64,
     /// Whether the spool has no room now.
     pub spool_full: bool,
+    /// Revocations that are in force and, for want of room in the spool, in memory only.
+    #[serde(default)]
+    pub unkept_revocations: usize,
     /// Why the database is away, if it is.
     pub database_away: Option<String>,
     /// Seconds since it was found to be away.

@@ -108,7 +108,13 @@ impl State {
         }
         // What came first is written first, or an order to let somebody in could be overtaken by
         // the one before it that let them out.
-        let written = self.write_owed().and_then(|()| self.write(&changes));
+        let written = match self.write_owed() {
+            Ok(()) => self.write(&changes),
+            Err(error) => {
+                self.status.rejected_batches += 1;
+                Err(error)
+            }
+        };
         match &written {
             Ok(_) => self.write_held(),
             Err(_) => changes.iter().for_each(|change| self.held.hold(change)),
@@ -131,7 +137,12 @@ impl State {
 
     fn write_owed(&mut self) -> Result<(), AppendError> {
         while let Some(changes) = self.owed.front().cloned() {
-            self.try_write(&changes)?;
+            // It is tried again and again: only that it succeeds is news.
+            let written = self.try_write(&changes);
+            if written.is_ok() {
+                self.note_room(&written);
+            }
+            written?;
             self.owed.pop_front();
         }
         Ok(())
@@ -173,22 +184,27 @@ impl State {
 
     fn write(&mut self, changes: &[Change]) -> Result<u64, AppendError> {
         let written = self.try_write(changes);
-        let is_full = matches!(written, Err(AppendError::Full | AppendError::Io(_)));
-        if is_full {
+        if is_full(&written) {
             self.status.rejected_batches += 1;
         }
-        if is_full != self.status.is_full {
-            self.status.is_full = is_full;
-            let path = self.spool.path().display();
-            match &written {
-                Err(error) => log::error!("{path}: changes cannot be kept: {error}"),
-                Ok(_) => log::info!(
-                    "{path}: changes can be kept again; {} were not",
-                    self.status.rejected_batches
-                ),
-            }
-        }
+        self.note_room(&written);
         written
+    }
+
+    /// Says so if there is room in the spool again, or no more.
+    fn note_room(&mut self, written: &Result<u64, AppendError>) {
+        let is_full = is_full(written);
+        if std::mem::replace(&mut self.status.is_full, is_full) == is_full {
+            return;
+        }
+        let path = self.spool.path().display();
+        match written {
+            Err(error) => log::error!("{path}: changes cannot be kept: {error}"),
+            Ok(_) => log::info!(
+                "{path}: changes can be kept again; {} were not",
+                self.status.rejected_batches
+            ),
+        }
     }
 
     fn try_write(&mut self, changes: &[Change]) -> Result<u64, AppendError> {
@@ -329,6 +345,11 @@ impl State {
         }
         self.echoed(known);
     }
+}
+
+/// Whether a batch was not written for want of room.
+fn is_full(written: &Result<u64, AppendError>) -> bool {
+    matches!(written, Err(AppendError::Full | AppendError::Io(_)))
 }
 
 /// The batch that a record holds.

@@ -334,7 +334,9 @@ fn a_revocation_needs_no_room_and_nothing_overtakes_it() {
     let mut state = State::new(spool, Vec::new(), 0);
     while state.append(vec![group("staff"); SPOOL_RECORD_LEN_MAX / 128]).is_ok() {}
     while state.append_or_owe(vec![Change::DeleteUser(Id(7))]).unwrap() {}
+    let rejected = state.status().rejected_batches;
     assert!(matches!(state.append(vec![group("s")]), Err(AppendError::Full)));
+    assert_eq!(state.status().rejected_batches, rejected + 1);
     let owed = |state: &State| state.status().owed_batches;
     assert_eq!((owed(&state), state.is_drained()), (1, false));
     for _ in 1..OWED_BATCHES_MAX {
@@ -342,7 +344,9 @@ fn a_revocation_needs_no_room_and_nothing_overtakes_it() {
     }
     assert!(state.append_or_owe(vec![Change::DeleteToken(Id(7))]).is_err(), "it is bounded");
     // There is room again: what was owed comes first, and in its order.
+    assert!(state.status().is_full);
     state.stored(state.status().pending_batches);
+    assert!(!state.status().is_full, "nothing needs to come that makes it known");
     state.append(vec![group("last")]).unwrap();
     let written: Vec<_> = state.next(OWED_BATCHES_MAX + 1);
     let content = |at: usize| String::from_utf8_lossy(&written[at].content).into_owned();

@@ -133,6 +133,7 @@ impl Desk {
             refused_batches: journal.refused_batches,
             rejected_batches: journal.rejected_batches,
             spool_full: journal.is_full,
+            unkept_revocations: journal.owed_batches,
             database_away: journal.away,
             database_away_s: journal.away_since.map(|since| away_for(since).as_secs_f64()),
         }
