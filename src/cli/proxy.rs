@@ -28,6 +28,15 @@ pub(crate) struct ProxyArgs {
     /// (proxy.allow_remote)
     #[arg(long, requires = "listen")]
     allow_remote: bool,
+    /// What is shown to clients at `--listen tls://ADDR:PORT`, in PEM (proxy.certificate_file)
+    #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>, requires = "listen")]
+    certificate_file: Option<PathBuf>,
+    /// Its private key, in PEM (proxy.key_file)
+    #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>, requires = "listen")]
+    key_file: Option<PathBuf>,
+    /// Let in only clients with a certificate of this authority, in PEM (proxy.client_ca_file)
+    #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>, requires = "listen")]
+    client_ca_file: Option<PathBuf>,
     /// What clients may speak: socks5, socks4, http (proxy.protocols)
     #[arg(
         long,
@@ -62,6 +71,9 @@ impl ProxyArgs {
         overrides.set_list("--listen", "proxy", "listen", self.listen);
         let allow_remote = self.allow_remote.then_some(true);
         overrides.set("--allow-remote", "proxy", "allow_remote", allow_remote);
+        overrides.set("--certificate-file", "proxy", "certificate_file", self.certificate_file);
+        overrides.set("--key-file", "proxy", "key_file", self.key_file);
+        overrides.set("--client-ca-file", "proxy", "client_ca_file", self.client_ca_file);
         overrides.set_list("--protocols", "proxy", "protocols", self.protocols);
         overrides.set_list("--allow", "proxy", "allow", self.allow);
         self.workers.lay_over(&mut overrides);
@@ -105,6 +117,14 @@ mod tests {
             "192.0.2.1:1080",
             "--listen",
             "tcp://[::1]:1081",
+            "--listen",
+            "tls://[::1]:8443",
+            "--certificate-file",
+            "/c",
+            "--key-file",
+            "/k",
+            "--client-ca-file",
+            "/a",
             "--allow-remote",
             "--protocols",
             "socks5,http",
@@ -121,6 +141,12 @@ mod tests {
         let [entrance] = &config.entrances[..] else { panic!("{config:?}") };
         let listen = ["192.0.2.1:1080", "[::1]:1081"].map(|address| address.parse().unwrap());
         assert_eq!(entrance.listen, listen);
+        assert_eq!(entrance.listen_tls, ["[::1]:8443".parse().unwrap()]);
+        let tls = entrance.tls.as_ref().unwrap();
+        assert_eq!(tls.files.certificate, PathBuf::from("/c"));
+        assert_eq!(tls.files.key, PathBuf::from("/k"));
+        assert_eq!(tls.files.client_ca, Some(PathBuf::from("/a")));
+        assert!(tls.demands_certificate);
         assert_eq!(entrance.rules.protocols, [Protocol::Socks5, Protocol::Http]);
         let allowed = [Allowed::Kind(Kind::Private), "192.0.2.0/24".parse().unwrap()];
         assert_eq!(entrance.rules.guard.allowed, allowed);
@@ -139,6 +165,15 @@ mod tests {
         for address in ["127.0.0.1:1080", "127.9.9.9:1", "[::1]:1080", "[::ffff:127.0.0.1]:1080"] {
             assert_eq!(load(&["--listen", address]).unwrap().status_socket, None);
         }
+        // Nor is one for strangers without a certificate, and with one it is not open.
+        let tls =
+            ["--listen", "tls://0.0.0.0:8443", "--certificate-file", "/c", "--key-file", "/k"];
+        assert!(load(&tls).unwrap_err().contains("open"));
+        load(&[&tls[..], &["--client-ca-file", "/a"]].concat()).unwrap();
+        let mixed = ["--listen", "tcp://0.0.0.0:1080", "--client-ca-file", "/a"];
+        assert!(load(&[&tls[..], &mixed].concat()).unwrap_err().contains("1080"));
+        let bare = load(&["--listen", "tls://127.0.0.1:8443", "--key-file", "/k"]).unwrap_err();
+        assert!(bare.contains("certificate_file"), "{bare}");
         let twice = load(&["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"]).unwrap_err();
         assert!(twice.contains("twice"), "{twice}");
     }

@@ -8,11 +8,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::problems::{Origin, Problems};
-use crate::config::schema::{ProxySection, Sections};
+use crate::config::schema::{ProxySection, Sections, ServerLoginSection};
 use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
+use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
 use crate::proxy::dial::Guard;
-use crate::proxy::settings::{Entrance, Rules};
+use crate::proxy::settings::{Entrance, EntranceTls, Rules};
 
 /// Everything `corelane proxy` needs to know.
 #[derive(Clone, Debug)]
@@ -39,22 +40,31 @@ pub(crate) struct ProxyTable {
     pub(crate) keys: ProxySection,
 }
 
-/// Where clients of the proxy come: `tcp://ADDRESS:PORT`.
+/// Where clients of the proxy come: `tcp://ADDRESS:PORT`, or `tls://ADDRESS:PORT` for those who
+/// speak TLS first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProxyListen(pub(crate) SocketAddr);
+pub(crate) struct ProxyListen {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: bool,
+}
 
 impl FromStr for ProxyListen {
     type Err = Unacceptable;
 
     fn from_str(text: &str) -> Result<Self, Unacceptable> {
-        let address = text.strip_prefix("tcp://").unwrap_or(text);
-        address.parse().map(Self).map_err(|_| Unacceptable("an address to listen on"))
+        let (tls, address) = match text.strip_prefix("tls://") {
+            Some(address) => (true, address),
+            None => (false, text.strip_prefix("tcp://").unwrap_or(text)),
+        };
+        let address = address.parse().map_err(|_| Unacceptable("an address to listen on"))?;
+        Ok(Self { address, tls })
     }
 }
 
 impl fmt::Display for ProxyListen {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "tcp://{}", self.0)
+        let scheme = if self.tls { "tls" } else { "tcp" };
+        write!(out, "{scheme}://{}", self.address)
     }
 }
 
@@ -95,7 +105,12 @@ pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Ent
     for table in &sections.proxies {
         check(table, &mut seen, problems);
     }
-    sections.proxies.iter().map(|table| entrance(&table.keys)).collect()
+    let login = &sections.server_login;
+    let entrances = sections.proxies.iter().map(|table| {
+        let tls = tls(table, login, problems);
+        entrance(&table.keys, tls)
+    });
+    entrances.collect()
 }
 
 fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Problems) {
@@ -107,30 +122,73 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
     if keys.protocols.value.is_empty() {
         problems.error(keys.protocols.origin.clone(), "no protocol is left to speak");
     }
-    for ProxyListen(address) in &keys.listen.value {
+    let has_certificates = keys.client_ca_file.value.is_some() && keys.certificate_required.value;
+    for ProxyListen { address, tls } in &keys.listen.value {
         if address.port() != 0 && !seen.insert(*address) {
             let what = format!("`{address}` is listened on twice");
             problems.error(keys.listen.origin.clone(), what);
         }
-        if !address.ip().to_canonical().is_loopback() && !keys.allow_remote.value {
+        let is_closed = has_certificates && *tls || keys.allow_remote.value;
+        if !address.ip().to_canonical().is_loopback() && !is_closed {
             let what = format!(
                 "`{address}` can be reached from other hosts, and whoever reaches it may use this \
                  proxy: it would be an open one, which strangers find within hours"
             );
-            let help = "listen on 127.0.0.1 or [::1]; or, where a firewall or a tunnel decides who \
-                        reaches it, say so by `allow_remote = true` (`--allow-remote`)";
+            let help = "listen on 127.0.0.1 or [::1]; or demand a certificate of those who come \
+                        (`tls://` and `client_ca_file`); or, where a firewall or a tunnel decides \
+                        who reaches it, say so by `allow_remote = true` (`--allow-remote`)";
             problems.error_with_help(keys.listen.origin.clone(), what, help);
         }
     }
 }
 
-fn entrance(keys: &ProxySection) -> Entrance {
+/// TLS of an entrance: with the certificate of the logins, unless it has one of its own.
+fn tls(
+    table: &ProxyTable,
+    login: &ServerLoginSection,
+    problems: &mut Problems,
+) -> Option<EntranceTls> {
+    let keys = &table.keys;
+    if !keys.listen.value.iter().any(|listen| listen.tls) {
+        return None;
+    }
+    let own = (&keys.certificate_file.value, &keys.key_file.value);
+    let of_login = (&login.certificate_file.value, &login.key_file.value);
+    let (certificate, key) = match (own, of_login) {
+        ((Some(certificate), Some(key)), _) => (certificate.clone(), key.clone()),
+        ((None, None), (Some(certificate), Some(key))) => (certificate.clone(), key.clone()),
+        _ => {
+            let what = "`tls://` needs `certificate_file` and `key_file`, both of them";
+            let help = "`corelane init` makes a certificate and its key; without the two here, \
+                        those of [login] are taken";
+            problems.error_with_help(keys.listen.origin.clone(), what, help);
+            return None;
+        }
+    };
+    let client_ca = keys.client_ca_file.value.clone();
+    let client_crl = keys.client_crl_file.value.clone();
+    if client_ca.is_none() && client_crl.is_some() {
+        let what = "`client_crl_file` revokes certificates of `client_ca_file`, which is missing";
+        problems.error(keys.client_crl_file.origin.clone(), what);
+    }
+    let files = TlsFiles { certificate, key, client_ca, client_crl };
+    Some(EntranceTls { files, demands_certificate: keys.certificate_required.value })
+}
+
+fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
     let seconds = |value: u32| Duration::from_secs(value.into());
+    let addresses = |tls: bool| {
+        let listen = keys.listen.value.iter().filter(|listen| listen.tls == tls);
+        listen.map(|listen| listen.address).collect()
+    };
     let lasts_s = keys.lasts_max_s.value.as_u32();
     Entrance {
-        listen: keys.listen.value.iter().map(|listen| listen.0).collect(),
+        listen: addresses(false),
+        listen_tls: addresses(true),
+        tls,
         rules: Rules {
             protocols: keys.protocols.value.iter().map(|protocol| protocol.0).collect(),
+            proxy_protocol_from: keys.proxy_protocol_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),

@@ -371,6 +371,12 @@ section! {
     ProxySection = "proxy" {
         listen: Vec<ProxyListen> = Vec::new(), Restart;
         allow_remote: bool = false, Restart;
+        certificate_file: Option<PathBuf> = None, Restart;
+        key_file: Option<PathBuf> = None, Restart;
+        client_ca_file: Option<PathBuf> = None, Restart;
+        client_crl_file: Option<PathBuf> = None, Restart;
+        certificate_required: bool = true, Restart;
+        proxy_protocol_from: Vec<IpNet> = Vec::new(), Live;
         protocols: Vec<ProxyProtocol> = ProxyProtocol::all(), Live;
         allow: Vec<Allowed> = Vec::new(), Live;
         request_within_s: ProxySeconds =

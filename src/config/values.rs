@@ -363,7 +363,7 @@ text_values! {
     NatMode: "\"masquerade\" or \"off\"";
     Action: "\"allow\" or \"deny\"";
     CarrierMode: "\"auto\", \"udp\" or \"tls\"";
-    ProxyListen: "an address and port such as \"tcp://127.0.0.1:1080\"";
+    ProxyListen: "an address and port such as \"tcp://127.0.0.1:1080\" or \"tls://[::]:8443\"";
     ProxyProtocol: "\"socks5\", \"socks4\" or \"http\"";
     Allowed: "a prefix such as \"10.0.0.0/8\", or one of loopback, private, shared, link-local, \
               metadata, multicast, reserved and own";

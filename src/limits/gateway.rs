@@ -5,6 +5,11 @@ use std::time::Duration;
 /// Bytes that a relay reads at a time. A connection holds such a buffer for each direction in which
 /// the reader is slower than the writer, and none otherwise.
 pub const PROXY_BUFFER_LEN: usize = 64 * 1024;
+/// Bytes of the longest record of TLS: the header, and 2^14 bytes with what encryption adds
+/// (RFC 8446 section 5.2).
+pub const TLS_RECORD_LEN_MAX: usize = 5 + (1 << 14) + 256;
+/// How often it is looked whether certificates or revocation lists have changed.
+pub const PROXY_CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
 /// Buffers that a worker keeps for reuse.
 pub const PROXY_BUFFERS_KEPT: usize = 64;
 /// Bytes that a pipe has room for through which a relay splices. The kernel lets a user without
@@ -87,6 +92,7 @@ const _: () = {
     assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);
     assert!(PROXY_PIPE_LEN >= PROXY_BUFFER_LEN, "a pipe moves no less than a buffer at a time");
     assert!(PROXY_SPLICE_LEN_MIN <= PROXY_BUFFER_LEN, "what begins to splice goes on");
+    assert!(PROXY_BUFFER_LEN >= 3 * TLS_RECORD_LEN_MAX, "room for a record in each form, and one");
     assert!(PROXY_PARTING_WITHIN.as_secs() < 10, "RFC 1928 section 6");
     assert!(PROXY_ATTEMPT_DELAY.as_millis() >= 100, "RFC 8305 section 5");
     assert!(PROXY_ATTEMPT_DELAY.as_millis() <= 2000, "RFC 8305 section 5");

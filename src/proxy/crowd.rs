@@ -51,15 +51,31 @@ impl Crowd {
             all.fetch_sub(1, Relaxed);
             return Err(Refusal::Full);
         }
+        if let Err(refusal) = self.count(source, rules) {
+            all.fetch_sub(1, Relaxed);
+            return Err(refusal);
+        }
+        Ok(Seat { crowd: self.clone(), source })
+    }
+
+    fn count(&self, source: Source, rules: &Rules) -> Result<(), Refusal> {
         let mut shard = self.shard(source);
         let count = shard.entry(source).or_default();
         if *count >= rules.connections_per_source_max {
-            drop(shard);
-            all.fetch_sub(1, Relaxed);
             return Err(Refusal::SourceFull);
         }
         *count += 1;
-        Ok(Seat { crowd: self.clone(), source })
+        Ok(())
+    }
+
+    fn discount(&self, source: Source) {
+        let mut shard = self.shard(source);
+        if let Some(count) = shard.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&source);
+            }
+        }
     }
 
     fn shard(&self, source: Source) -> MutexGuard<'_, HashMap<Source, usize>> {
@@ -69,15 +85,22 @@ impl Crowd {
     }
 }
 
+impl Seat {
+    /// It turns out that the client is another one.
+    ///
+    /// # Errors
+    /// There are too many of that source.
+    pub(super) fn pass_on(&mut self, to: IpAddr, rules: &Rules) -> Result<(), Refusal> {
+        let to = Source::from(to);
+        self.crowd.count(to, rules)?;
+        self.crowd.discount(std::mem::replace(&mut self.source, to));
+        Ok(())
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut shard = self.crowd.shard(self.source);
-        if let Some(count) = shard.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                shard.remove(&self.source);
-            }
-        }
+        self.crowd.discount(self.source);
         self.crowd.0.all.fetch_sub(1, Relaxed);
     }
 }
@@ -99,6 +122,12 @@ mod tests {
         let _fifth = enter("192.0.2.2").unwrap();
         assert_eq!(enter("192.0.2.3").unwrap_err(), Refusal::Full);
         drop(first);
+        let mut passed = enter("192.0.2.9").unwrap();
+        passed.pass_on("192.0.2.1".parse().unwrap(), &rules).unwrap();
+        assert_eq!(enter("192.0.2.1").unwrap_err(), Refusal::Full);
+        let full = passed.pass_on("2001:db8::3".parse().unwrap(), &rules);
+        assert_eq!(full.unwrap_err(), Refusal::SourceFull);
+        drop(passed);
         let _again = enter("192.0.2.1").unwrap();
         assert_eq!(crowd.0.all.load(Relaxed), 5);
         drop((_second, _six, _fifth, _again));

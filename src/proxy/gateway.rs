@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use mio::net::TcpListener;
 use thiserror::Error;
 
-use crate::limits::PROXY_OWN_ADDRESSES_EVERY;
+use crate::limits::{PROXY_CERTIFICATES_EVERY, PROXY_OWN_ADDRESSES_EVERY};
+use crate::login::tls::{FilesWatch, ServerTls, Service, TlsSetupError};
+use crate::sys::clock;
 use crate::telemetry::counters::Counter;
 use crate::telemetry::status::ProxyStatus;
 
@@ -21,8 +22,8 @@ use super::counters::ProxyCounters;
 use super::crowd::Crowd;
 use super::dial::names::Names;
 use super::dial::own::OwnAddresses;
-use super::settings::{Entrance, Rules};
-use super::worker::{self, Order, ProxyWorker, ProxyWorkerParts, WorkerHandle};
+use super::settings::{Entrance, EntranceTls, Rules};
+use super::worker::{self, Order, Post, ProxyWorker, ProxyWorkerParts, WorkerHandle};
 
 /// Why there is no gateway.
 #[derive(Debug, Error)]
@@ -35,6 +36,9 @@ pub enum GatewayError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The certificates are not in order.
+    #[error("cannot offer TLS to proxy clients: {0}")]
+    Tls(#[from] TlsSetupError),
     /// The kernel gives no thread or descriptor.
     #[error("cannot start the proxy gateway: {0}; are there too many open files or processes?")]
     Start(#[from] io::Error),
@@ -57,33 +61,39 @@ fn advice(error: &io::Error) -> &'static str {
 /// The listening sockets of a gateway. They are opened before privileges are given up.
 #[derive(Debug)]
 pub struct Listeners {
-    /// By worker: sockets, each with the number of its entrance.
-    workers: Vec<Vec<(TcpListener, usize)>>,
+    /// By worker.
+    workers: Vec<Vec<Post>>,
+    /// By entrance.
+    certificates: Vec<Option<(FilesWatch, ServerTls)>>,
     entrances: Vec<Entrance>,
     addresses: Vec<SocketAddr>,
 }
 
 impl Listeners {
-    /// Listens on every address of every entrance, with a socket for each of `workers` workers.
+    /// Listens on every address of every entrance, with a socket for each of `workers` workers, and
+    /// reads the certificates.
     ///
     /// # Errors
-    /// The kernel refuses one.
+    /// The kernel refuses an address, or a file is not what it should be.
     pub fn bind(entrances: Vec<Entrance>, workers: usize) -> Result<Self, GatewayError> {
         let mut by_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
+        let mut certificates = Vec::with_capacity(entrances.len());
         for (number, entrance) in entrances.iter().enumerate() {
-            for &address in &entrance.listen {
+            certificates.push(entrance.tls.clone().map(certificates_of).transpose()?);
+            let plain = entrance.listen.iter().map(|address| (*address, false));
+            for (address, tls) in plain.chain(entrance.listen_tls.iter().map(|one| (*one, true))) {
                 let failed = |source| GatewayError::Listen { address, source };
                 let group = worker::bind(address, workers).map_err(failed)?;
                 if let Some(first) = group.first() {
                     addresses.push(first.local_addr().map_err(failed)?);
                 }
-                for (sockets, socket) in by_worker.iter_mut().zip(group) {
-                    sockets.push((socket, number));
+                for (posts, listener) in by_worker.iter_mut().zip(group) {
+                    posts.push(Post { listener, entrance: number, tls });
                 }
             }
         }
-        Ok(Self { workers: by_worker, entrances, addresses })
+        Ok(Self { workers: by_worker, certificates, entrances, addresses })
     }
 
     /// Where they listen, with the ports that the kernel chose for port 0.
@@ -92,12 +102,17 @@ impl Listeners {
     }
 }
 
+fn certificates_of(tls: EntranceTls) -> Result<(FilesWatch, ServerTls), TlsSetupError> {
+    let service = Service::Proxy { demands_certificate: tls.demands_certificate };
+    FilesWatch::load(tls.files, service, clock::now())
+}
+
 /// The running gateway. Dropping it stops it at once.
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
     workers: Vec<RunningWorker>,
     entrances: usize,
-    /// Held for as long as the host's addresses are to be listed.
+    /// Held for as long as the keeper is to go about its work.
     _keeper: Sender<()>,
 }
 
@@ -119,13 +134,19 @@ impl Gateway {
         cpus: &[Option<usize>],
         mourn: impl Fn(String) + Clone + Send + 'static,
     ) -> Result<Self, GatewayError> {
-        let Listeners { workers: sockets, entrances, addresses } = listeners;
+        let Listeners { workers: sockets, certificates, entrances, addresses } = listeners;
         let names = Names::start()?;
         let own = OwnAddresses::list()?;
         let crowds: Vec<Crowd> = entrances.iter().map(|_| Crowd::default()).collect();
         let count = entrances.len();
         let rules: Vec<Arc<Rules>> =
             entrances.into_iter().map(|entrance| Arc::new(entrance.rules)).collect();
+        let (mut watches, mut tls) = (Vec::new(), Vec::new());
+        for (number, certificate) in certificates.into_iter().enumerate() {
+            let (watch, first) = certificate.unzip();
+            watches.extend(watch.map(|watch| (number, watch)));
+            tls.push(first);
+        }
         let mut workers = Vec::with_capacity(cpus.len());
         for (number, (listeners, &cpu)) in sockets.into_iter().zip(cpus).enumerate() {
             let counters = Arc::new(ProxyCounters::default());
@@ -133,6 +154,7 @@ impl Gateway {
                 cpu,
                 listeners,
                 rules: rules.clone(),
+                tls: tls.clone(),
                 crowds: crowds.clone(),
                 names: names.clone(),
                 own: own.clone(),
@@ -144,7 +166,8 @@ impl Gateway {
                 .spawn(move || run(number, worker, &mourn))?;
             workers.push(RunningWorker { handle, counters, thread: Some(thread) });
         }
-        let keeper = keep(own)?;
+        let handles = workers.iter().map(|worker: &RunningWorker| worker.handle.clone()).collect();
+        let keeper = keep(Keeper { own, watches, workers: handles })?;
         Ok(Self { addresses, workers, entrances: count, _keeper: keeper })
     }
 
@@ -233,16 +256,43 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// Lists the host's addresses now and then, until the sender that it returns is dropped.
-fn keep(own: OwnAddresses) -> io::Result<Sender<()>> {
-    let (keeper, dropped) = bounded(0);
+/// What looks at the host now and then, apart from the workers.
+struct Keeper {
+    own: OwnAddresses,
+    /// By entrance.
+    watches: Vec<(usize, FilesWatch)>,
+    workers: Vec<WorkerHandle>,
+}
+
+/// Lists the host's addresses and looks at the files of certificates now and then, until the sender
+/// that it returns is dropped.
+fn keep(mut keeper: Keeper) -> io::Result<Sender<()>> {
+    let (held, dropped) = bounded(0);
     let thread = thread::Builder::new().name("proxy-keeper".to_owned());
     thread.spawn(move || {
-        while dropped.recv_timeout(PROXY_OWN_ADDRESSES_EVERY) == Err(RecvTimeoutError::Timeout) {
-            own.refresh();
+        let mut list_at = clock::now() + PROXY_OWN_ADDRESSES_EVERY;
+        while dropped.recv_timeout(PROXY_CERTIFICATES_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let now = clock::now();
+            if now >= list_at {
+                list_at = now + PROXY_OWN_ADDRESSES_EVERY;
+                keeper.own.refresh();
+            }
+            keeper.look(now);
         }
     })?;
-    Ok(keeper)
+    Ok(held)
+}
+
+impl Keeper {
+    /// Tells the workers of certificates that have changed.
+    fn look(&mut self, now: Instant) {
+        for (entrance, watch) in &mut self.watches {
+            let Some(tls) = watch.look(now) else { continue };
+            for worker in &self.workers {
+                worker.give(Order::Tls(*entrance, tls.clone()));
+            }
+        }
+    }
 }
 
 /// A worker's whole life.

@@ -1,9 +1,12 @@
 //! What the gateway is told: plain data.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::limits;
+use crate::login::tls::TlsFiles;
 
 use super::detect::Protocol;
 use super::dial::Guard;
@@ -13,8 +16,21 @@ use super::dial::Guard;
 pub struct Entrance {
     /// Where it listens. Port 0 is one that the kernel chooses.
     pub listen: Vec<SocketAddr>,
+    /// Where it listens for clients that speak TLS first.
+    pub listen_tls: Vec<SocketAddr>,
+    /// What it is to them.
+    pub tls: Option<EntranceTls>,
     /// What goes for its clients.
     pub rules: Rules,
+}
+
+/// TLS at an entrance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntranceTls {
+    /// What is shown, and what is believed.
+    pub files: TlsFiles,
+    /// Whether clients have to show a certificate of the client CA.
+    pub demands_certificate: bool,
 }
 
 /// What goes for the clients of an entrance. A reload changes it for those who come later.
@@ -22,6 +38,8 @@ pub struct Entrance {
 pub struct Rules {
     /// What clients may speak. The first byte tells which it is.
     pub protocols: Vec<Protocol>,
+    /// Whose connections begin with a PROXY header, which says for whom they are made.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Which addresses may be dialled.
     pub guard: Guard,
     /// How long a client may take to ask for something.
@@ -42,6 +60,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             protocols: vec![Protocol::Socks5, Protocol::Socks4, Protocol::Http],
+            proxy_protocol_from: Vec::new(),
             guard: Guard::default(),
             request_within: limits::PROXY_REQUEST_WITHIN,
             dial_within: limits::PROXY_DIAL_WITHIN,
@@ -54,6 +73,12 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// Whether connections from `source` begin with a PROXY header.
+    pub fn expects_header_from(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        self.proxy_protocol_from.iter().any(|prefix| prefix.contains(&source))
+    }
+
     /// Whether clients may speak `protocol`.
     pub fn has(&self, protocol: Protocol) -> bool {
         self.protocols.contains(&protocol)

@@ -1,5 +1,7 @@
 //! The byte streams that a worker moves, and what is known about their readiness.
 
+mod tls;
+
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
@@ -8,7 +10,10 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
+use crate::login::tls::ClientCertificate;
 use crate::sys::pipe::Pipe;
+
+pub use tls::TlsStream;
 
 /// A stream of bytes to a client or to an origin.
 ///
@@ -19,6 +24,8 @@ use crate::sys::pipe::Pipe;
 pub enum Stream {
     /// TCP as it is.
     Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -26,6 +33,7 @@ impl Stream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.tcp(),
         }
     }
 
@@ -33,6 +41,7 @@ impl Stream {
     pub fn tcp_mut(&mut self) -> &mut TcpStream {
         match self {
             Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.tcp_mut(),
         }
     }
 
@@ -43,6 +52,7 @@ impl Stream {
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
         }
     }
 
@@ -54,6 +64,7 @@ impl Stream {
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
         }
     }
 
@@ -64,6 +75,7 @@ impl Stream {
     pub fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(_) => Ok(()),
+            Self::Tls(stream) => stream.flush(),
         }
     }
 
@@ -74,6 +86,32 @@ impl Stream {
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tls(stream) => stream.shutdown_write(),
+        }
+    }
+
+    /// Whether there may be more to read after a read that has not filled its buffer.
+    fn may_have_more(&self) -> bool {
+        match self {
+            // A stream that gave less than there is room for has no more (epoll(7)).
+            Self::Tcp(_) => false,
+            Self::Tls(stream) => !stream.is_dry(),
+        }
+    }
+
+    /// Whether something that was taken has not been handed to the kernel.
+    fn has_unsent(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(stream) => stream.has_unsent(),
+        }
+    }
+
+    /// The certificate that the far end has shown and proved to be its own.
+    pub fn certificate(&self) -> Option<ClientCertificate> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(stream) => stream.certificate(),
         }
     }
 
@@ -133,6 +171,13 @@ impl End {
         self.far_end_closed |= event.is_read_closed();
         self.failed |= event.is_error();
         self.hung_up |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
+        if self.writable && self.stream.has_unsent() {
+            match self.stream.flush() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(_) => (self.failed, self.hung_up) = (true, true),
+            }
+        }
     }
 
     /// Whether a read may yield something.
@@ -155,6 +200,41 @@ impl End {
         self.failed
     }
 
+    /// Reads once from TCP, below TLS if there is any, and leaves there what it reads.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Moved> {
+        if !self.readable {
+            return Ok(Moved::Blocked);
+        }
+        match self.stream.tcp().peek(buffer) {
+            Ok(0) => Ok(Moved::End),
+            Ok(len) => Ok(Moved::Bytes(len)),
+            Err(error) => Self::blocked(error, &mut self.readable),
+        }
+    }
+
+    /// What [`End::peek`] has seen is not enough.
+    ///
+    /// # Errors
+    /// No more will come.
+    pub fn await_more(&mut self) -> io::Result<()> {
+        self.readable = false;
+        match self.far_end_closed {
+            true => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes away as much as `seen` is long of what [`End::peek`] has seen.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn skip(&mut self, seen: &mut [u8]) -> io::Result<()> {
+        self.stream.tcp().read_exact(seen)
+    }
+
     /// Reads once.
     ///
     /// # Errors
@@ -166,9 +246,9 @@ impl End {
         match self.stream.read(buffer) {
             Ok(0) => Ok(Moved::End),
             Ok(read) => {
-                // A stream that gave less than there is room for has no more (epoll(7)), unless its
-                // end, which was announced already, comes next.
-                self.readable = read == buffer.len() || self.far_end_closed;
+                // An end that was announced already comes next.
+                let is_full = read == buffer.len();
+                self.readable = is_full || self.far_end_closed || self.stream.may_have_more();
                 Ok(Moved::Bytes(read))
             }
             Err(error) => Self::blocked(error, &mut self.readable),
@@ -185,7 +265,10 @@ impl End {
         }
         match self.stream.write(bytes) {
             Ok(written) => {
-                self.writable = written == bytes.len();
+                self.writable = match &self.stream {
+                    Stream::Tcp(_) => written == bytes.len(),
+                    Stream::Tls(stream) => !stream.has_unsent(),
+                };
                 Ok(Moved::Bytes(written))
             }
             Err(error) => Self::blocked(error, &mut self.writable),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{Gateway, echo, http};
 
 /// Runs curl through the gateway; returns its exit code and what it got.
-fn curl(arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn curl(arguments: &[&str]) -> (Option<i32>, String) {
     let common = ["--silent", "--show-error", "--max-time", "60", "--noproxy", ""];
     let output = Command::new("curl").args(common).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

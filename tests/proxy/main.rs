@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure of the harness fails the test")]
 
+mod announced;
 mod beside;
 mod clients;
 mod harness;
@@ -9,3 +10,4 @@ mod life;
 mod pressure;
 mod refusals;
 mod relays;
+mod secured;

@@ -11,7 +11,7 @@ use crate::login::codec;
 use crate::login::frame::{FrameKind, frame};
 use crate::login::message::{RefusalCode, ServerMessage};
 use crate::login::testing::{Site, terms};
-use crate::login::tls::{ClientTls, ServerTls};
+use crate::login::tls::{ClientTls, ServerTls, Service};
 
 use super::ChannelError;
 use super::dialogue::Dialogue;
@@ -24,7 +24,7 @@ struct Kit {
 impl Kit {
     fn new() -> Self {
         let site = Site::new();
-        let server = ServerTls::load(&site.pki.tls_files()).unwrap();
+        let server = ServerTls::load(&site.pki.tls_files(), Service::Login).unwrap();
         Self { server, client: site.client() }
     }
 

@@ -16,7 +16,6 @@ use crate::login::tls::ClientCertificate;
 
 mod connections;
 mod crowd;
-mod files;
 mod listeners;
 mod session;
 mod thread;

@@ -16,11 +16,10 @@ use thiserror::Error;
 
 use crate::limits::{LOGIN_ACCEPT_RETRY, LOGIN_ACCEPTS_PER_TURN, LOGIN_CLOSE_WITHIN, LOGIN_NICE};
 use crate::login::message::{LeaseTerms, RefusalCode};
-use crate::login::tls::{TlsFiles, TlsSetupError};
+use crate::login::tls::{FilesWatch, Service, TlsFiles, TlsSetupError};
 use crate::sys::{clock, process};
 
 use super::connections::Connections;
-use super::files::FilesWatch;
 use super::listeners::LoginListeners;
 use super::session::Timeouts;
 use super::{CarrierSink, LoginDesk, LoginId, Refused};
@@ -106,7 +105,7 @@ impl LoginThread {
     ) -> Result<Self, LoginStartError> {
         let LoginOptions { mut listeners, files, timeouts } = options;
         let now = clock::now();
-        let (files, tls) = FilesWatch::load(files, now)?;
+        let (files, tls) = FilesWatch::load(files, Service::Login, now)?;
         let poll = Poll::new()?;
         for (index, listener) in listeners.listeners.iter_mut().enumerate() {
             let token = Token(FIRST_LISTENER + index);

@@ -81,7 +81,7 @@ pub enum Trust {
 /// A client's side of TLS.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    pub(in crate::login) config: Arc<ClientConfig>,
+    pub(crate) config: Arc<ClientConfig>,
 }
 
 impl ClientTls {

@@ -19,13 +19,19 @@ use crate::sys::private_file::{self, PrivateFileError};
 
 mod client;
 mod server;
+mod watch;
 
 pub use client::{ClientTls, Pin, Trust, why_unreachable};
 pub(in crate::login) use server::serial_text;
-pub use server::{ClientCertificate, ServerTls, TlsFiles};
+pub use server::{ClientCertificate, ServerTls, Service, TlsFiles};
+pub use watch::FilesWatch;
 
 /// The application protocol (ALPN, RFC 7301) of the control channel.
 pub const ALPN: &[u8] = b"corelane/1";
+
+/// The application protocol of what is spoken to a proxy inside TLS. It goes for SOCKS as well,
+/// whose clients name none.
+pub const PROXY_ALPN: &[u8] = b"http/1.1";
 
 /// The label under which both ends derive the pre-shared key of a lease from a TLS session
 /// (RFC 8446 section 7.5, RFC 5705); the context is the device's static key.

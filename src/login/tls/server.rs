@@ -14,10 +14,24 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certific
 use crate::accounts::model::UnixMs;
 use crate::accounts::names::Name;
 
-use super::{ALPN, Identity, TlsSetupError, VERSIONS, authorities, fingerprint, provider, read};
+use super::{
+    ALPN, Identity, PROXY_ALPN, TlsSetupError, VERSIONS, authorities, fingerprint, provider, read,
+};
+
+/// What a server's side of TLS is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Logins and carriers. A client may show a certificate.
+    Login,
+    /// Clients of the proxy. Where a client CA is named, they may show a certificate, or have to.
+    Proxy {
+        /// Whether they have to.
+        demands_certificate: bool,
+    },
+}
 
 /// The files that make a server's side of TLS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The certificate, and what leads from it to its CA, in PEM.
     pub certificate: PathBuf,
@@ -32,7 +46,7 @@ pub struct TlsFiles {
 /// A server's side of TLS, read from files.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    pub(in crate::login) config: Arc<ServerConfig>,
+    pub(crate) config: Arc<ServerConfig>,
     /// Serial numbers of the client certificates that the revocation list names.
     pub(in crate::login) revoked: Arc<BTreeSet<String>>,
 }
@@ -42,7 +56,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// One of them is missing or is not what it should be.
-    pub fn load(files: &TlsFiles) -> Result<Self, TlsSetupError> {
+    pub fn load(files: &TlsFiles, service: Service) -> Result<Self, TlsSetupError> {
         let identity = Identity::load(&files.certificate, &files.key)?;
         let provider = provider();
         let unusable = |error| TlsSetupError::unusable(&files.certificate, error);
@@ -57,13 +71,15 @@ impl ServerTls {
         let verifier = match &files.client_ca {
             Some(path) => {
                 let roots = authorities(path)?;
-                WebPkiClientVerifier::builder_with_provider(roots, provider)
+                let builder = WebPkiClientVerifier::builder_with_provider(roots, provider)
                     .with_crls(lists)
                     // A CA says in its list what it has revoked, and nothing of the rest.
-                    .allow_unknown_revocation_status()
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|error| TlsSetupError::unusable(path, error))?
+                    .allow_unknown_revocation_status();
+                let builder = match service {
+                    Service::Proxy { demands_certificate: true } => builder,
+                    Service::Login | Service::Proxy { .. } => builder.allow_unauthenticated(),
+                };
+                builder.build().map_err(|error| TlsSetupError::unusable(path, error))?
             }
             None => WebPkiClientVerifier::no_client_auth(),
         };
@@ -77,7 +93,11 @@ impl ServerTls {
                 ),
                 error => unusable(error),
             })?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        let alpn = match service {
+            Service::Login => ALPN,
+            Service::Proxy { .. } => PROXY_ALPN,
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Self { config: Arc::new(config), revoked })
@@ -138,7 +158,7 @@ pub struct ClientCertificate {
 impl ClientCertificate {
     /// Reads what `certificate` says. That it may be believed was found out in the handshake.
     /// `None` if it names nobody who could have an account.
-    pub(in crate::login) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+    pub(crate) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let user = parsed.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()?;
         let fingerprint = fingerprint(certificate);

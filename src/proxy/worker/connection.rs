@@ -1,9 +1,9 @@
 //! One client, from its first byte to its last.
 //!
 //! ```text
-//! Asking -> Dialling -> Relaying
-//!      \         \
-//!       `---------`--> Parting
+//! Announcing -> Asking -> Dialling -> Relaying
+//!                    \         \
+//!                     `---------`--> Parting
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,6 +24,7 @@ use crate::proxy::stream::{End, Moved};
 use super::Context;
 use super::slab::ConnectionId;
 
+mod announcing;
 mod asking;
 mod dialling;
 mod parting;
@@ -34,13 +35,15 @@ mod relaying;
 pub(super) struct Connection {
     id: ConnectionId,
     client: End,
+    /// Who that is: the far end of the connection, or whom its PROXY header names.
+    from: SocketAddr,
     /// Those that were in force when it came.
     rules: Arc<Rules>,
     /// When it has lasted for as long as it may.
     over_at: Option<Instant>,
     phase: Phase,
     /// Held for as long as the client is there.
-    _seat: Seat,
+    seat: Seat,
     /// Whether it waits for its turn.
     pub(super) queued: bool,
     /// The time of its timer that counts; timers of other times are void.
@@ -49,12 +52,19 @@ pub(super) struct Connection {
 
 #[derive(Debug)]
 enum Phase {
+    Announcing(Announcing),
     Asking(Asking),
     Dialling(Box<Dialling>),
     Relaying(Box<Relaying>),
     Parting(Parting),
     /// In between, and in the end.
     Over,
+}
+
+/// Another proxy says for whom it has connected.
+#[derive(Debug)]
+struct Announcing {
+    until: Instant,
 }
 
 /// The client says what it wants.
@@ -125,16 +135,18 @@ impl Connection {
     /// A client that has just come.
     pub(super) fn new(
         id: ConnectionId,
-        client: End,
+        (client, from): (End, SocketAddr),
         rules: Arc<Rules>,
         seat: Seat,
         now: Instant,
     ) -> Self {
         let until = now + rules.request_within;
-        let (input, output) = (Vec::new(), Vec::new());
         let over_at = rules.lasts_max.map(|lasts| now + lasts);
-        let phase = Phase::Asking(Asking { front: Front::Silent, input, output, until });
-        Self { id, client, rules, over_at, phase, _seat: seat, queued: false, armed: None }
+        let phase = match rules.expects_header_from(from.ip()) {
+            true => Phase::Announcing(Announcing { until }),
+            false => Phase::asking(until),
+        };
+        Self { id, client, from, rules, over_at, phase, seat, queued: false, armed: None }
     }
 
     /// The kernel tells of one of its sockets.
@@ -150,7 +162,7 @@ impl Connection {
                 relaying.origin.notice(event);
             }
             // An attempt that has lost.
-            Phase::Relaying(_) | Phase::Asking(_) | Phase::Parting(_) | Phase::Over => {}
+            _ => {}
         }
     }
 
@@ -158,6 +170,7 @@ impl Connection {
     pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
         loop {
             let step = match &self.phase {
+                Phase::Announcing(_) => self.announce(cx),
                 Phase::Asking(_) => self.ask(cx),
                 Phase::Dialling(_) => self.dial(cx),
                 Phase::Relaying(_) => self.relay(cx),
@@ -172,12 +185,13 @@ impl Connection {
 
     /// Whether it has not asked for anything yet.
     pub(super) fn is_asking(&self) -> bool {
-        matches!(self.phase, Phase::Asking(_))
+        matches!(self.phase, Phase::Announcing(_) | Phase::Asking(_))
     }
 
     /// When something is to be done even if nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
         let phase = match &self.phase {
+            Phase::Announcing(announcing) => Some(announcing.until),
             Phase::Asking(asking) => Some(asking.until),
             Phase::Dialling(dialling) => {
                 Some(dialling.next.map_or(dialling.until, |next| next.min(dialling.until)))
@@ -194,6 +208,9 @@ impl Connection {
         let now = cx.now;
         let is_over = self.over_at.is_some_and(|over| now >= over);
         match &mut self.phase {
+            Phase::Announcing(announcing) if now >= announcing.until || is_over => {
+                self.turn_away(Refusal::TooSlow, cx);
+            }
             Phase::Asking(asking) if now >= asking.until || is_over => {
                 cx.counters.refuse(Refusal::TooSlow);
                 asking.front.give_up(&mut asking.output);
@@ -207,11 +224,7 @@ impl Connection {
                 self.reset();
             }
             Phase::Parting(parting) if now >= parting.until => self.phase = Phase::Over,
-            Phase::Asking(_)
-            | Phase::Dialling(_)
-            | Phase::Relaying(_)
-            | Phase::Parting(_)
-            | Phase::Over => {}
+            _ => {}
         }
         self.turn(cx)
     }
@@ -243,7 +256,7 @@ impl Connection {
         let output = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Asking(asking) => asking.output,
             Phase::Dialling(dialling) => dialling.output,
-            Phase::Relaying(_) | Phase::Parting(_) | Phase::Over => return,
+            _ => return,
         };
         if !output.is_empty() {
             let until = cx.now + PROXY_PARTING_WITHIN;
@@ -257,9 +270,16 @@ impl Connection {
         match &mut self.phase {
             Phase::Asking(asking) => asking.front.refuse(failure, &mut asking.output),
             Phase::Dialling(dialling) => dialling.front.refuse(failure, &mut dialling.output),
-            Phase::Relaying(_) | Phase::Parting(_) | Phase::Over => {}
+            _ => {}
         }
         self.begin_parting(cx);
+    }
+}
+
+impl Phase {
+    fn asking(until: Instant) -> Self {
+        let (input, output) = (Vec::new(), Vec::new());
+        Self::Asking(Asking { front: Front::Silent, input, output, until })
     }
 }
 

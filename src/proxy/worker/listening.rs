@@ -11,11 +11,20 @@ use crate::limits::{PROXY_ACCEPT_RETRY, PROXY_ACCEPTS_PER_TURN, PROXY_BACKLOG};
 
 use super::ProxyWorker;
 
+/// A listening socket of one worker, and what those who come there have come to.
+#[derive(Debug)]
+pub(in super::super) struct Post {
+    pub(in super::super) listener: TcpListener,
+    /// The number of the entrance.
+    pub(in super::super) entrance: usize,
+    /// Whether they speak TLS first.
+    pub(in super::super) tls: bool,
+}
+
 /// A listening socket of one worker.
 #[derive(Debug)]
 pub(super) struct Door {
-    listener: TcpListener,
-    entrance: usize,
+    post: Post,
     knocking: Knocking,
 }
 
@@ -29,8 +38,8 @@ enum Knocking {
 }
 
 impl Door {
-    pub(super) fn new(listener: TcpListener, entrance: usize) -> Self {
-        Self { listener, entrance, knocking: Knocking::Perhaps }
+    pub(super) fn new(post: Post) -> Self {
+        Self { post, knocking: Knocking::Perhaps }
     }
 
     /// Somebody has come. Where the kernel has nothing to hand connections over with, that changes
@@ -76,7 +85,7 @@ impl ProxyWorker {
             Knocking::Perhaps => false,
         };
         door.knocking = Knocking::Perhaps;
-        let (stream, from) = match door.listener.accept() {
+        let (stream, from) = match door.post.listener.accept() {
             Ok(accepted) => accepted,
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => {
@@ -98,10 +107,10 @@ impl ProxyWorker {
                 }
             },
         };
-        let entrance = door.entrance;
+        let (entrance, tls) = (door.post.entrance, door.post.tls);
         if let (Some(crowd), Some(rules)) = (self.crowds.get(entrance), self.rules.get(entrance)) {
             match crowd.enter(from.ip(), rules) {
-                Ok(seat) => self.enter(stream, seat, entrance),
+                Ok(seat) => self.enter((stream, from), seat, entrance, tls),
                 Err(refusal) => self.cx.counters.refuse(refusal),
             }
         }

@@ -12,6 +12,7 @@ mod wheel;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use crate::limits::PROXY_ASKING_MAX;
+use crate::login::tls::ServerTls;
 use crate::sys::{affinity, clock};
 
 use super::counters::{ProxyCounters, Refusal};
@@ -29,14 +31,14 @@ use super::dial::names::Names;
 use super::dial::own::OwnAddresses;
 use super::relay::Buffers;
 use super::settings::Rules;
-use super::stream::{End, Stream};
+use super::stream::{End, Stream, TlsStream};
 
 use connection::{Connection, Turn};
 use listening::Door;
 use slab::{ConnectionId, Slab, own_number, own_token};
 use wheel::Wheel;
 
-pub(super) use listening::bind;
+pub(super) use listening::{Post, bind};
 
 const WAKER: Token = own_token(0);
 const FIRST_DOOR: usize = 1;
@@ -50,6 +52,8 @@ pub(super) enum Order {
     Resolved(ConnectionId, Answer),
     /// What goes for clients that come from here on, by entrance.
     Rules(Vec<Arc<Rules>>),
+    /// What an entrance shows of itself to clients that come from here on.
+    Tls(usize, ServerTls),
     /// Accept nobody any more, and stop when the last relay has ended, or after this time.
     Stop(Duration),
 }
@@ -87,10 +91,12 @@ pub(super) struct Context {
 pub(super) struct ProxyWorkerParts {
     /// The CPU that it stays on.
     pub(super) cpu: Option<usize>,
-    /// Its listening sockets, each with the number of its entrance.
-    pub(super) listeners: Vec<(mio::net::TcpListener, usize)>,
+    /// Its listening sockets.
+    pub(super) listeners: Vec<Post>,
     /// By entrance.
     pub(super) rules: Vec<Arc<Rules>>,
+    /// By entrance.
+    pub(super) tls: Vec<Option<ServerTls>>,
     /// By entrance.
     pub(super) crowds: Vec<Crowd>,
     pub(super) names: Names,
@@ -105,6 +111,8 @@ pub(super) struct ProxyWorker {
     orders: Receiver<Order>,
     doors: Vec<Door>,
     rules: Vec<Arc<Rules>>,
+    /// By entrance.
+    tls: Vec<Option<ServerTls>>,
     crowds: Vec<Crowd>,
     connections: Slab<Connection>,
     /// Those that have something to do.
@@ -132,10 +140,10 @@ impl ProxyWorker {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let handle = WorkerHandle { orders: sender, waker };
         let mut doors = Vec::with_capacity(parts.listeners.len());
-        for (index, (mut listener, entrance)) in parts.listeners.into_iter().enumerate() {
+        for (index, mut post) in parts.listeners.into_iter().enumerate() {
             let token = own_token(FIRST_DOOR + index);
-            poll.registry().register(&mut listener, token, Interest::READABLE)?;
-            doors.push(Door::new(listener, entrance));
+            poll.registry().register(&mut post.listener, token, Interest::READABLE)?;
+            doors.push(Door::new(post));
         }
         let now = clock::now();
         let cx = Context {
@@ -153,6 +161,7 @@ impl ProxyWorker {
             orders,
             doors,
             rules: parts.rules,
+            tls: parts.tls,
             crowds: parts.crowds,
             connections: Slab::default(),
             ready: VecDeque::new(),
@@ -241,6 +250,11 @@ impl ProxyWorker {
                     }
                 }
                 Order::Rules(rules) => self.rules = rules,
+                Order::Tls(entrance, tls) => {
+                    if let Some(place) = self.tls.get_mut(entrance) {
+                        *place = Some(tls);
+                    }
+                }
                 Order::Stop(within) => self.stop(within),
             }
         }
@@ -270,19 +284,32 @@ impl ProxyWorker {
     }
 
     /// Lets a client in who has come to an entrance.
-    fn enter(&mut self, stream: TcpStream, seat: Seat, entrance: usize) {
+    fn enter(
+        &mut self,
+        (mut stream, from): (TcpStream, SocketAddr),
+        seat: Seat,
+        entrance: usize,
+        tls: bool,
+    ) {
         let Some(rules) = self.rules.get(entrance).map(Arc::clone) else { return };
+        let tls = self.tls.get(entrance).and_then(Option::as_ref).filter(|_| tls);
         let Some(id) = self.connections.reserve() else { return };
-        let mut client = End::new(Stream::Tcp(stream));
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let (tcp, token) = (client.stream.tcp_mut(), id.token(0));
-        if let Err(error) = self.cx.registry.register(tcp, token, interest) {
-            log::debug!("proxy: a client cannot be let in: {error}");
-            self.connections.remove(id);
-            return;
-        }
+        let registered = self.cx.registry.register(&mut stream, id.token(0), interest);
+        let stream = registered.and_then(|()| match tls {
+            Some(tls) => TlsStream::server(stream, tls).map(Stream::Tls),
+            None => Ok(Stream::Tcp(stream)),
+        });
+        let client = match stream {
+            Ok(stream) => End::new(stream),
+            Err(error) => {
+                log::debug!("proxy: a client cannot be let in: {error}");
+                self.connections.remove(id);
+                return;
+            }
+        };
         self.cx.counters.accepted.add(1);
-        let connection = Connection::new(id, client, rules, seat, self.cx.now);
+        let connection = Connection::new(id, (client, from), rules, seat, self.cx.now);
         self.connections.put(id, connection);
         self.asking.push_back(id);
         self.asking_count += 1;

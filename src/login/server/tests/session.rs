@@ -17,7 +17,7 @@ use crate::login::message::{ClientMessage, RefusalCode, Secret, ServerMessage};
 use crate::login::server::LoginId;
 use crate::login::server::session::{Event, Phase, Session, Timeouts};
 use crate::login::testing::{Site, denied, request, terms};
-use crate::login::tls::{ClientTls, ServerTls};
+use crate::login::tls::{ClientTls, ServerTls, Service};
 use crate::sys::clock;
 
 const ID: LoginId = LoginId(1);
@@ -43,7 +43,7 @@ struct Kit {
 impl Kit {
     fn new() -> Self {
         let site = Site::new();
-        let server = ServerTls::load(&site.pki.tls_files()).unwrap();
+        let server = ServerTls::load(&site.pki.tls_files(), Service::Login).unwrap();
         Self { server, client: site.client() }
     }
 

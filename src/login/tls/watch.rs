@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::limits::LOGIN_FILES_LOOK_EVERY;
-use crate::login::tls::{ServerTls, TlsFiles, TlsSetupError};
+
+use super::{ServerTls, Service, TlsFiles, TlsSetupError};
 
 /// What tells one version of a file from another: device, inode, bytes, and when it was changed in
 /// seconds and nanoseconds. `None` if it is not there.
@@ -14,8 +15,9 @@ type Stamp = Option<[i64; 5]>;
 
 /// The files as they were when they were last read.
 #[derive(Debug)]
-pub(super) struct FilesWatch {
+pub struct FilesWatch {
     files: TlsFiles,
+    service: Service,
     stamps: Vec<Stamp>,
     due: Instant,
 }
@@ -23,20 +25,27 @@ pub(super) struct FilesWatch {
 impl FilesWatch {
     /// Reads the files for the first time. What changes while they are read is noticed at the next
     /// look, so the stamps come first.
-    pub(super) fn load(files: TlsFiles, now: Instant) -> Result<(Self, ServerTls), TlsSetupError> {
+    ///
+    /// # Errors
+    /// See [`ServerTls::load`].
+    pub fn load(
+        files: TlsFiles,
+        service: Service,
+        now: Instant,
+    ) -> Result<(Self, ServerTls), TlsSetupError> {
         let stamps = stamps(&files);
-        let tls = ServerTls::load(&files)?;
-        Ok((Self { files, stamps, due: now + LOGIN_FILES_LOOK_EVERY }, tls))
+        let tls = ServerTls::load(&files, service)?;
+        Ok((Self { files, service, stamps, due: now + LOGIN_FILES_LOOK_EVERY }, tls))
     }
 
     /// When to look again.
-    pub(super) fn due(&self) -> Instant {
+    pub fn due(&self) -> Instant {
         self.due
     }
 
     /// Looks, if it is time; what the files say if they have changed. Those that make no sense are
     /// told of once, and what was read before stays in force.
-    pub(super) fn look(&mut self, now: Instant) -> Option<ServerTls> {
+    pub fn look(&mut self, now: Instant) -> Option<ServerTls> {
         if now < self.due {
             return None;
         }
@@ -46,7 +55,7 @@ impl FilesWatch {
             return None;
         }
         self.stamps = stamps;
-        match ServerTls::load(&self.files) {
+        match ServerTls::load(&self.files, self.service) {
             Ok(tls) => {
                 log::info!("the TLS certificates or revocations have changed and are in force");
                 Some(tls)
@@ -97,7 +106,7 @@ mod tests {
         assert!(Command::new("mkfifo").arg(&files.certificate).status().unwrap().success());
         let now = clock::now();
         let path = files.certificate.clone();
-        let reader = thread::spawn(move || FilesWatch::load(files, now).unwrap());
+        let reader = thread::spawn(move || FilesWatch::load(files, Service::Login, now).unwrap());
         // This waits in turn until the reader has opened it.
         let mut fifo = fs::OpenOptions::new().write(true).open(&path).unwrap();
         let renewed = path.with_extension("new");

@@ -1,0 +1,200 @@
+//! TLS over TCP, without blocking.
+//!
+//! What is held back is bounded: plaintext is taken out as soon as it is decrypted, and nothing is
+//! taken in to be sent before what was taken in earlier has gone to the kernel. Of an idle
+//! connection rustls keeps 4 KiB for a record that may come.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use mio::net::TcpStream;
+use rustls::{Connection, ServerConnection};
+
+use crate::limits::{PROXY_BUFFER_LEN, TLS_RECORD_LEN_MAX};
+use crate::login::tls::{ClientCertificate, ServerTls};
+
+/// A TLS connection, of either side, and the TCP connection that carries it.
+pub struct TlsStream {
+    tcp: TcpStream,
+    tls: Connection,
+    /// The kernel had less than there was room for, when it was last asked.
+    is_dry: bool,
+    has_said_goodbye: bool,
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("TlsStream").field("tcp", &self.tcp).finish_non_exhaustive()
+    }
+}
+
+impl TlsStream {
+    /// A server's side over `tcp`. The handshake is made by reading.
+    ///
+    /// # Errors
+    /// rustls finds fault with the configuration.
+    pub fn server(tcp: TcpStream, tls: &ServerTls) -> io::Result<Box<Self>> {
+        let connection = ServerConnection::new(Arc::clone(&tls.config));
+        connection.map(|connection| Self::new(tcp, connection.into())).map_err(io::Error::other)
+    }
+
+    fn new(tcp: TcpStream, mut tls: Connection) -> Box<Self> {
+        // One buffer of a relay is taken in as a whole.
+        tls.set_buffer_limit(Some(PROXY_BUFFER_LEN));
+        Box::new(Self { tcp, tls, is_dry: false, has_said_goodbye: false })
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    pub(super) fn tcp_mut(&mut self) -> &mut TcpStream {
+        &mut self.tcp
+    }
+
+    /// Whether the handshake is still going on.
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.is_handshaking()
+    }
+
+    /// The certificate that the far end has shown and proved to be its own.
+    pub fn certificate(&self) -> Option<ClientCertificate> {
+        ClientCertificate::read(self.tls.peer_certificates()?.first()?)
+    }
+
+    /// Whether only the kernel can tell of more to read.
+    pub(super) fn is_dry(&self) -> bool {
+        self.is_dry
+    }
+
+    /// Whether something that was taken in has not gone to the kernel.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.tls.wants_write()
+    }
+
+    /// Reads plaintext; 0 is the orderly end, which TLS has a message for. A connection that ends
+    /// without it was cut, perhaps by somebody in between, and is an error.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // It comes to an end: rustls bears with a bounded number of records that carry nothing.
+        loop {
+            match self.tls.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+            let read = self.take_in(buffer)?;
+            if read > 0 {
+                return Ok(read);
+            }
+        }
+    }
+
+    /// Asks the kernel once and decrypts what it has. Returns how much plaintext is now at the
+    /// beginning of `buffer`; where that is large, its end is lent to what is encrypted, since
+    /// rustls by itself reads in small pieces.
+    fn take_in(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some((plain, wire)) = halves(buffer) else {
+            let read = self.tls.read_tls(&mut self.tcp)?;
+            self.is_dry = false;
+            self.process(read)?;
+            return Ok(0);
+        };
+        let read = self.tcp.read(wire)?;
+        self.is_dry = read < wire.len();
+        let mut rest = wire.get(..read).unwrap_or_default();
+        let mut filled = 0;
+        loop {
+            let used = self.tls.read_tls(&mut rest)?;
+            self.process(used)?;
+            while let Some(free) = plain.get_mut(filled..)
+                && let Ok(len @ 1..) = self.tls.reader().read(free)
+            {
+                filled += len;
+            }
+            if rest.is_empty() || used == 0 {
+                break;
+            }
+        }
+        if self.is_dry {
+            self.shrink();
+        }
+        Ok(filled)
+    }
+
+    /// Has rustls give up the room of a long record. It does so only when it is about to read.
+    fn shrink(&mut self) {
+        // Nothing is read, and that is no end.
+        let _ = self.tls.read_tls(&mut Silence);
+    }
+
+    /// Deals with `read` bytes that rustls was given, and sends what it answers.
+    fn process(&mut self, read: usize) -> io::Result<()> {
+        let processed = self.tls.process_new_packets();
+        let sent = self.flush();
+        let state = processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if read == 0 || state.peer_has_closed() {
+            // Of an end no further event tells.
+            self.is_dry = false;
+        }
+        or_later(sent)
+    }
+
+    /// Takes some of `bytes` in, once everything from before is with the kernel.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.flush()?;
+        if self.is_handshaking() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let taken = self.tls.writer().write(bytes)?;
+        or_later(self.flush())?;
+        Ok(taken)
+    }
+
+    /// Hands the kernel what was taken in.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut self.tcp) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be written: to the far end of TLS, which can tell it from a cut
+    /// so, and then to that of TCP.
+    pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.has_said_goodbye, true) {
+            self.tls.send_close_notify();
+            self.flush()?;
+        }
+        self.tcp.shutdown(Shutdown::Write)
+    }
+}
+
+/// What has nothing to say now.
+struct Silence;
+
+impl Read for Silence {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Room for plaintext, and room for the bytes that it is decrypted from. The former is larger by a
+/// record, of which a part may have come before. `None` where that leaves too little.
+fn halves(buffer: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
+    let wire = buffer.len().checked_sub(TLS_RECORD_LEN_MAX)? / 2;
+    let plain = buffer.len() - wire;
+    (wire >= TLS_RECORD_LEN_MAX).then(|| buffer.split_at_mut(plain))
+}
+
+/// What the kernel does not take now it takes later.
+fn or_later(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        sent => sent,
+    }
+}
