@@ -130,6 +130,7 @@ impl DeviceView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionView {
     /// Which.
+    #[serde(with = "id_as_text")]
     pub id: Id,
     /// Whose; `None` if the user is gone.
     pub user: Option<Name>,
@@ -179,6 +180,7 @@ impl SessionView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenView {
     /// Which.
+    #[serde(with = "id_as_text")]
     pub id: Id,
     /// Whom it stands for.
     pub user: Option<Name>,
@@ -322,5 +324,22 @@ impl UserView {
             day_bytes,
             month_bytes,
         }
+    }
+}
+
+/// Rows have 63-bit numbers. Many programs that read JSON know 53 bits of a number, and would name
+/// another row.
+mod id_as_text {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::accounts::model::Id;
+
+    pub(super) fn serialize<S: Serializer>(id: &Id, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&id.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Id, D::Error> {
+        String::deserialize(from)?.parse().map(Id).map_err(D::Error::custom)
     }
 }

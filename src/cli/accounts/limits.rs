@@ -122,6 +122,9 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Option<u64> {
     (value.is_finite() && (0.0..9e15).contains(&value)).then_some(value.round() as u64)
 }
 
+/// The longest span of time: a hundred years.
+const SPAN_MAX_S: u64 = 100 * 365 * 86_400;
+
 /// A span of time: `90s`, `15m`, `24h`, `7d`, `2w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span(pub(super) Duration);
@@ -136,7 +139,11 @@ impl FromStr for Span {
             let count = digits.parse::<u32>().ok().filter(|_| !digits.starts_with('+'))?;
             Some(u64::from(count) * s)
         });
-        let error = || "expected a span of time such as 90s, 15m, 24h, 7d or 2w".to_owned();
+        let seconds = seconds.filter(|seconds| (1..=SPAN_MAX_S).contains(seconds));
+        let error = || {
+            "expected a span of time from 1s to a hundred years, such as 90s, 15m, 24h, 7d or 2w"
+                .to_owned()
+        };
         seconds.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(error)
     }
 }
@@ -181,7 +188,7 @@ mod tests {
         for (text, seconds) in [("90s", 90), ("15m", 900), ("24h", 86_400), ("2w", 1_209_600)] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_secs(seconds))));
         }
-        for text in ["", "h", "1", "+1h", "-1h", "1.5h", "99999999999d"] {
+        for text in ["", "h", "1", "+1h", "-1h", "1.5h", "99999999999d", "0s", "36501d"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

@@ -161,7 +161,7 @@ fn consequences(done: &Done) -> String {
     if !done.stored {
         text.push_str(
             "; the database is away, or its disk is full (`corelane status` says which): it is in \
-             force, and stored when that is over",
+             force, and stored when that is over if the server runs until then",
         );
     }
     text

@@ -156,6 +156,9 @@ impl Connections {
 
     /// Lets a client in.
     pub(super) fn enter(&mut self, now: Instant, mut stream: TcpStream, from: SocketAddr) {
+        // A socket for both families has IPv4 clients in the clothes of IPv6; people know them by
+        // their own.
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let source = Source::from(from.ip());
         if let Some(place) = self.crowd.in_the_way_of(source) {
             self.remove(place.slot);
