@@ -291,6 +291,10 @@ fn proxy(
     let (now, accepted) = (units::count(proxy.connections), units::count(proxy.accepted));
     line("clients", &format!("{now} now, {accepted} in all"));
     line("origins", &format!("{} reached", units::count(proxy.reached)));
+    if proxy.requests > 0 {
+        let (all, reused) = (units::count(proxy.requests), units::count(proxy.reused));
+        line("requests", &format!("{all} of HTTP, {reused} over a connection that was there"));
+    }
     line("traffic", &format!("{up} up, {down} down"));
     let ends = [
         (proxy.timed_out, "timed out"),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::problems::{Origin, Problems};
@@ -13,7 +14,8 @@ use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
 use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
 use crate::proxy::dial::Guard;
-use crate::proxy::settings::{Entrance, EntranceTls, Rules};
+use crate::proxy::http::{Disclosure, Mark};
+use crate::proxy::settings::{Entrance, EntranceTls, Kept, Rules};
 
 /// Everything `corelane proxy` needs to know.
 #[derive(Clone, Debug)]
@@ -94,6 +96,54 @@ impl FromStr for ProxyProtocol {
 impl fmt::Display for ProxyProtocol {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let found = PROTOCOLS.iter().find(|(_, protocol)| *protocol == self.0);
+        out.write_str(found.map_or("", |(name, _)| name))
+    }
+}
+
+/// The name by which `Via` tells of the proxy: a host, with a port or without, or a pseudonym (RFC
+/// 9110 section 7.6.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ViaName(pub(crate) Arc<str>);
+
+impl FromStr for ViaName {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let is_named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        let is_name = (1..=64).contains(&text.len()) && text.bytes().all(is_named);
+        is_name.then(|| Self(text.into())).ok_or(Unacceptable("a host or pseudonym"))
+    }
+}
+
+impl fmt::Display for ViaName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// What becomes of a header that names clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientMark(pub(crate) Mark);
+
+impl ClientMark {
+    pub(crate) const OFF: Self = Self(Mark::Off);
+}
+
+const MARKS: [(&str, Mark); 3] =
+    [("off", Mark::Off), ("append", Mark::Append), ("replace", Mark::Replace)];
+
+impl FromStr for ClientMark {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let found = MARKS.iter().find(|(name, _)| *name == text);
+        found.map(|(_, mark)| Self(*mark)).ok_or(Unacceptable("off, append or replace"))
+    }
+}
+
+impl fmt::Display for ClientMark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = MARKS.iter().find(|(_, mark)| *mark == self.0);
         out.write_str(found.map_or("", |(name, _)| name))
     }
 }
@@ -192,6 +242,18 @@ fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
             guard: Guard { allowed: keys.allow.value.clone() },
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),
+            response_within: seconds(keys.response_within_s.value.as_u32()),
+            keep_alive: seconds(keys.keep_alive_s.value.as_u32()),
+            disclosure: Disclosure {
+                via: keys.via.value.as_ref().map(|name| Arc::clone(&name.0)),
+                forwarded: keys.forwarded.value.0,
+                x_forwarded_for: keys.x_forwarded_for.value.0,
+            },
+            kept: Kept {
+                max: keys.kept_max.value.as_usize(),
+                per_origin_max: keys.kept_per_origin_max.value.as_usize(),
+                lasts: seconds(keys.kept_s.value.as_u32()),
+            },
             idle_max: seconds(keys.idle_max_s.value.as_u32()),
             lasts_max: (lasts_s > 0).then(|| seconds(lasts_s)),
             connections_max: keys.connections_max.value.as_usize(),

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 use crate::accounts::credentials::demand::{LoginPolicy, ProofSet};
 use crate::accounts::names::Name;
 use crate::config::problems::Origin;
-use crate::config::proxy::{ProxyListen, ProxyProtocol, ProxyTable};
+use crate::config::proxy::{ClientMark, ProxyListen, ProxyProtocol, ProxyTable, ViaName};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -55,6 +55,8 @@ pub(crate) type ProxySeconds = Bounded<1, { limits::PROXY_SECONDS_MAX }>;
 pub(crate) type ProxyLasts = Bounded<0, { limits::PROXY_SECONDS_MAX }>;
 /// Connections of the proxy.
 pub(crate) type ProxyConnections = Bounded<1, { limits::PROXY_CONNECTIONS_BOUND }>;
+/// Connections to origins that a worker of the proxy keeps; 0: none.
+pub(crate) type ProxyKept = Bounded<0, { limits::PROXY_KEPT_BOUND }>;
 /// Bytes of a socket buffer. The kernel doubles the figure, and its own bound is an `int`.
 pub(crate) type Spin = Bounded<0, { limits::SPIN_MAX.as_micros() as u64 }>;
 pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;
@@ -383,6 +385,17 @@ section! {
             ProxySeconds::clamped(limits::PROXY_REQUEST_WITHIN.as_secs()), Live;
         dial_within_s: ProxySeconds =
             ProxySeconds::clamped(limits::PROXY_DIAL_WITHIN.as_secs()), Live;
+        response_within_s: ProxySeconds =
+            ProxySeconds::clamped(limits::PROXY_RESPONSE_WITHIN.as_secs()), Live;
+        keep_alive_s: ProxySeconds =
+            ProxySeconds::clamped(limits::PROXY_KEEP_ALIVE.as_secs()), Live;
+        kept_max: ProxyKept = ProxyKept::clamped(limits::PROXY_KEPT_MAX as u64), Live;
+        kept_per_origin_max: ProxyKept =
+            ProxyKept::clamped(limits::PROXY_KEPT_PER_ORIGIN_MAX as u64), Live;
+        kept_s: ProxySeconds = ProxySeconds::clamped(limits::PROXY_KEPT_LASTS.as_secs()), Live;
+        via: Option<ViaName> = None, Live;
+        forwarded: ClientMark = ClientMark::OFF, Live;
+        x_forwarded_for: ClientMark = ClientMark::OFF, Live;
         idle_max_s: ProxySeconds = ProxySeconds::clamped(limits::PROXY_IDLE_MAX.as_secs()), Live;
         lasts_max_s: ProxyLasts = ProxyLasts::clamped(0), Live;
         connections_max: ProxyConnections =

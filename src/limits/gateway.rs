@@ -30,6 +30,26 @@ pub const PROXY_REQUEST_LEN_MAX: usize = 64 * 1024;
 pub const PROXY_REQUEST_WITHIN: Duration = Duration::from_secs(15);
 /// How long reaching the origin may take, names included, unless configured otherwise.
 pub const PROXY_DIAL_WITHIN: Duration = Duration::from_secs(20);
+/// How long an origin may take to begin an answer of HTTP, unless configured otherwise.
+pub const PROXY_RESPONSE_WITHIN: Duration = Duration::from_secs(300);
+/// How long a client of HTTP may say nothing between two requests, unless configured otherwise.
+pub const PROXY_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Connections to origins of HTTP that a worker keeps while nobody uses them, unless configured
+/// otherwise.
+pub const PROXY_KEPT_MAX: usize = 256;
+/// Of those, the ones to one origin, unless configured otherwise.
+pub const PROXY_KEPT_PER_ORIGIN_MAX: usize = 16;
+/// The most that may be configured of the former.
+pub const PROXY_KEPT_BOUND: u64 = 65_536;
+/// How long one is kept, unless configured otherwise. Most servers close such a connection after a
+/// minute or more; one that is closed just when it is used costs a failed request.
+pub const PROXY_KEPT_LASTS: Duration = Duration::from_secs(30);
+/// How often it is looked which of them have been kept for too long.
+pub const PROXY_KEPT_SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a body that are copied behind a head, so that both go in one call.
+pub const PROXY_BODY_WITH_HEAD_MAX: usize = 16 * 1024;
+/// Bytes of room that a client keeps between two requests.
+pub const PROXY_ROOM_KEPT_MAX: usize = 4096;
 /// How long a relay may move nothing, unless configured otherwise.
 pub const PROXY_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long a client may take to read why it was refused. RFC 1928 section 6 wants the connection

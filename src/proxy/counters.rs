@@ -58,6 +58,10 @@ pub struct ProxyCounters {
     pub closed: Counter,
     /// Origins that were reached.
     pub reached: Counter,
+    /// Requests of HTTP that were forwarded, or were to be.
+    pub requests: Counter,
+    /// Those of them for which a connection to the origin was there already.
+    pub reused: Counter,
     /// Bytes from clients to origins.
     pub up_bytes: Counter,
     /// Bytes from origins to clients.

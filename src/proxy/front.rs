@@ -1,11 +1,12 @@
 //! What a client says until it is clear what it wants, whichever protocol it speaks.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::counters::Refusal;
 use super::detect::Protocol;
 use super::dial::Failure;
-use super::http::{HeadScanner, Page, RequestHead, RequestTarget, Slots, Status};
+use super::forward::Errand;
+use super::http::{HeadScanner, Method, Page, RequestHead, RequestTarget, Scheme, Slots, Status};
 use super::settings::Rules;
 use super::socks::reply::Reply;
 use super::socks::server::{Authentication, Event, Server, SocksError, Step};
@@ -44,12 +45,20 @@ pub enum Heard {
 pub enum Wish {
     /// To be connected.
     Connect(Target),
+    /// To have a request forwarded.
+    Forward(Errand),
 }
 
 impl Front {
     /// Reads what the client has said. Returns how much of it has been dealt with as well: the
-    /// rest, its first data among it, is to come again.
-    pub fn advance(&mut self, input: &[u8], rules: &Rules, out: &mut Vec<u8>) -> (usize, Heard) {
+    /// rest, its first data among it, is to come again. `client` is its address.
+    pub fn advance(
+        &mut self,
+        input: &[u8],
+        client: IpAddr,
+        rules: &Rules,
+        out: &mut Vec<u8>,
+    ) -> (usize, Heard) {
         if let Self::Silent = self {
             let Some(first) = input.first() else { return (0, Heard::Part) };
             *self = match Protocol::of(*first).filter(|protocol| rules.has(*protocol)) {
@@ -73,7 +82,7 @@ impl Front {
                     (0, Heard::Refused(refusal))
                 }
             },
-            Self::Http(scanner) => hear_http(scanner, input, out),
+            Self::Http(scanner) => hear_http(scanner, input, client, rules, out),
         }
     }
 
@@ -127,7 +136,13 @@ fn hear_socks(server: &mut Server, step: Step, out: &mut Vec<u8>) -> (usize, Hea
     }
 }
 
-fn hear_http(scanner: &mut HeadScanner, input: &[u8], out: &mut Vec<u8>) -> (usize, Heard) {
+fn hear_http(
+    scanner: &mut HeadScanner,
+    input: &[u8],
+    client: IpAddr,
+    rules: &Rules,
+    out: &mut Vec<u8>,
+) -> (usize, Heard) {
     let head = match scanner.scan(input) {
         Ok(None) => return (0, Heard::Part),
         Ok(Some(head)) => head,
@@ -137,19 +152,48 @@ fn hear_http(scanner: &mut HeadScanner, input: &[u8], out: &mut Vec<u8>) -> (usi
         }
     };
     let used = head.end;
+    let behind = input.get(used..).unwrap_or_default();
     let mut slots = Slots::new();
-    match RequestHead::parse(input.get(head).unwrap_or_default(), &mut slots) {
+    let heard = match RequestHead::parse(input.get(head).unwrap_or_default(), &mut slots) {
         Err(error) => {
             Page::closing(error.request_status(), &error.to_string()).write(out);
-            (used, Heard::Refused(Refusal::Malformed))
+            Heard::Refused(Refusal::Malformed)
         }
         Ok(RequestHead { target: RequestTarget::Authority(target), .. }) => {
-            (used, Heard::Wish(Wish::Connect(target)))
+            Heard::Wish(Wish::Connect(target))
         }
-        Ok(_) => {
-            let text = "this proxy takes CONNECT alone";
-            Page::closing(Status::MethodNotAllowed, text).write(out);
-            (used, Heard::Refused(Refusal::NotServed))
+        Ok(head) => hear_errand(&head, client, rules, behind, out),
+    };
+    (used, heard)
+}
+
+/// Hears a request that is to be forwarded, or is meant for this very server.
+fn hear_errand(
+    head: &RequestHead<'_, '_>,
+    client: IpAddr,
+    rules: &Rules,
+    behind: &[u8],
+    out: &mut Vec<u8>,
+) -> Heard {
+    let to_head = head.method == Method::Head;
+    let mut refuse = |status, text: &str, refusal| {
+        Page { to_head, ..Page::closing(status, text) }.write(out);
+        Heard::Refused(refusal)
+    };
+    match &head.target {
+        RequestTarget::Absolute(to) if to.scheme == Scheme::Http => {
+            match Errand::begin(head, to, client, rules, behind) {
+                Ok(errand) => Heard::Wish(Wish::Forward(errand)),
+                Err(error) => refuse(error.status(), &error.to_string(), Refusal::Malformed),
+            }
+        }
+        RequestTarget::Absolute(_) => {
+            let text = "this proxy does not speak TLS for its clients: ask for a tunnel (CONNECT)";
+            refuse(Status::NotImplemented, text, Refusal::NotServed)
+        }
+        _ => {
+            let text = "this is a proxy: it takes http://HOST/PATH, or CONNECT HOST:PORT";
+            refuse(Status::NotFound, text, Refusal::NotServed)
         }
     }
 }
@@ -169,7 +213,7 @@ fn reply_of(failure: Failure) -> Reply {
 }
 
 /// What a client of HTTP hears of a failure (RFC 9110 section 15).
-fn status_of(failure: Failure) -> Status {
+pub(super) fn status_of(failure: Failure) -> Status {
     match failure {
         Failure::Denied(_) | Failure::Forbidden => Status::Forbidden,
         Failure::NoPort => Status::BadRequest,

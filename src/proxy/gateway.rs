@@ -227,6 +227,8 @@ impl Gateway {
             connections: accepted.saturating_sub(closed),
             accepted,
             reached: sum(|counters| &counters.reached),
+            requests: sum(|counters| &counters.requests),
+            reused: sum(|counters| &counters.reused),
             up_bytes: sum(|counters| &counters.up_bytes),
             down_bytes: sum(|counters| &counters.down_bytes),
             timed_out: sum(|counters| &counters.timed_out),

@@ -10,6 +10,7 @@ use crate::login::tls::TlsFiles;
 
 use super::detect::Protocol;
 use super::dial::Guard;
+use super::http::Disclosure;
 
 /// One way into the gateway: addresses, and the rules that go for those who come there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,14 @@ pub struct Rules {
     pub request_within: Duration,
     /// How long reaching an origin may take.
     pub dial_within: Duration,
+    /// How long an origin may take to begin its answer to a request of HTTP that it has got.
+    pub response_within: Duration,
+    /// How long a client that has had an answer of HTTP may take before it asks again.
+    pub keep_alive: Duration,
+    /// What is told of the proxy and its clients in requests that are forwarded.
+    pub disclosure: Disclosure,
+    /// Which connections to origins are kept for further requests.
+    pub kept: Kept,
     /// How long a relay may move nothing.
     pub idle_max: Duration,
     /// How long a connection may last; for ever if `None`.
@@ -56,6 +65,27 @@ pub struct Rules {
     pub connections_per_source_max: usize,
 }
 
+/// Which connections to origins a worker keeps for further requests, while nobody uses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// To all origins.
+    pub max: usize,
+    /// To one.
+    pub per_origin_max: usize,
+    /// For how long.
+    pub lasts: Duration,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            max: limits::PROXY_KEPT_MAX,
+            per_origin_max: limits::PROXY_KEPT_PER_ORIGIN_MAX,
+            lasts: limits::PROXY_KEPT_LASTS,
+        }
+    }
+}
+
 impl Default for Rules {
     fn default() -> Self {
         Self {
@@ -64,6 +94,10 @@ impl Default for Rules {
             guard: Guard::default(),
             request_within: limits::PROXY_REQUEST_WITHIN,
             dial_within: limits::PROXY_DIAL_WITHIN,
+            response_within: limits::PROXY_RESPONSE_WITHIN,
+            keep_alive: limits::PROXY_KEEP_ALIVE,
+            disclosure: Disclosure::default(),
+            kept: Kept::default(),
             idle_max: limits::PROXY_IDLE_MAX,
             lasts_max: None,
             connections_max: limits::PROXY_CONNECTIONS_MAX,

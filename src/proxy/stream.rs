@@ -312,6 +312,18 @@ impl End {
         }
     }
 
+    /// Whether the far end, which should say nothing now, has said nothing and is still there, as
+    /// far as the kernel has told.
+    pub fn is_quiet(&mut self) -> bool {
+        !self.readable || self.probe()
+    }
+
+    /// The same, and the kernel is asked. If it is not so, the stream is of no more use.
+    pub fn probe(&mut self) -> bool {
+        self.readable = true;
+        !self.hung_up && matches!(self.read(&mut [0]), Ok(Moved::Blocked))
+    }
+
     /// Says that nothing more will be written.
     ///
     /// # Errors

@@ -88,6 +88,12 @@ pub struct ProxyStatus {
     pub accepted: u64,
     /// Origins that were reached for them.
     pub reached: u64,
+    /// Requests of HTTP that were forwarded, or were to be.
+    #[serde(default)]
+    pub requests: u64,
+    /// Those of them for which a connection to the origin was there already.
+    #[serde(default)]
+    pub reused: u64,
     /// Bytes from clients to origins.
     pub up_bytes: u64,
     /// Bytes from origins to clients.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::harness::{Gateway, echo, http};
+use crate::oracle::Oracle;
 
 /// Runs curl through the gateway; returns its exit code and what it got.
 pub(crate) fn curl(arguments: &[&str]) -> (Option<i32>, String) {
@@ -151,4 +152,64 @@ fn a_browser_shows_a_page_through_socks5() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("<p>the page</p>"), "{text}{errors}");
     assert!(gateway.status().reached > 0);
+}
+
+#[test]
+fn curl_has_its_requests_forwarded() {
+    let gateway = Gateway::start(&[]);
+    let (oracle, other) = (Oracle::parrot(), Oracle::parrot());
+    let proxy = format!("http://{}", gateway.address);
+    let upload = tempfile::NamedTempFile::new().unwrap();
+    let content = "0123456789".repeat(30_000);
+    std::fs::write(upload.path(), &content).unwrap();
+    let file = format!("@{}", upload.path().display());
+    let path = upload.path().to_str().unwrap();
+    let url = oracle.url("/a?b=c");
+    let posted = format!("POST /a?b=c|{content}");
+    for (flags, expected) in [
+        (vec![], "GET /a?b=c|"),
+        (vec!["--data", "some=thing"], "POST /a?b=c|some=thing"),
+        (vec!["--data-binary", &file], posted.as_str()),
+        (vec!["--data-binary", &file, "-H", "Transfer-Encoding: chunked"], posted.as_str()),
+        (vec!["--data-binary", &file, "-H", "Expect: 100-continue"], posted.as_str()),
+        (
+            vec!["-X", "PUT", "--data-binary", &file, "--proxy1.0", &proxy],
+            posted.replace("POST", "PUT").as_str(),
+        ),
+        (vec!["-X", "DELETE"], "DELETE /a?b=c|"),
+        (vec!["--http1.0"], "GET /a?b=c|"),
+    ] {
+        let arguments = [&["-x", &proxy][..], &flags, &[url.as_str()]].concat();
+        let (code, text) = curl(&arguments);
+        assert!(code == Some(0) && text == expected, "{flags:?}: {code:?} {text:.300}");
+    }
+    let (code, text) = curl(&["-x", &proxy, "-T", path, &url]);
+    assert!(code == Some(0) && text == posted.replace("POST", "PUT"), "{code:?} {text:.300}");
+    let (code, text) = curl(&["-x", &proxy, "--head", &url]);
+    assert!(code == Some(0) && text.contains("Content-Length: "), "{code:?} {text}");
+    // Several on one connection, to two origins.
+    let before = gateway.status();
+    let (first, second) = (oracle.url("/1"), other.url("/2"));
+    let (code, text) = curl(&["-x", &proxy, &first, &second, &first, &second]);
+    assert_eq!((code, text.as_str()), (Some(0), "GET /1|GET /2|GET /1|GET /2|"));
+    let after = gateway.status();
+    assert_eq!(after.accepted - before.accepted, 1);
+    assert_eq!(after.requests - before.requests, 4);
+    assert_eq!(other.visits().len(), 1);
+}
+
+#[test]
+fn python_has_its_requests_forwarded() {
+    let gateway = Gateway::start(&[]);
+    let oracle = Oracle::parrot();
+    let program = "import sys, requests\n\
+        s = requests.Session()\n\
+        s.trust_env = False\n\
+        s.proxies = {'http': sys.argv[1]}\n\
+        print(s.get(sys.argv[2]).text)\n\
+        print(s.post(sys.argv[2], data=b'x' * 100000).text == 'POST /|' + 'x' * 100000)\n\
+        print(s.post(sys.argv[2], data=iter([b'ab', b'cd'])).text)\n";
+    let (proxy, url) = (format!("http://{}", gateway.address), oracle.url("/"));
+    assert_eq!(python(program, &[&proxy, &url]), "GET /|\nTrue\nPOST /|abcd\n");
+    assert_eq!((gateway.status().accepted, oracle.visits().len()), (1, 1));
 }

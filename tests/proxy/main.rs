@@ -5,9 +5,12 @@
 mod announced;
 mod beside;
 mod clients;
+mod forwarding;
 mod harness;
 mod life;
+mod oracle;
 mod pressure;
 mod refusals;
 mod relays;
 mod secured;
+mod smuggling;

@@ -76,7 +76,7 @@ fn what_is_no_request_is_refused_and_closed() {
         (b"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00", b"\x05\x00\x05\x07"),
         (b"\x05\x01\x00\x05\x01\x00\x02\x00\x00", b"\x05\x00\x05\x08"),
         (b"\x04\x02\x00\x50\x01\x01\x01\x01\x00", b"\x00\x5b"),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 405"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 404"),
         (b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 400"),
         (b"CONNECT a:1 HTTP/1.1\nHost: a\n\n", b"HTTP/1.1 400"),
         (b"\x16\x03\x01\x00\x05", b""),

@@ -161,6 +161,30 @@ impl Exchange {
         Ok(run)
     }
 
+    /// Whether what the client has sent behind the head so far is well formed, looked at before any
+    /// of it is forwarded. Changes nothing.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_ahead(&self, input: &[u8]) -> Result<(), HttpError> {
+        let mut body = self.request;
+        let mut rest = input;
+        while !body.is_done() && !rest.is_empty() {
+            let used = body.advance(rest)?.used();
+            if used == 0 {
+                break;
+            }
+            rest = rest.get(used..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Says whether the connection to the origin has carried an exchange before, once it is known
+    /// which one it is.
+    pub fn set_reused(&mut self, is_reused: bool) {
+        self.is_reused = is_reused;
+    }
+
     /// The rest of the request's body, some of which may pass without being looked at.
     pub fn request_body(&mut self) -> &mut Body {
         // Who asks for it may move bytes.

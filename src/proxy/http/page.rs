@@ -36,6 +36,8 @@ pub enum Status {
     TooManyRequests,
     /// 431: the head is too large.
     HeadTooLarge,
+    /// 501: nobody does that here.
+    NotImplemented,
     /// 502: the origin cannot be reached, or its response is malformed.
     BadGateway,
     /// 503: the proxy is at a limit of its own.
@@ -73,6 +75,7 @@ impl Status {
             Self::ExpectationFailed => (417, "Expectation Failed"),
             Self::TooManyRequests => (429, "Too Many Requests"),
             Self::HeadTooLarge => (431, "Request Header Fields Too Large"),
+            Self::NotImplemented => (501, "Not Implemented"),
             Self::BadGateway => (502, "Bad Gateway"),
             Self::ServiceUnavailable => (503, "Service Unavailable"),
             Self::GatewayTimeout => (504, "Gateway Timeout"),

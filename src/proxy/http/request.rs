@@ -46,7 +46,7 @@ pub struct Absolute<'b> {
 }
 
 /// The schemes that are forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
     /// HTTP over TCP.
     Http,

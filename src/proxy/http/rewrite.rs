@@ -20,7 +20,7 @@ use super::request::{Absolute, RequestHead, Scheme};
 use super::response::ResponseHead;
 
 /// What a proxy says about itself and its clients in what it forwards.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Disclosure {
     /// The name by which `Via` tells of this proxy (RFC 9110 section 7.6.3); none means not at all.
     pub via: Option<Arc<str>>,

@@ -2,9 +2,16 @@
 //!
 //! ```text
 //! Announcing -> Asking -> Dialling -> Relaying
-//!                    \         \
-//!                     `---------`--> Parting
+//!                 ^  \         \
+//!                 |   \         `--> Forwarding, where the request is one of HTTP
+//!                 |    \                |
+//!                 `-----\---------------+
+//!                        \              |
+//!                         `-------------`--> Parting
 //! ```
+//!
+//! A client of HTTP asks again after an exchange. The connection to the origin stays with it
+//! meanwhile, and goes to whoever needs it when the client wants something else or leaves.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +19,11 @@ use std::time::Instant;
 
 use mio::event::Event;
 
-use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_PARTING_WITHIN, PROXY_REQUEST_LEN_MAX};
+use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_REQUEST_LEN_MAX};
 use crate::proxy::counters::Refusal;
 use crate::proxy::crowd::Seat;
 use crate::proxy::dial::{Dial, Failure};
+use crate::proxy::forward::{Origin, Passing};
 use crate::proxy::front::Front;
 use crate::proxy::relay::Relay;
 use crate::proxy::settings::Rules;
@@ -23,10 +31,12 @@ use crate::proxy::stream::{End, Moved};
 
 use super::Context;
 use super::slab::ConnectionId;
+use forwarding::Purpose;
 
 mod announcing;
 mod asking;
 mod dialling;
+mod forwarding;
 mod parting;
 mod relaying;
 
@@ -42,6 +52,9 @@ pub(super) struct Connection {
     /// When it has lasted for as long as it may.
     over_at: Option<Instant>,
     phase: Phase,
+    /// The connection to the origin of its last request, and the number of that socket, while it
+    /// asks.
+    kept: Option<(Origin, usize)>,
     /// Held for as long as the client is there.
     seat: Seat,
     /// Whether it waits for its turn.
@@ -56,6 +69,7 @@ enum Phase {
     Asking(Asking),
     Dialling(Box<Dialling>),
     Relaying(Box<Relaying>),
+    Forwarding(Box<Forwarding>),
     Parting(Parting),
     /// In between, and in the end.
     Over,
@@ -76,12 +90,15 @@ struct Asking {
     /// What it is to be told.
     output: Vec<u8>,
     until: Instant,
+    /// Whether it has had an answer before.
+    again: bool,
 }
 
 /// The origin is being reached.
 #[derive(Debug)]
 struct Dialling {
     front: Front,
+    purpose: Purpose,
     /// What the client has said behind its request.
     pipelined: Vec<u8>,
     output: Vec<u8>,
@@ -100,6 +117,16 @@ struct Relaying {
     /// The number of the origin's socket.
     socket: usize,
     relay: Relay,
+    until: Instant,
+}
+
+/// A request and its answer pass.
+#[derive(Debug)]
+struct Forwarding {
+    passing: Box<Passing>,
+    origin: Origin,
+    /// The number of the origin's socket.
+    socket: usize,
     until: Instant,
 }
 
@@ -146,7 +173,18 @@ impl Connection {
             true => Phase::Announcing(Announcing { until }),
             false => Phase::asking(until),
         };
-        Self { id, client, from, rules, over_at, phase, seat, queued: false, armed: None }
+        Self {
+            id,
+            client,
+            from,
+            rules,
+            over_at,
+            phase,
+            kept: None,
+            seat,
+            queued: false,
+            armed: None,
+        }
     }
 
     /// The kernel tells of one of its sockets.
@@ -161,6 +199,16 @@ impl Connection {
             Phase::Relaying(relaying) if relaying.socket == socket => {
                 relaying.origin.notice(event);
             }
+            Phase::Forwarding(forwarding) if forwarding.socket == socket => {
+                forwarding.origin.end.notice(event);
+            }
+            Phase::Asking(_) => {
+                if let Some((kept, of_kept)) = &mut self.kept
+                    && *of_kept == socket
+                {
+                    kept.end.notice(event);
+                }
+            }
             // An attempt that has lost.
             _ => {}
         }
@@ -174,6 +222,7 @@ impl Connection {
                 Phase::Asking(_) => self.ask(cx),
                 Phase::Dialling(_) => self.dial(cx),
                 Phase::Relaying(_) => self.relay(cx),
+                Phase::Forwarding(_) => self.forward(cx),
                 Phase::Parting(_) => self.part(),
                 Phase::Over => Step::Turn(Turn::Over),
             };
@@ -185,6 +234,15 @@ impl Connection {
 
     /// Whether it has not asked for anything yet.
     pub(super) fn is_asking(&self) -> bool {
+        match self.phase {
+            Phase::Announcing(_) => true,
+            Phase::Asking(Asking { again, .. }) => !again,
+            _ => false,
+        }
+    }
+
+    /// Whether it has nothing under way.
+    pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Announcing(_) | Phase::Asking(_))
     }
 
@@ -197,6 +255,7 @@ impl Connection {
                 Some(dialling.next.map_or(dialling.until, |next| next.min(dialling.until)))
             }
             Phase::Relaying(relaying) => Some(relaying.until),
+            Phase::Forwarding(forwarding) => Some(forwarding.until),
             Phase::Parting(parting) => Some(parting.until),
             Phase::Over => None,
         };
@@ -211,6 +270,9 @@ impl Connection {
             Phase::Announcing(announcing) if now >= announcing.until || is_over => {
                 self.turn_away(Refusal::TooSlow, cx);
             }
+            Phase::Asking(Asking { again: true, input, .. }) if input.is_empty() => {
+                self.phase = Phase::Over;
+            }
             Phase::Asking(asking) if now >= asking.until || is_over => {
                 cx.counters.refuse(Refusal::TooSlow);
                 asking.front.give_up(&mut asking.output);
@@ -222,6 +284,9 @@ impl Connection {
             Phase::Relaying(relaying) if now >= relaying.until || is_over => {
                 cx.counters.timed_out.add(1);
                 self.reset();
+            }
+            Phase::Forwarding(forwarding) if now >= forwarding.until || is_over => {
+                self.give_up_exchange(cx);
             }
             Phase::Parting(parting) if now >= parting.until => self.phase = Phase::Over,
             _ => {}
@@ -237,17 +302,25 @@ impl Connection {
 
     /// Both ends are to know that this is not how it should have ended.
     pub(super) fn reset(&mut self) {
-        if let Phase::Relaying(relaying) = &self.phase {
-            relaying.origin.stream.reset_on_close();
+        let origin = match &self.phase {
+            Phase::Relaying(relaying) => Some(&relaying.origin),
+            Phase::Forwarding(forwarding) => Some(&forwarding.origin.end),
+            _ => None,
+        };
+        if let Some(origin) = origin {
+            origin.stream.reset_on_close();
             self.client.stream.reset_on_close();
         }
         self.phase = Phase::Over;
     }
 
     /// The buffers go back; the rest goes with the connection.
-    pub(super) fn release(self, cx: &mut Context) {
-        if let Phase::Relaying(relaying) = self.phase {
-            relaying.relay.release(&mut cx.buffers);
+    pub(super) fn release(mut self, cx: &mut Context) {
+        self.give_up_kept(cx);
+        match self.phase {
+            Phase::Relaying(relaying) => relaying.relay.release(&mut cx.buffers),
+            Phase::Forwarding(forwarding) => drop(forwarding.passing.end(&mut cx.buffers)),
+            _ => {}
         }
     }
 
@@ -259,13 +332,17 @@ impl Connection {
             _ => return,
         };
         if !output.is_empty() {
-            let until = cx.now + PROXY_PARTING_WITHIN;
-            self.phase = Phase::Parting(Parting { output, shut: false, until });
+            self.part_with(output, cx);
         }
     }
 
     /// The origin cannot be reached: the client is told why.
     fn fail(&mut self, failure: Failure, cx: &mut Context) {
+        if let Phase::Dialling(dialling) = &mut self.phase
+            && let Purpose::Forward(passing) = std::mem::take(&mut dialling.purpose)
+        {
+            return self.fail_request(&passing, failure, cx);
+        }
         cx.counters.fail(failure);
         match &mut self.phase {
             Phase::Asking(asking) => asking.front.refuse(failure, &mut asking.output),
@@ -279,7 +356,7 @@ impl Connection {
 impl Phase {
     fn asking(until: Instant) -> Self {
         let (input, output) = (Vec::new(), Vec::new());
-        Self::Asking(Asking { front: Front::Silent, input, output, until })
+        Self::Asking(Asking { front: Front::Silent, input, output, until, again: false })
     }
 }
 

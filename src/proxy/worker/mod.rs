@@ -29,6 +29,7 @@ use super::crowd::{Crowd, Seat};
 use super::dial::Answer;
 use super::dial::names::Names;
 use super::dial::own::OwnAddresses;
+use super::forward::Pool;
 use super::relay::Buffers;
 use super::settings::Rules;
 use super::stream::{End, Stream, TlsStream};
@@ -42,6 +43,8 @@ pub(super) use listening::{Post, bind};
 
 const WAKER: Token = own_token(0);
 const FIRST_DOOR: usize = 1;
+/// The number of the first connection to an origin that nobody uses.
+const FIRST_KEPT: usize = 1 << 16;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 1024;
 
@@ -85,6 +88,10 @@ pub(super) struct Context {
     own: OwnAddresses,
     handle: WorkerHandle,
     counters: Arc<ProxyCounters>,
+    /// Connections to origins that nobody uses.
+    pool: Pool,
+    /// Whether clients that have nothing under way have to go.
+    is_stopping: bool,
 }
 
 /// What a worker is made of.
@@ -154,6 +161,8 @@ impl ProxyWorker {
             own: parts.own,
             handle: handle.clone(),
             counters: parts.counters,
+            pool: Pool::new(|place| own_token(FIRST_KEPT + place)),
+            is_stopping: false,
         };
         let worker = Self {
             cpu: parts.cpu,
@@ -206,6 +215,7 @@ impl ProxyWorker {
             }
             self.serve();
             self.expire();
+            self.cx.pool.sweep(self.cx.now);
         }
     }
 
@@ -215,7 +225,8 @@ impl ProxyWorker {
             return Some(Duration::ZERO);
         }
         let doors = self.doors.iter().filter_map(Door::due);
-        let due = doors.chain(self.timers.due()).chain(self.stopping).min()?;
+        let due = doors.chain(self.timers.due()).chain(self.stopping);
+        let due = due.chain(self.cx.pool.due()).min()?;
         Some(due.saturating_duration_since(clock::now()))
     }
 
@@ -223,6 +234,10 @@ impl ProxyWorker {
         for event in events {
             let token = event.token();
             if let Some(number) = own_number(token) {
+                if let Some(place) = number.checked_sub(FIRST_KEPT) {
+                    self.cx.pool.notice(place);
+                    continue;
+                }
                 let door = number.checked_sub(FIRST_DOOR);
                 if let Some(door) = door.and_then(|door| self.doors.get_mut(door)) {
                     door.knock();
@@ -264,11 +279,13 @@ impl ProxyWorker {
     fn stop(&mut self, within: Duration) {
         self.doors.clear();
         self.stopping = Some(self.cx.now + within);
+        self.cx.is_stopping = true;
         for id in self.connections.ids() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if connection.is_asking() {
+            if connection.is_idle() {
+                let was_asking = connection.is_asking();
                 connection.turn_away(Refusal::Stopping, &mut self.cx);
-                self.conclude(id, true, Turn::Over);
+                self.conclude(id, was_asking, Turn::Over);
             }
         }
     }

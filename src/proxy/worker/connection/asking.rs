@@ -3,29 +3,44 @@
 use crate::limits::PROXY_ATTEMPTS_MAX;
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::{Answer, Dial};
-use crate::proxy::front::{Heard, Wish};
+use crate::proxy::front::{Front, Heard, Wish};
 use crate::proxy::stream::Moved;
 use crate::proxy::target::{Host, Target};
 
 use super::super::{Context, Order};
+use super::forwarding::Purpose;
 use super::{Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
 
 impl Connection {
     /// Goes on listening to what the client wants.
     pub(super) fn ask(&mut self, cx: &mut Context) -> Step {
+        if let Some((origin, _)) = &mut self.kept
+            && !origin.end.is_quiet()
+        {
+            self.kept = None;
+        }
         let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
         loop {
             // What is to be said waits until nothing more can be heard: a client that has said
             // everything at once is answered at once.
             if !asking.input.is_empty() {
-                let (used, heard) =
-                    asking.front.advance(&asking.input, &self.rules, &mut asking.output);
+                let (used, heard) = asking.front.advance(
+                    &asking.input,
+                    self.from.ip(),
+                    &self.rules,
+                    &mut asking.output,
+                );
                 asking.input.drain(..used);
                 match heard {
                     Heard::Whole => continue,
                     Heard::Part => {}
                     Heard::Wish(Wish::Connect(target)) => {
-                        self.begin_dialling(&target, cx);
+                        self.give_up_kept(cx);
+                        self.begin_dialling(&target, Purpose::Relay, cx);
+                        return Step::Next;
+                    }
+                    Heard::Wish(Wish::Forward(errand)) => {
+                        self.begin_forwarding(errand, cx);
                         return Step::Next;
                     }
                     Heard::Refused(refusal) => {
@@ -47,6 +62,9 @@ impl Connection {
             let mut buffer = cx.buffers.lend();
             let read = self.client.read(&mut buffer);
             if let Ok(Moved::Bytes(len)) = read {
+                if asking.again && asking.input.is_empty() {
+                    asking.until = cx.now + self.rules.request_within;
+                }
                 asking.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
             }
             cx.buffers.take_back(buffer);
@@ -60,18 +78,27 @@ impl Connection {
         }
     }
 
-    /// The client wants to be connected.
-    fn begin_dialling(&mut self, target: &Target, cx: &mut Context) {
+    /// Begins to reach an origin. What the client says of itself counts for a relay alone.
+    pub(super) fn begin_dialling(&mut self, target: &Target, purpose: Purpose, cx: &mut Context) {
         let dial = match Dial::begin(target, &self.rules.guard, &cx.own.current()) {
             Ok(dial) => dial,
-            Err(failure) => return self.fail(failure, cx),
+            Err(failure) => {
+                return match purpose {
+                    Purpose::Relay => self.fail(failure, cx),
+                    Purpose::Forward(passing) => self.fail_request(&passing, failure, cx),
+                };
+            }
         };
         let needs_addresses = dial.needs_addresses();
-        let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        let (front, pipelined, output) = match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Asking(asking) => (asking.front, asking.input, asking.output),
+            _ => (Front::Silent, Vec::new(), Vec::new()),
+        };
         self.phase = Phase::Dialling(Box::new(Dialling {
-            front: asking.front,
-            pipelined: asking.input,
-            output: asking.output,
+            front,
+            purpose,
+            pipelined,
+            output,
             dial,
             attempts: [const { None }; PROXY_ATTEMPTS_MAX],
             next: None,

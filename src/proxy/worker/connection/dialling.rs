@@ -11,6 +11,7 @@ use crate::proxy::stream::{End, Stream};
 
 use super::super::Context;
 use super::super::slab::ConnectionId;
+use super::forwarding::Purpose;
 use super::{Connection, Dialling, Phase, Relaying, Step, Turn, bound};
 
 impl Connection {
@@ -22,7 +23,7 @@ impl Connection {
         }
         let Phase::Dialling(dialling) = &mut self.phase else { return Step::Next };
         if let Some((origin, socket)) = dialling.winner() {
-            self.begin_relaying(origin, socket, cx);
+            self.begin_passing(origin, socket, cx);
             return Step::Next;
         }
         loop {
@@ -44,11 +45,14 @@ impl Connection {
         }
     }
 
-    fn begin_relaying(&mut self, origin: End, socket: usize, cx: &mut Context) {
+    fn begin_passing(&mut self, origin: End, socket: usize, cx: &mut Context) {
         let Phase::Dialling(mut dialling) = std::mem::replace(&mut self.phase, Phase::Over) else {
             return;
         };
         cx.counters.reached.add(1);
+        if let Purpose::Forward(passing) = dialling.purpose {
+            return self.pass_over(passing, origin, socket, cx);
+        }
         dialling.front.accept(|| bound(&origin), &mut dialling.output);
         let relay = Relay::new(&dialling.pipelined, &dialling.output, &mut cx.buffers);
         let until = cx.now + self.rules.idle_max;

@@ -1,0 +1,202 @@
+//! Bytes of one direction of an exchange.
+
+use std::io;
+
+use crate::limits::{PROXY_BODY_WITH_HEAD_MAX, PROXY_BUFFER_LEN};
+use crate::proxy::http::Run;
+use crate::proxy::relay::Buffers;
+use crate::proxy::stream::{End, Moved};
+
+/// Bytes on their way: heads as they were written here, and then what was read from the writer, of
+/// which some may go on and some has yet to be understood.
+///
+/// A buffer is held only while something is in it, so a message that is awaited holds none.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Flow {
+    /// Heads and small pieces of bodies, to be written first.
+    own: Vec<u8>,
+    /// How much of them has gone.
+    own_sent: usize,
+    buffer: Option<Box<[u8]>>,
+    start: usize,
+    end: usize,
+    /// Of the bytes in the buffer, the first so many may go on.
+    cleared: usize,
+    /// So many behind them are to be dropped.
+    skip: usize,
+    /// Bytes that were handed over to the reader's kernel.
+    bytes: u64,
+}
+
+impl Flow {
+    /// One that begins with a head to be written, or with room for one.
+    pub(in crate::proxy) fn new(own: Vec<u8>) -> Self {
+        Self { own, ..Self::default() }
+    }
+
+    /// Puts bytes that were read already in front. The buffer has to be empty.
+    pub(in crate::proxy) fn feed(&mut self, bytes: &[u8], buffers: &mut Buffers) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut buffer = buffers.lend();
+        let len = bytes.len();
+        match buffer.get_mut(..len) {
+            Some(room) => room.copy_from_slice(bytes),
+            None => {
+                buffers.take_back(buffer);
+                buffer = bytes.into();
+            }
+        }
+        (self.buffer, self.start, self.end) = (Some(buffer), 0, len);
+    }
+
+    /// Bytes that were handed over to the reader's kernel.
+    pub(in crate::proxy) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What was read and is yet to be understood.
+    pub(super) fn unread(&self) -> &[u8] {
+        let buffer = self.buffer.as_deref().unwrap_or_default();
+        buffer.get(self.start + self.cleared + self.skip..self.end).unwrap_or_default()
+    }
+
+    /// The same, and where heads are written.
+    pub(super) fn unread_and_own(&mut self) -> (&[u8], &mut Vec<u8>) {
+        let buffer = self.buffer.as_deref().unwrap_or_default();
+        let from = self.start + self.cleared + self.skip;
+        (buffer.get(from..self.end).unwrap_or_default(), &mut self.own)
+    }
+
+    /// What has not gone yet, of what is to go.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &[u8]> {
+        let own = self.own.get(self.own_sent..).unwrap_or_default();
+        let buffer = self.buffer.as_deref().unwrap_or_default();
+        let cleared = buffer.get(self.start..self.start + self.cleared).unwrap_or_default();
+        [own, cleared].into_iter()
+    }
+
+    /// Whether something is to go.
+    pub(super) fn is_pending(&self) -> bool {
+        self.own_sent < self.own.len() || self.cleared > 0
+    }
+
+    /// Whether bytes that were understood still stand in front of those that were not.
+    pub(super) fn is_clearing(&self) -> bool {
+        self.cleared > 0
+    }
+
+    /// Bytes of the buffer were understood, of which none were before.
+    pub(super) fn clear(&mut self, run: Run) {
+        (self.cleared, self.skip) = (run.forward, run.skip);
+        let is_behind_head = self.own_sent < self.own.len();
+        if is_behind_head && self.own.len() + run.forward <= PROXY_BODY_WITH_HEAD_MAX {
+            let buffer = self.buffer.as_deref().unwrap_or_default();
+            let small = buffer.get(self.start..self.start + run.forward).unwrap_or_default();
+            self.own.extend_from_slice(small);
+            self.advance(run.forward);
+        }
+        if self.cleared == 0 {
+            self.drop_skipped();
+        }
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.start += len;
+        self.cleared -= len.min(self.cleared);
+        if self.cleared == 0 {
+            self.drop_skipped();
+        }
+    }
+
+    fn drop_skipped(&mut self) {
+        self.start += std::mem::take(&mut self.skip);
+    }
+
+    /// Writes what may go. Returns how much has gone.
+    ///
+    /// # Errors
+    /// The reader's connection is broken.
+    pub(super) fn write(&mut self, reader: &mut End, buffers: &mut Buffers) -> io::Result<usize> {
+        let mut gone = 0;
+        while self.is_pending() {
+            let is_own = self.own_sent < self.own.len();
+            let Some(bytes) = self.pending().find(|bytes| !bytes.is_empty()) else { break };
+            match reader.write(bytes)? {
+                Moved::Bytes(len) => {
+                    gone += len;
+                    self.bytes += len as u64;
+                    if is_own { self.own_sent += len } else { self.advance(len) }
+                }
+                Moved::Blocked | Moved::End if reader.is_writable() => {}
+                Moved::Blocked | Moved::End => break,
+            }
+        }
+        self.give_back(buffers);
+        Ok(gone)
+    }
+
+    /// What was written here has gone, and its room may be used again.
+    pub(super) fn forget_own(&mut self) {
+        if self.own_sent == self.own.len() {
+            self.own.clear();
+            self.own_sent = 0;
+        }
+    }
+
+    /// The head is to be written again, to another connection.
+    pub(super) fn rewind(&mut self) {
+        self.own_sent = 0;
+    }
+
+    /// Reads once, behind what is there.
+    ///
+    /// # Errors
+    /// The writer's connection is broken.
+    pub(super) fn read(&mut self, writer: &mut End, buffers: &mut Buffers) -> io::Result<Moved> {
+        if !writer.is_readable() {
+            return Ok(Moved::Blocked);
+        }
+        let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.lend());
+        if self.start > 0 {
+            buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let room = buffer.get_mut(self.end..).unwrap_or_default();
+        // The bounds of heads and trailers leave room; a full buffer would look like an end.
+        let read = match room.is_empty() {
+            true => Err(io::ErrorKind::OutOfMemory.into()),
+            false => writer.read(room),
+        };
+        if let Ok(Moved::Bytes(len)) = read {
+            self.end += len;
+        }
+        self.buffer = Some(buffer);
+        self.give_back(buffers);
+        read
+    }
+
+    /// An empty buffer goes back.
+    fn give_back(&mut self, buffers: &mut Buffers) {
+        if self.start == self.end
+            && let Some(buffer) = self.buffer.take()
+        {
+            (self.start, self.end) = (0, 0);
+            // A larger one was made for what a client had sent ahead.
+            if buffer.len() == PROXY_BUFFER_LEN {
+                buffers.take_back(buffer);
+            }
+        }
+    }
+
+    /// Takes it apart: what has not been understood goes to `rest`, and the room for heads is
+    /// returned, empty.
+    pub(super) fn end(mut self, rest: &mut Vec<u8>, buffers: &mut Buffers) -> Vec<u8> {
+        rest.extend_from_slice(self.unread());
+        self.start = self.end;
+        self.give_back(buffers);
+        self.own.clear();
+        self.own
+    }
+}

@@ -1,0 +1,241 @@
+//! Moves a request to its origin, and the answer back.
+
+use std::io;
+
+use crate::limits::PROXY_RELAY_TURN_LEN;
+use crate::proxy::http::{Fate, HttpError, Page, Status};
+use crate::proxy::relay::{Buffers, Relay};
+use crate::proxy::stream::{End, Moved};
+
+use super::{Errand, Flow};
+
+/// A request and its answer on their way.
+#[derive(Debug)]
+pub(in crate::proxy) struct Passing {
+    pub(in crate::proxy) errand: Errand,
+    pub(in crate::proxy) up: Flow,
+    pub(in crate::proxy) down: Flow,
+    /// Room for what the client says next.
+    room: Vec<u8>,
+    /// The origin takes no more of the request; it may have said something before.
+    is_up_lost: bool,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub(in crate::proxy) enum Pace {
+    /// There is more to do at once; others come first.
+    Again,
+    /// Something has to happen first.
+    Wait,
+    /// It is over, and this becomes of the connections.
+    Over(Fate),
+}
+
+/// Why an exchange cannot go on.
+#[derive(Debug)]
+pub(in crate::proxy) enum Mishap {
+    /// The client is gone, or cannot be told anything.
+    ClientGone,
+    /// The client's request is malformed.
+    Request(HttpError),
+    /// The origin's response is malformed.
+    Response(HttpError),
+    /// The origin's connection has ended or broken before the end of the response.
+    OriginGone(io::Error),
+}
+
+/// What an exchange waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Waits {
+    /// The rest of the request.
+    Request,
+    /// The beginning of the answer.
+    Answer,
+    /// The rest of the answer, or somebody to take what there is.
+    Rest,
+}
+
+impl Passing {
+    /// One whose client has sent `input` behind the head of the request. `room` is used for what
+    /// the client is told.
+    pub(in crate::proxy) fn new(
+        mut errand: Errand,
+        mut input: Vec<u8>,
+        room: Vec<u8>,
+        buffers: &mut Buffers,
+    ) -> Self {
+        let mut up = Flow::new(std::mem::take(&mut errand.head));
+        up.feed(&input, buffers);
+        input.clear();
+        Self { errand, up, down: Flow::new(room), room: input, is_up_lost: false }
+    }
+
+    /// Moves what can be moved, within bounds. Returns how it goes on.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(in crate::proxy) fn turn(
+        &mut self,
+        client: &mut End,
+        origin: &mut End,
+        buffers: &mut Buffers,
+    ) -> Result<Pace, Mishap> {
+        let before = self.moved();
+        loop {
+            let helping = self.moved();
+            let more = self.pump_up(client, origin, buffers)?;
+            let more = self.pump_down(client, origin, buffers)? || more;
+            if !self.down.is_pending() {
+                match self.errand.exchange.fate() {
+                    Fate::Running => {}
+                    Fate::Finished { client_kept, origin_kept } => {
+                        // What the origin has not got, or has said without being asked, would come
+                        // between the next request and its answer.
+                        let is_clean = !self.is_up_lost
+                            && !self.up.is_pending()
+                            && self.down.unread().is_empty();
+                        let origin_kept = origin_kept && is_clean;
+                        return Ok(Pace::Over(Fate::Finished { client_kept, origin_kept }));
+                    }
+                    Fate::Switched => return Ok(Pace::Over(Fate::Switched)),
+                }
+            }
+            if !more && self.moved() == helping {
+                return Ok(Pace::Wait);
+            }
+            if self.moved() - before > PROXY_RELAY_TURN_LEN as u64 {
+                return Ok(Pace::Again);
+            }
+        }
+    }
+
+    /// Bytes that have gone, in both directions.
+    pub(in crate::proxy) fn moved(&self) -> u64 {
+        self.up.bytes() + self.down.bytes()
+    }
+
+    /// Moves a helping of the request. Returns whether there may be more.
+    fn pump_up(
+        &mut self,
+        client: &mut End,
+        origin: &mut End,
+        buffers: &mut Buffers,
+    ) -> Result<bool, Mishap> {
+        let exchange = &mut self.errand.exchange;
+        if self.is_up_lost {
+            return Ok(false);
+        }
+        let mut has_read = false;
+        while !self.up.is_clearing() && !exchange.is_sent() {
+            let run = exchange.from_client(self.up.unread()).map_err(Mishap::Request)?;
+            self.up.clear(run);
+            if run.used() > 0 {
+                continue;
+            }
+            // With a piece of its own to be written, the head does not wait for more.
+            if has_read || self.up.is_pending() {
+                break;
+            }
+            match self.up.read(client, buffers) {
+                Ok(Moved::Bytes(_)) => has_read = true,
+                Ok(Moved::Blocked) => break,
+                Ok(Moved::End) | Err(_) => return Err(Mishap::ClientGone),
+            }
+        }
+        match self.up.write(origin, buffers) {
+            // Whether it is gone altogether is found out by reading.
+            Err(_) => self.is_up_lost = true,
+            Ok(_) if self.up.is_pending() => return Ok(origin.is_writable()),
+            Ok(_) => {}
+        }
+        Ok(has_read || (!exchange.is_sent() && client.is_readable()))
+    }
+
+    /// Moves a helping of the answer. Returns whether there may be more.
+    fn pump_down(
+        &mut self,
+        client: &mut End,
+        origin: &mut End,
+        buffers: &mut Buffers,
+    ) -> Result<bool, Mishap> {
+        let exchange = &mut self.errand.exchange;
+        let mut has_read = false;
+        while !self.down.is_clearing() && exchange.fate() == Fate::Running {
+            let (unread, own) = self.down.unread_and_own();
+            if !unread.is_empty() {
+                let run = exchange.from_origin(unread, own).map_err(Mishap::Response)?;
+                self.down.clear(run);
+                if run.used() > 0 {
+                    continue;
+                }
+            }
+            if has_read || self.down.is_pending() {
+                break;
+            }
+            match self.down.read(origin, buffers) {
+                Ok(Moved::Bytes(_)) => has_read = true,
+                Ok(Moved::Blocked) => break,
+                Ok(Moved::End) => {
+                    let gone = |error| Mishap::OriginGone(io::Error::other(error));
+                    exchange.origin_ended().map_err(gone)?;
+                }
+                Err(error) => return Err(Mishap::OriginGone(error)),
+            }
+        }
+        self.down.write(client, buffers).map_err(|_| Mishap::ClientGone)?;
+        if self.down.is_pending() {
+            return Ok(client.is_writable());
+        }
+        self.down.forget_own();
+        Ok(has_read || (exchange.fate() == Fate::Running && origin.is_readable()))
+    }
+
+    /// What it waits for.
+    pub(in crate::proxy) fn waits(&self) -> Waits {
+        let exchange = &self.errand.exchange;
+        match exchange.is_answered() || self.up.is_pending() || self.down.is_pending() {
+            true => Waits::Rest,
+            false if exchange.is_sent() || self.is_up_lost => Waits::Answer,
+            false => Waits::Request,
+        }
+    }
+
+    /// Whether the client can be told what has gone wrong.
+    pub(in crate::proxy) fn is_open_to_a_page(&self) -> bool {
+        !self.errand.exchange.is_answered()
+    }
+
+    /// Begins again, with a new connection to the origin.
+    pub(in crate::proxy) fn begin_again(&mut self) {
+        self.up.rewind();
+        self.errand.exchange.set_reused(false);
+        self.is_up_lost = false;
+    }
+
+    /// What the client is to be told in the end: what it has not got yet, and a page.
+    pub(in crate::proxy) fn page(&self, status: Status, text: &str) -> Vec<u8> {
+        let mut output = self.down.pending().collect::<Vec<_>>().concat();
+        let to_head = self.errand.to_head;
+        Page { to_head, ..Page::closing(status, text) }.write(&mut output);
+        output
+    }
+
+    /// The exchange is over: returns what the client has said behind its request, and room for what
+    /// it is told next.
+    pub(in crate::proxy) fn end(self, buffers: &mut Buffers) -> (Vec<u8>, Vec<u8>) {
+        let mut input = self.room;
+        self.up.end(&mut input, buffers);
+        let output = self.down.end(&mut Vec::new(), buffers);
+        (input, output)
+    }
+
+    /// Both ends have agreed to speak something else: bytes pass from here on.
+    pub(in crate::proxy) fn switch(self, buffers: &mut Buffers) -> Relay {
+        let mut pipelined = self.up.pending().collect::<Vec<_>>().concat();
+        let mut answer = self.down.pending().collect::<Vec<_>>().concat();
+        self.up.end(&mut pipelined, buffers);
+        self.down.end(&mut answer, buffers);
+        Relay::new(&pipelined, &answer, buffers)
+    }
+}

@@ -1,0 +1,246 @@
+//! Forwards a request of HTTP.
+
+use std::time::Duration;
+
+use crate::proxy::counters::Refusal;
+use crate::proxy::dial::Failure;
+use crate::proxy::forward::{Errand, Mishap, Origin, Pace, Passing, Waits};
+use crate::proxy::front::{Front, status_of};
+use crate::proxy::http::{Fate, HeadScanner, Status};
+use crate::proxy::settings::Rules;
+use crate::proxy::stream::End;
+
+use super::super::Context;
+use super::{Asking, Connection, Forwarding, Parting, Phase, Relaying, Step, Turn};
+use crate::limits::{PROXY_PARTING_WITHIN, PROXY_ROOM_KEPT_MAX};
+
+/// The number of the socket of an origin that was kept.
+const KEPT_SOCKET: usize = 1;
+
+impl Connection {
+    /// The client wants a request to be forwarded.
+    pub(super) fn begin_forwarding(&mut self, errand: Errand, cx: &mut Context) {
+        let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        cx.counters.requests.add(1);
+        let key = (errand.scheme, errand.to.clone());
+        let passing = Passing::new(errand, asking.input, asking.output, &mut cx.buffers);
+        let own = self.kept.take_if(|(origin, _)| origin.key == key);
+        if let Some((mut origin, socket)) = own
+            && origin.end.is_quiet()
+        {
+            return self.reuse(passing, origin, socket, cx);
+        }
+        self.give_up_kept(cx);
+        let token = self.id.token(KEPT_SOCKET);
+        match cx.pool.take(&key, &self.rules, &cx.registry, token) {
+            Some(origin) => self.reuse(passing, origin, KEPT_SOCKET, cx),
+            None => self.begin_dialling(&key.1, Purpose::Forward(Box::new(passing)), cx),
+        }
+    }
+
+    fn reuse(&mut self, mut passing: Passing, origin: Origin, socket: usize, cx: &mut Context) {
+        cx.counters.reused.add(1);
+        passing.errand.exchange.set_reused(true);
+        self.pass(Box::new(passing), origin, socket, cx);
+    }
+
+    /// The origin has been reached for a request.
+    pub(super) fn pass_over(
+        &mut self,
+        passing: Box<Passing>,
+        end: End,
+        socket: usize,
+        cx: &mut Context,
+    ) {
+        let key = (passing.errand.scheme, passing.errand.to.clone());
+        self.pass(passing, Origin { end, key, is_bound: false }, socket, cx);
+    }
+
+    fn pass(&mut self, passing: Box<Passing>, mut origin: Origin, socket: usize, cx: &mut Context) {
+        origin.is_bound |= passing.errand.binds_origin;
+        let until = cx.now + patience(passing.waits(), &self.rules);
+        self.phase = Phase::Forwarding(Box::new(Forwarding { passing, origin, socket, until }));
+    }
+
+    /// The origin of a request cannot be reached.
+    pub(super) fn fail_request(&mut self, passing: &Passing, failure: Failure, cx: &Context) {
+        cx.counters.fail(failure);
+        let output = passing.page(status_of(failure), &failure.to_string());
+        self.part_with(output, cx);
+    }
+
+    /// Goes on forwarding a request.
+    pub(super) fn forward(&mut self, cx: &mut Context) -> Step {
+        let Phase::Forwarding(forwarding) = &mut self.phase else { return Step::Next };
+        if self.client.is_hung_up() {
+            return Step::Turn(Turn::Over);
+        }
+        let Forwarding { passing, origin, until, .. } = &mut **forwarding;
+        let (up, down, waited) = (passing.up.bytes(), passing.down.bytes(), passing.waits());
+        let pace = passing.turn(&mut self.client, &mut origin.end, &mut cx.buffers);
+        let (up, down) = (passing.up.bytes() - up, passing.down.bytes() - down);
+        if up + down > 0 || passing.waits() != waited {
+            *until = cx.now + patience(passing.waits(), &self.rules);
+            cx.counters.up_bytes.add(up);
+            cx.counters.down_bytes.add(down);
+        }
+        match pace {
+            Ok(Pace::Wait) => Step::Turn(Turn::Wait),
+            Ok(Pace::Again) => Step::Turn(Turn::Again),
+            Ok(Pace::Over(fate)) => {
+                self.conclude_exchange(fate, cx);
+                Step::Next
+            }
+            Err(mishap) => {
+                self.meet(mishap, cx);
+                Step::Next
+            }
+        }
+    }
+
+    /// The exchange is over.
+    fn conclude_exchange(&mut self, fate: Fate, cx: &mut Context) {
+        let Phase::Forwarding(forwarding) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return;
+        };
+        let Forwarding { passing, origin, socket, .. } = *forwarding;
+        let (client_kept, origin_kept) = match fate {
+            Fate::Finished { client_kept, origin_kept } => (client_kept, origin_kept),
+            Fate::Switched | Fate::Running => {
+                let relay = passing.switch(&mut cx.buffers);
+                let until = cx.now + self.rules.idle_max;
+                let origin = origin.end;
+                let relaying = Relaying { origin, socket, relay, until };
+                self.phase = Phase::Relaying(Box::new(relaying));
+                return;
+            }
+        };
+        if origin_kept {
+            self.kept = Some((origin, socket));
+        }
+        let (mut input, mut output) = passing.end(&mut cx.buffers);
+        if !client_kept || cx.is_stopping {
+            self.part_with(Vec::new(), cx);
+            return;
+        }
+        for room in [&mut input, &mut output] {
+            if room.capacity() > PROXY_ROOM_KEPT_MAX {
+                room.shrink_to(PROXY_ROOM_KEPT_MAX);
+            }
+        }
+        let within =
+            if input.is_empty() { self.rules.keep_alive } else { self.rules.request_within };
+        self.phase = Phase::Asking(Asking {
+            front: Front::Http(HeadScanner::default()),
+            input,
+            output,
+            until: cx.now + within,
+            again: true,
+        });
+    }
+
+    /// The exchange cannot go on.
+    fn meet(&mut self, mishap: Mishap, cx: &mut Context) {
+        let Phase::Forwarding(forwarding) = &self.phase else { return };
+        let passing = &forwarding.passing;
+        match mishap {
+            Mishap::ClientGone => self.phase = Phase::Over,
+            Mishap::Request(error) => {
+                cx.counters.refuse(Refusal::Malformed);
+                self.end_with_page(error.request_status(), &error.to_string(), cx);
+            }
+            Mishap::Response(error) => {
+                cx.counters.broken.add(1);
+                let text = format!("the answer of the origin is malformed: {error}");
+                self.end_with_page(error.response_status(), &text, cx);
+            }
+            Mishap::OriginGone(_) if passing.errand.exchange.may_retry() => self.retry(cx),
+            Mishap::OriginGone(error) => {
+                log::debug!("proxy: an origin is gone: {error}");
+                cx.counters.broken.add(1);
+                let text = "the origin closed the connection before it answered; try again";
+                self.end_with_page(Status::BadGateway, text, cx);
+            }
+        }
+    }
+
+    /// The origin had closed the connection, as it may at any time between two requests: the
+    /// request goes to a new one.
+    fn retry(&mut self, cx: &mut Context) {
+        let Phase::Forwarding(forwarding) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return;
+        };
+        let Forwarding { mut passing, origin, .. } = *forwarding;
+        passing.begin_again();
+        let (_, target) = origin.key;
+        self.begin_dialling(&target, Purpose::Forward(passing), cx);
+    }
+
+    /// Ends an exchange that has failed: with a page if the client can still be told, and otherwise
+    /// such that it does not take what it has got for the whole.
+    pub(super) fn end_with_page(&mut self, status: Status, text: &str, cx: &Context) {
+        let Phase::Forwarding(forwarding) = &self.phase else { return };
+        if forwarding.passing.is_open_to_a_page() {
+            // An origin that has got a part of a request is not to take it for the whole.
+            forwarding.origin.end.stream.reset_on_close();
+            let output = forwarding.passing.page(status, text);
+            self.part_with(output, cx);
+        } else {
+            self.reset();
+        }
+    }
+
+    /// The time for what the exchange waits for is over.
+    pub(super) fn give_up_exchange(&mut self, cx: &mut Context) {
+        let Phase::Forwarding(forwarding) = &self.phase else { return };
+        match forwarding.passing.waits() {
+            Waits::Request => {
+                cx.counters.refuse(Refusal::TooSlow);
+                let text = "the request has not come in time";
+                self.end_with_page(Status::RequestTimeout, text, cx);
+            }
+            Waits::Answer => {
+                cx.counters.fail(Failure::TimedOut);
+                let text = "the origin has not answered in time";
+                self.end_with_page(Status::GatewayTimeout, text, cx);
+            }
+            Waits::Rest => {
+                cx.counters.timed_out.add(1);
+                let text = "nothing has moved for too long";
+                self.end_with_page(Status::GatewayTimeout, text, cx);
+            }
+        }
+    }
+
+    /// The connection to an origin that the client had for itself goes to whoever needs it.
+    pub(super) fn give_up_kept(&mut self, cx: &mut Context) {
+        if let Some((origin, _)) = self.kept.take() {
+            cx.pool.put(origin, &self.rules, cx.now, &cx.registry);
+        }
+    }
+
+    /// Says the last words, and reads what the client still says for a while.
+    pub(super) fn part_with(&mut self, output: Vec<u8>, cx: &Context) {
+        let until = cx.now + PROXY_PARTING_WITHIN;
+        self.phase = Phase::Parting(Parting { output, shut: false, until });
+    }
+}
+
+/// What an origin is reached for.
+#[derive(Debug, Default)]
+pub(super) enum Purpose {
+    /// A relay.
+    #[default]
+    Relay,
+    /// A request.
+    Forward(Box<Passing>),
+}
+
+/// How long an exchange may wait.
+fn patience(waits: Waits, rules: &Rules) -> Duration {
+    match waits {
+        Waits::Request => rules.request_within,
+        Waits::Answer => rules.response_within,
+        Waits::Rest => rules.idle_max,
+    }
+}
