@@ -46,15 +46,18 @@ pub(crate) enum Contender {
 pub(crate) enum Protocol {
     Socks5,
     Connect,
+    /// Requests that the proxy forwards, without a tunnel.
+    Forward,
 }
 
 impl Protocol {
-    pub(crate) const ALL: [Self; 2] = [Self::Socks5, Self::Connect];
+    pub(crate) const ALL: [Self; 3] = [Self::Socks5, Self::Connect, Self::Forward];
 
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Socks5 => "SOCKS5",
             Self::Connect => "CONNECT",
+            Self::Forward => "HTTP forwarding",
         }
     }
 }
@@ -81,7 +84,7 @@ impl Contender {
         match self {
             Self::Direct | Self::Corelane | Self::ThreeProxy => true,
             Self::Microsocks | Self::Dante => matches!(protocol, Protocol::Socks5),
-            Self::Tinyproxy | Self::Squid => matches!(protocol, Protocol::Connect),
+            Self::Tinyproxy | Self::Squid => !matches!(protocol, Protocol::Socks5),
         }
     }
 
@@ -216,7 +219,7 @@ impl Running {
 
     fn address(&self, protocol: Protocol) -> SocketAddr {
         let has_two = self.contender == Contender::ThreeProxy;
-        let offset = u16::from(has_two && protocol == Protocol::Connect);
+        let offset = u16::from(has_two && protocol != Protocol::Socks5);
         (Ipv4Addr::LOCALHOST, self.contender.port() + offset).into()
     }
 
@@ -225,6 +228,7 @@ impl Running {
             (Contender::Direct, _) => Road::Direct,
             (_, Protocol::Socks5) => Road::Socks5(self.address(protocol)),
             (_, Protocol::Connect) => Road::Connect(self.address(protocol)),
+            (_, Protocol::Forward) => Road::Forward(self.address(protocol)),
         }
     }
 

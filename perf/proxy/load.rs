@@ -1,6 +1,6 @@
 //! The clients: what they ask of a proxy, and what they see of it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -10,7 +10,7 @@ use corelane::lab::wait_until;
 use corelane::sys::clock;
 
 use super::Failure;
-use super::origin::{CHUNK_LEN, Origins};
+use super::origin::{CHUNK_LEN, Origins, PAGE_LEN};
 
 /// How long one read, write or connection may take.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
@@ -36,6 +36,8 @@ pub(crate) enum Road {
     Socks5(SocketAddr),
     /// HTTP's CONNECT (RFC 9110 section 9.3.6).
     Connect(SocketAddr),
+    /// A proxy that is sent requests rather than asked for a tunnel (RFC 9112 section 3.2.2).
+    Forward(SocketAddr),
 }
 
 /// Which way bytes go.
@@ -60,13 +62,15 @@ pub(crate) struct Span {
 pub(crate) type CpuClock<'a> = &'a dyn Fn() -> Result<f64, Failure>;
 
 impl Road {
-    /// A connection to `target`, which takes part in nothing yet.
+    /// A connection to `target`, which takes part in nothing yet; where requests are forwarded, to
+    /// the proxy.
     pub(crate) fn reach(self, target: SocketAddr) -> io::Result<TcpStream> {
         let SocketAddr::V4(target_v4) = target else {
             return Err(io::Error::other("origins have IPv4 addresses"));
         };
         match self {
             Self::Direct => connect(target),
+            Self::Forward(proxy) => connect(proxy),
             Self::Socks5(proxy) => {
                 let mut stream = connect(proxy)?;
                 ask_by_socks5(&mut stream, target_v4)?;
@@ -212,6 +216,77 @@ pub(crate) fn connections(
     })
 }
 
+/// Pages that are fetched by HTTP, one after the other by each of the comers, over connections that
+/// are kept for as long as the other end keeps them.
+pub(crate) fn requests(
+    road: Road,
+    origins: &Origins,
+    lasts: Duration,
+    cpu: CpuClock<'_>,
+) -> Result<Span, Failure> {
+    let (done, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let place = origins.web;
+    let prefix = if road == Road::Direct { String::new() } else { format!("http://{place}") };
+    let request = format!("GET {prefix}/ HTTP/1.1\r\nHost: {place}\r\n\r\n");
+    let come = || -> io::Result<()> {
+        let mut kept: Option<BufReader<TcpStream>> = None;
+        while !over.load(Ordering::Relaxed) {
+            let is_fresh = kept.is_none();
+            let mut stream = match kept.take() {
+                Some(stream) => stream,
+                None => BufReader::new(road.reach(place)?),
+            };
+            let sent = stream.get_mut().write_all(request.as_bytes());
+            match sent.and_then(|()| read_page(&mut stream)) {
+                Ok(stays) => {
+                    done.fetch_add(1, Ordering::Relaxed);
+                    kept = stays.then_some(stream);
+                }
+                Err(error) if is_fresh => return Err(error),
+                // It was closed meanwhile, which the other end may do.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let comers: Vec<_> = (0..COMERS).map(|_| scope.spawn(come)).collect();
+        let span = look(lasts, cpu, || done.load(Ordering::Relaxed));
+        over.store(true, Ordering::Relaxed);
+        for comer in comers {
+            comer.join().map_err(|_| "a client panicked")??;
+        }
+        span
+    })
+}
+
+/// Reads an answer to its end. Returns whether the connection stays.
+fn read_page(stream: &mut impl BufRead) -> io::Result<bool> {
+    let (mut line, mut len) = (String::new(), None);
+    if stream.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut stays = line.starts_with("HTTP/1.1");
+    if line.split(' ').nth(1) != Some("200") {
+        return Err(io::Error::other(format!("the answer is {}", line.trim_end())));
+    }
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => len = value.trim().parse::<usize>().ok(),
+            "connection" => stays = !value.trim().eq_ignore_ascii_case("close"),
+            _ => {}
+        }
+    }
+    let mut page = [0; PAGE_LEN];
+    stream.read_exact(&mut page)?;
+    let is_whole = len.is_none_or(|len| len == PAGE_LEN) && page == [b'.'; PAGE_LEN];
+    let stays = stays && len.is_some();
+    is_whole.then_some(stays).ok_or_else(|| io::Error::other("the page is not the origin's"))
+}
+
 /// Microseconds from a request to its answer, over connections that stay open.
 pub(crate) fn round_trips(
     road: Road,
@@ -286,7 +361,7 @@ pub(crate) fn idle(
 
 #[cfg(test)]
 mod tests {
-    use super::{ask_by_connect, ask_by_socks5};
+    use super::{PAGE_LEN, ask_by_connect, ask_by_socks5, read_page};
     use std::io::{self, Cursor, Read, Write};
     use std::net::SocketAddrV4;
 
@@ -347,6 +422,29 @@ mod tests {
         let refusals = [&b"HTTP/1.1 403 No\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n", b"2"];
         for refusal in refusals {
             ask_by_connect(&mut Proxy::new(refusal), target()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_page_is_read_to_its_end_and_no_further() {
+        let page = ".".repeat(PAGE_LEN);
+        for (head, stays) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nConnection: close\r\ncontent-length: 1024\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 1024\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ] {
+            let mut answer = Cursor::new(format!("{head}{page}!"));
+            assert_eq!(read_page(&mut answer).unwrap(), stays, "{head}");
+            assert_eq!(answer.bytes().count(), 1, "{head}");
+        }
+        for answer in [
+            format!("HTTP/1.1 502 Bad\r\nContent-Length: 1024\r\n\r\n{page}"),
+            format!("HTTP/1.1 200 OK\r\nContent-Length: 1023\r\n\r\n{page}"),
+            format!("HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n!{page}"),
+            String::new(),
+        ] {
+            read_page(&mut Cursor::new(&answer)).unwrap_err();
         }
     }
 }

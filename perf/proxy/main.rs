@@ -117,9 +117,9 @@ fn measure(args: &Args, effort: Effort, host: &Host) -> Result<Results, Failure>
             }
         }
         for protocol in Protocol::ALL {
-            for workload in Workload::ALL {
+            for workload in Workload::of(protocol) {
                 for proxy in running.iter_mut().filter(|it| it.contender.speaks(protocol)) {
-                    let outcome = test.measure(workload, proxy, protocol);
+                    let outcome = test.measure(*workload, proxy, protocol);
                     let name = proxy.contender.title();
                     match outcome {
                         Ok(values) => {
@@ -148,10 +148,19 @@ enum Workload {
     Up,
     Connections,
     RoundTrips,
+    Requests,
 }
 
 impl Workload {
-    const ALL: [Self; 5] = [Self::Idle, Self::Down, Self::Up, Self::Connections, Self::RoundTrips];
+    /// What is done by `protocol`.
+    const fn of(protocol: Protocol) -> &'static [Self] {
+        match protocol {
+            Protocol::Socks5 | Protocol::Connect => {
+                &[Self::Idle, Self::Down, Self::Up, Self::Connections, Self::RoundTrips]
+            }
+            Protocol::Forward => &[Self::Requests],
+        }
+    }
 }
 
 struct Test {
@@ -182,12 +191,11 @@ impl Test {
             Workload::Up => throughput(bulk(Way::Up)?, Metric::Up, Metric::UpPerCpu),
             Workload::Connections => {
                 let span = load::connections(road, origins, lasts, &cpu)?;
-                let count = span.count as f64;
-                let mut values = vec![(Metric::Connections, count / span.seconds)];
-                if span.cpu_seconds > 0.0 {
-                    values.push((Metric::ConnectionCpu, span.cpu_seconds * 1e6 / count));
-                }
-                values
+                events(span, Metric::Connections, Metric::ConnectionCpu)
+            }
+            Workload::Requests => {
+                let span = load::requests(road, origins, lasts, &cpu)?;
+                events(span, Metric::Requests, Metric::RequestCpu)
             }
             Workload::RoundTrips => {
                 let took = load::round_trips(road, origins, lasts)?;
@@ -208,9 +216,18 @@ fn throughput(span: Span, rate: Metric, per_cpu: Metric) -> Vec<(Metric, f64)> {
     values
 }
 
+fn events(span: Span, rate: Metric, cost: Metric) -> Vec<(Metric, f64)> {
+    let count = span.count as f64;
+    let mut values = vec![(rate, count / span.seconds)];
+    if span.cpu_seconds > 0.0 {
+        values.push((cost, span.cpu_seconds * 1e6 / count));
+    }
+    values
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Args, Metric, Parser, Span, throughput};
+    use super::{Args, Metric, Parser, Span, events, throughput};
 
     #[test]
     fn a_quick_run_is_shorter_than_an_ordinary_one() {
@@ -218,6 +235,13 @@ mod tests {
         assert_eq!((ordinary.rounds, ordinary.seconds), (5, 2.0));
         let quick = Args::parse_from(["proxy", "--quick"]);
         assert_eq!((quick.rounds, quick.seconds), (1, 0.3));
+    }
+
+    #[test]
+    fn what_happens_is_told_by_the_second_and_by_its_cost() {
+        let span = Span { count: 500, seconds: 2.0, cpu_seconds: 0.25 };
+        let (rate, cost) = (Metric::Requests, Metric::RequestCpu);
+        assert_eq!(events(span, rate, cost), [(rate, 250.0), (cost, 500.0)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where connections lead: listeners that serve each in one way, all on this thread's host.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +8,8 @@ use std::thread;
 
 /// Bytes that are written or read at once.
 pub(crate) const CHUNK_LEN: usize = 256 * 1024;
+/// Bytes of the page that is fetched by HTTP.
+pub(crate) const PAGE_LEN: usize = 1024;
 /// Threads that greet.
 const GREETERS: usize = 2;
 
@@ -21,6 +23,8 @@ pub(crate) struct Origins {
     pub(crate) greeter: SocketAddr,
     /// Sends back what it gets.
     pub(crate) echo: SocketAddr,
+    /// Speaks HTTP/1.1 with connections that stay, and has one page.
+    pub(crate) web: SocketAddr,
     /// Says nothing and keeps the connection, until [`Origins::let_go`].
     pub(crate) keeper: SocketAddr,
     sunk: Arc<AtomicU64>,
@@ -36,6 +40,7 @@ impl Origins {
             sink: serve_each(move |stream| swallow(stream, &sink_count))?,
             greeter: serve(GREETERS, |mut stream| drop(stream.write_all(b"!")))?,
             echo: serve_each(send_back)?,
+            web: serve_each(|stream| drop(answer_requests(stream)))?,
             keeper: serve(1, move |stream| lock(&keeper_kept).push(stream))?,
             sunk,
             kept,
@@ -110,4 +115,19 @@ fn send_back(mut stream: TcpStream) {
             _ => false,
         };
     }
+}
+
+fn answer_requests(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {PAGE_LEN}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + PAGE_LEN, b'.');
+    let (mut reader, mut line) = (BufReader::new(stream), String::new());
+    while reader.read_line(&mut line)? > 0 {
+        // An empty line ends the head, and the requests have no bodies.
+        if line == "\r\n" {
+            reader.get_mut().write_all(&answer)?;
+        }
+        line.clear();
+    }
+    Ok(())
 }

@@ -31,10 +31,12 @@ pub(crate) enum Metric {
     RoundTripP50,
     RoundTripP99,
     Idle,
+    Requests,
+    RequestCpu,
 }
 
 impl Metric {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Down,
         Self::DownPerCpu,
         Self::Up,
@@ -44,6 +46,8 @@ impl Metric {
         Self::RoundTripP50,
         Self::RoundTripP99,
         Self::Idle,
+        Self::Requests,
+        Self::RequestCpu,
     ];
 
     const fn title(self) -> &'static str {
@@ -57,6 +61,8 @@ impl Metric {
             Self::RoundTripP50 => "round trip at 1,000/s, p50, µs",
             Self::RoundTripP99 => "round trip at 1,000/s, p99, µs",
             Self::Idle => "KiB per idle connection",
+            Self::Requests => "requests per second",
+            Self::RequestCpu => "CPU µs per request",
         }
     }
 
@@ -64,7 +70,12 @@ impl Metric {
     const fn is_rate(self) -> bool {
         matches!(
             self,
-            Self::Down | Self::DownPerCpu | Self::Up | Self::UpPerCpu | Self::Connections
+            Self::Down
+                | Self::DownPerCpu
+                | Self::Up
+                | Self::UpPerCpu
+                | Self::Connections
+                | Self::Requests
         )
     }
 }
@@ -210,6 +221,11 @@ impl Results {
             ..at_least(what, share(metric), 0.9)
         };
         let added = |metric| Some(own(metric)? - direct(metric)?);
+        if protocol == Protocol::Forward {
+            let squid = self.median(protocol, Metric::Requests, Contender::Squid);
+            let times_squid = own(Metric::Requests).zip(squid).map(|(own, squid)| own / squid);
+            return vec![at_least("requests per second, × squid", times_squid, 2.0)];
+        }
         vec![
             at_least("down per CPU second, × best peer", times(Metric::DownPerCpu), 1.5),
             at_least("up per CPU second, × best peer", times(Metric::UpPerCpu), 1.5),
@@ -289,6 +305,9 @@ impl Report {
         text += &" --- |".repeat(contenders.len());
         text.push('\n');
         for metric in Metric::ALL {
+            if !of_protocol().any(|figure| figure.metric == metric) {
+                continue;
+            }
             text += &format!("| {} |", metric.title());
             for contender in &contenders {
                 let found = of_protocol()
@@ -326,7 +345,10 @@ mod tests {
             (Contender::Microsocks, 2.0),
             (Contender::Dante, 3.0),
         ];
-        for protocol in Protocol::ALL {
+        for (contender, rate) in [(Contender::Corelane, 300.0), (Contender::Squid, 100.0)] {
+            results.add(Protocol::Forward, Metric::Requests, contender, rate);
+        }
+        for protocol in [Protocol::Socks5, Protocol::Connect] {
             for (contender, rate) in rates {
                 for metric in [Metric::DownPerCpu, Metric::UpPerCpu, Metric::Connections] {
                     for sample in [rate - 1.0, rate, rate + 5.0] {
@@ -355,6 +377,8 @@ mod tests {
                    | 2.00 (1.00–7.00) · 0.67 | 3.00 (2.00–8.00) · 1.00 |\n";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| SOCKS5: p99 added at 1,000 requests/s, µs | 4.00 |"), "{text}");
+        assert!(text.contains("requests per second, × squid | 3.00 | at least 2 | yes"), "{text}");
+        assert_eq!(text.matches("KiB per idle connection |").count(), 4, "{text}");
         assert_eq!(text.matches("it is too late").count(), 1, "{text}");
     }
 
