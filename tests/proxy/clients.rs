@@ -84,11 +84,12 @@ print(session.get(url, proxies={'http': proxy}, timeout=60).text, end='')
         ("socks5h", &by_name),
         ("socks4", &by_address),
         ("socks4a", &by_name),
+        ("http", &by_name),
     ] {
         let proxy = format!("{scheme}://{}", gateway.address);
         assert_eq!(python(SCRIPT, &[&proxy, url]), "the page", "{scheme}");
     }
-    assert_eq!(gateway.status().reached, 4);
+    assert_eq!(gateway.status().reached, 5);
 }
 
 #[test]
@@ -135,23 +136,31 @@ fn ncat_is_echoed_by_each_protocol_and_ends_with_its_input() {
 }
 
 #[test]
-fn a_browser_shows_a_page_through_socks5() {
-    let gateway = Gateway::start(&[]);
-    let url = format!("http://localhost:{}/", http("<p>the page</p>").port());
+fn a_browser_shows_a_page_through_socks5_and_by_http() {
+    for scheme in ["socks5", "http"] {
+        let gateway = Gateway::start(&[]);
+        let url = format!("http://localhost:{}/", http("<p>the page</p>").port());
+        let proxy = format!("{scheme}://{}", gateway.address);
+        let (text, errors) = browse(&proxy, &url);
+        assert!(text.contains("<p>the page</p>"), "{scheme}: {text}{errors}");
+        assert!(gateway.status().reached > 0, "{scheme}");
+    }
+}
+
+/// What Chromium makes of a page, and what it complains of.
+fn browse(proxy: &str, url: &str) -> (String, String) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
         .args(["60", "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-dev-shm-usage"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("--proxy-server=socks5://{}", gateway.address))
+        .arg(format!("--proxy-server={proxy}"))
         // Otherwise loopback is reached without the proxy.
-        .args(["--proxy-bypass-list=<-loopback>", "--dump-dom", &url])
+        .args(["--proxy-bypass-list=<-loopback>", "--dump-dom", url])
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("<p>the page</p>"), "{text}{errors}");
-    assert!(gateway.status().reached > 0);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use super::origin::ENDLESS;
 use crate::bench::StopFlag;
 use crate::sys::clock;
 
@@ -21,6 +22,8 @@ pub(super) enum Protocol {
     Socks5,
     Socks4a,
     Connect,
+    /// A request that the gateway forwards, without a tunnel.
+    Forward,
 }
 
 /// How a client gets to an origin.
@@ -42,11 +45,12 @@ pub(super) enum AskError {
 
 impl Road {
     /// The direct one first, with which others are compared.
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::Direct,
         Self::Through(Protocol::Socks5),
         Self::Through(Protocol::Socks4a),
         Self::Through(Protocol::Connect),
+        Self::Through(Protocol::Forward),
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -55,11 +59,12 @@ impl Road {
             Self::Through(Protocol::Socks5) => "SOCKS5",
             Self::Through(Protocol::Socks4a) => "SOCKS4a",
             Self::Through(Protocol::Connect) => "HTTP CONNECT",
+            Self::Through(Protocol::Forward) => "HTTP forwarded",
         }
     }
 }
 
-/// A connection to `target`.
+/// A connection to `target`, or to a gateway that forwards to it.
 pub(super) fn reach(
     road: Road,
     gateway: SocketAddrV4,
@@ -71,6 +76,7 @@ pub(super) fn reach(
         Protocol::Socks5 => ask_by_socks5(&mut stream, target)?,
         Protocol::Socks4a => ask_by_socks4a(&mut stream, target)?,
         Protocol::Connect => ask_by_connect(&mut stream, target)?,
+        Protocol::Forward => {}
     }
     Ok(stream)
 }
@@ -81,24 +87,21 @@ pub(super) fn fetch(
     gateway: SocketAddrV4,
     origin: SocketAddrV4,
 ) -> Result<Vec<u8>, AskError> {
-    let mut stream = reach(road, gateway, origin)?;
-    let request = format!("GET / HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    read_head(&mut stream)?;
+    let stream = request(road, gateway, origin, "/")?;
     let mut page = Vec::new();
     stream.take(ANSWER_LEN_MAX as u64).read_to_end(&mut page)?;
     Ok(page)
 }
 
-/// Reads from `source` for as long as told; bytes, and the seconds that it took.
+/// Reads what `origin` sends without end for as long as told; bytes, and the seconds that it took.
 pub(super) fn read_for(
     road: Road,
     gateway: SocketAddrV4,
-    source: SocketAddrV4,
+    origin: SocketAddrV4,
     duration: Duration,
     stop: &StopFlag,
 ) -> Result<(u64, f64), AskError> {
-    let mut stream = reach(road, gateway, source)?;
+    let mut stream = request(road, gateway, origin, ENDLESS)?;
     let (mut buffer, mut bytes, began) = (vec![0; CHUNK_LEN], 0, clock::now());
     loop {
         let took = clock::now().duration_since(began);
@@ -109,6 +112,26 @@ pub(super) fn read_for(
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             len => bytes += len as u64,
         }
+    }
+}
+
+/// Asks `origin` for `path`, and reads the head of its answer.
+fn request(
+    road: Road,
+    gateway: SocketAddrV4,
+    origin: SocketAddrV4,
+    path: &str,
+) -> Result<TcpStream, AskError> {
+    let mut stream = reach(road, gateway, origin)?;
+    let is_forwarded = road == Road::Through(Protocol::Forward);
+    let prefix = if is_forwarded { format!("http://{origin}") } else { String::new() };
+    let head =
+        format!("GET {prefix}{path} HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let answer = read_head(&mut stream)?;
+    match answer.split_whitespace().nth(1) {
+        Some("200") => Ok(stream),
+        code => Err(AskError::Refused(code.unwrap_or("no status").to_owned())),
     }
 }
 

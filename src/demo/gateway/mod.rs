@@ -9,7 +9,7 @@ mod origin;
 mod report;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 pub use report::{GATEWAY_DEMO_SCHEMA, GatewayReport, RefusalRow, RequestRow, RouteRow};
 
@@ -24,7 +24,6 @@ use crate::lab::addresses::{ROUTER_CLIENT_SIDE_V4, SERVER_V4};
 use crate::lab::{self, LabOptions, Routed};
 use crate::sys::clock;
 use client::{AskError, Protocol, Road};
-use origin::Origin;
 
 /// How many steps there are.
 const STEPS: usize = 5;
@@ -49,7 +48,7 @@ pub fn show_gateway(
     steps.begin("lay out a client, a gateway and an origin");
     let in_user_namespace = lab::ensure_privileges()?;
     let lab = Routed::build(LabOptions::default())?;
-    let origin = Origin::start(&lab.server, SERVER_V4)?;
+    let origin = origin::start(&lab.server, SERVER_V4)?;
     steps.done(if in_user_namespace { "inside a user namespace" } else { "as root" });
 
     steps.begin("corelane proxy");
@@ -62,7 +61,7 @@ pub fn show_gateway(
     serving.map_err(|error| error.with_logs(&[&gateway]))?;
     steps.done("serving");
 
-    let mut scene = Scene { lab: &lab, origin: &origin, gateway: &mut gateway, options, stop };
+    let mut scene = Scene { lab: &lab, origin, gateway: &mut gateway, options, stop };
     let shown = scene.show(&mut steps);
     shown.map_err(|error| {
         let ended = gateway.check_running().err().filter(|_| !stop.is_raised());
@@ -97,7 +96,7 @@ fn write_files(
 /// Everything that takes part.
 struct Scene<'a> {
     lab: &'a Routed,
-    origin: &'a Origin,
+    origin: SocketAddrV4,
     gateway: &'a mut Daemon,
     options: &'a DemoOptions,
     stop: &'a StopFlag,
@@ -141,7 +140,7 @@ impl Scene<'_> {
         for road in Road::ALL {
             self.check()?;
             let began = clock::now();
-            let page = self.lab.client.run(|| client::fetch(road, GATEWAY, self.origin.page()))?;
+            let page = self.lab.client.run(|| client::fetch(road, GATEWAY, self.origin))?;
             let took_ms = clock::now().duration_since(began).as_secs_f64() * 1e3;
             let name = road.name().to_owned();
             match page {
@@ -186,11 +185,11 @@ impl Scene<'_> {
         for road in Road::ALL {
             self.check()?;
             let cpu_before = self.gateway.cpu_seconds()?;
-            let (duration, source) = (self.options.duration, self.origin.source());
+            let (duration, origin) = (self.options.duration, self.origin);
             let read = self
                 .lab
                 .client
-                .run(|| client::read_for(road, GATEWAY, source, duration, self.stop))?;
+                .run(|| client::read_for(road, GATEWAY, origin, duration, self.stop))?;
             let (bytes, seconds) =
                 read.map_err(|error| DemoError::NotShown(format!("{}: {error}", road.name())))?;
             if self.stop.is_raised() {
@@ -212,13 +211,5 @@ impl Scene<'_> {
 
     fn check(&self) -> Result<(), DemoError> {
         if self.stop.is_raised() { Err(DemoError::Interrupted) } else { Ok(()) }
-    }
-}
-
-/// The address that a thread of the demo listens at, for a socket of the standard library.
-fn v4(address: SocketAddr) -> Result<SocketAddrV4, DemoError> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(address) => Err(DemoError::NotShown(format!("{address} is no IPv4"))),
     }
 }
