@@ -5,11 +5,17 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use corelane::lab::{Host, wait_until};
+use corelane::login::pki::{PkiDirectory, ServerAddress, Validity};
+use corelane::sys::clock;
 use corelane::sys::signal::terminate;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -21,6 +27,8 @@ const ADMINISTRATORS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// How long a proxy may take until it listens, and until it has ended.
 const UP_WITHIN: Duration = Duration::from_secs(20);
 const DOWN_WITHIN: Duration = Duration::from_secs(5);
+/// The directory of certificates.
+const PKI: &str = "pki";
 /// Clients that every proxy is to hold, if it can be told.
 const CLIENTS_MAX: usize = 20_000;
 
@@ -48,16 +56,19 @@ pub(crate) enum Protocol {
     Connect,
     /// Requests that the proxy forwards, without a tunnel.
     Forward,
+    /// SOCKS5 inside TLS.
+    Tls,
 }
 
 impl Protocol {
-    pub(crate) const ALL: [Self; 3] = [Self::Socks5, Self::Connect, Self::Forward];
+    pub(crate) const ALL: [Self; 4] = [Self::Socks5, Self::Connect, Self::Forward, Self::Tls];
 
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Socks5 => "SOCKS5",
             Self::Connect => "CONNECT",
             Self::Forward => "HTTP forwarding",
+            Self::Tls => "SOCKS5 inside TLS",
         }
     }
 }
@@ -82,9 +93,12 @@ impl Contender {
 
     pub(crate) const fn speaks(self, protocol: Protocol) -> bool {
         match self {
-            Self::Direct | Self::Corelane | Self::ThreeProxy => true,
+            Self::Corelane => true,
+            Self::Direct | Self::ThreeProxy => !matches!(protocol, Protocol::Tls),
             Self::Microsocks | Self::Dante => matches!(protocol, Protocol::Socks5),
-            Self::Tinyproxy | Self::Squid => !matches!(protocol, Protocol::Socks5),
+            Self::Tinyproxy | Self::Squid => {
+                matches!(protocol, Protocol::Connect | Protocol::Forward)
+            }
         }
     }
 
@@ -121,8 +135,13 @@ impl Contender {
             Self::Corelane => (
                 vec!["proxy".into(), "-c".into(), path],
                 format!(
-                    "[log]\nlevel = \"warn\"\n[[proxy]]\nlisten = [\"127.0.0.1:{port}\"]\n\
-                     allow = [\"loopback\"]\nconnections_per_source_max = {CLIENTS_MAX}\n"
+                    "[log]\nlevel = \"warn\"\n[[proxy]]\n\
+                     listen = [\"127.0.0.1:{port}\", \"tls://127.0.0.1:{}\"]\n\
+                     certificate_file = {:?}\nkey_file = {:?}\n\
+                     allow = [\"loopback\"]\nconnections_per_source_max = {CLIENTS_MAX}\n",
+                    port + 1,
+                    directory.join(PKI).join("server.crt"),
+                    directory.join(PKI).join("server.key"),
                 ),
             ),
             Self::Microsocks => (
@@ -184,18 +203,21 @@ pub(crate) struct Running {
     pub(crate) contender: Contender,
     child: Option<Child>,
     directory: TempDir,
+    /// How its clients speak TLS.
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Running {
     /// Starts it on `host`, and waits until it listens.
     pub(crate) fn start(contender: Contender, host: &Host) -> Result<Self, Failure> {
         let directory = tempfile::tempdir()?;
-        let mut running = Self { contender, child: None, directory };
+        let mut running = Self { contender, child: None, directory, tls: None };
         let Some(program) = contender.program()? else { return Ok(running) };
         let messages = fs::File::create(running.messages())?;
         let mut command = host.command(program)?;
         command.args(contender.arguments(running.directory.path())?).env_remove("RUST_LOG");
         if contender == Contender::Corelane {
+            running.tls = Some(make_certificates(running.directory.path())?);
             command.arg("--status-socket").arg(running.directory.path().join("status"));
         }
         command.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
@@ -218,18 +240,25 @@ impl Running {
     }
 
     fn address(&self, protocol: Protocol) -> SocketAddr {
-        let has_two = self.contender == Contender::ThreeProxy;
-        let offset = u16::from(has_two && protocol != Protocol::Socks5);
-        (Ipv4Addr::LOCALHOST, self.contender.port() + offset).into()
+        let is_at_second = match self.contender {
+            Contender::ThreeProxy => protocol != Protocol::Socks5,
+            _ => protocol == Protocol::Tls,
+        };
+        (Ipv4Addr::LOCALHOST, self.contender.port() + u16::from(is_at_second)).into()
     }
 
     pub(crate) fn road(&self, protocol: Protocol) -> Road {
         match (self.contender, protocol) {
             (Contender::Direct, _) => Road::Direct,
-            (_, Protocol::Socks5) => Road::Socks5(self.address(protocol)),
+            (_, Protocol::Socks5 | Protocol::Tls) => Road::Socks5(self.address(protocol)),
             (_, Protocol::Connect) => Road::Connect(self.address(protocol)),
             (_, Protocol::Forward) => Road::Forward(self.address(protocol)),
         }
+    }
+
+    /// How clients speak TLS by `protocol`, if they do.
+    pub(crate) fn tls(&self, protocol: Protocol) -> Option<&Arc<ClientConfig>> {
+        self.tls.as_ref().filter(|_| protocol == Protocol::Tls)
     }
 
     /// Fails if it has ended, with what it said.
@@ -250,6 +279,20 @@ impl Running {
     pub(crate) fn memory_bytes(&self) -> Result<u64, Failure> {
         self.child.as_ref().map_or(Ok(0), |child| family::memory_bytes(child.id()))
     }
+}
+
+/// Certificates for a proxy on loopback, and a client that trusts no others.
+fn make_certificates(directory: &Path) -> Result<Arc<ClientConfig>, Failure> {
+    let (now, mut rng) = (clock::unix_time(), rand::rng());
+    let pki = PkiDirectory::create(&directory.join(PKI), "perf", now, &mut rng)?;
+    let here = [ServerAddress::Address(Ipv4Addr::LOCALHOST.into())];
+    pki.issue_server(&here, Validity::days(now, 30), &mut rng)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(pki.certificate())? {
+        roots.add(certificate?)?;
+    }
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 impl Drop for Running {

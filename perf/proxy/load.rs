@@ -2,12 +2,14 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use corelane::lab::wait_until;
 use corelane::sys::clock;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::Failure;
 use super::origin::{CHUNK_LEN, Origins, PAGE_LEN};
@@ -58,6 +60,17 @@ pub(crate) struct Span {
     pub(crate) cpu_seconds: f64,
 }
 
+/// A connection that moves bytes.
+struct Busy {
+    stream: Box<dyn Both>,
+    /// What carries it.
+    socket: TcpStream,
+}
+
+trait Both: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Both for T {}
+
 /// CPU time in seconds that the proxy has used.
 pub(crate) type CpuClock<'a> = &'a dyn Fn() -> Result<f64, Failure>;
 
@@ -80,6 +93,26 @@ impl Road {
                 let mut stream = connect(proxy)?;
                 ask_by_connect(&mut stream, target_v4)?;
                 Ok(stream)
+            }
+        }
+    }
+}
+
+impl Busy {
+    /// A connection to `target`; with `tls`, the proxy is asked by SOCKS5 inside TLS.
+    fn open(road: Road, tls: Option<&Arc<ClientConfig>>, target: SocketAddr) -> io::Result<Self> {
+        match (road, tls, target) {
+            (Road::Socks5(proxy), Some(tls), SocketAddr::V4(target)) => {
+                let socket = connect(proxy)?;
+                let client = ClientConnection::new(Arc::clone(tls), proxy.ip().into());
+                let client = client.map_err(io::Error::other)?;
+                let mut stream = StreamOwned::new(client, socket.try_clone()?);
+                ask_by_socks5(&mut stream, target)?;
+                Ok(Self { stream: Box::new(stream), socket })
+            }
+            _ => {
+                let socket = road.reach(target)?;
+                Ok(Self { stream: Box::new(socket.try_clone()?), socket })
             }
         }
     }
@@ -140,9 +173,9 @@ fn look(lasts: Duration, cpu: CpuClock<'_>, count: impl Fn() -> u64) -> Result<S
     Ok(Span { count, seconds, cpu_seconds: cpu()? - cpu_before })
 }
 
-/// Bytes that arrive over `streams` connections.
+/// Bytes that arrive over `streams` connections, which with `tls` begin inside TLS.
 pub(crate) fn bulk(
-    road: Road,
+    (road, tls): (Road, Option<&Arc<ClientConfig>>),
     origins: &Origins,
     way: Way,
     streams: usize,
@@ -151,37 +184,40 @@ pub(crate) fn bulk(
 ) -> Result<Span, Failure> {
     let target = if way == Way::Down { origins.source } else { origins.sink };
     let connections: Vec<_> =
-        (0..streams).map(|_| road.reach(target)).collect::<io::Result<_>>()?;
+        (0..streams).map(|_| Busy::open(road, tls, target)).collect::<io::Result<_>>()?;
     let read = AtomicU64::new(0);
     let count = || match way {
         Way::Down => read.load(Ordering::Relaxed),
         Way::Up => origins.sunk(),
     };
     let span = thread::scope(|scope| {
-        for stream in &connections {
-            scope.spawn(|| match way {
-                Way::Down => read_on(stream, &read),
-                Way::Up => write_on(stream),
+        let mut sockets = Vec::new();
+        for Busy { mut stream, socket } in connections {
+            sockets.push(socket);
+            let read = &read;
+            scope.spawn(move || match way {
+                Way::Down => read_on(&mut stream, read),
+                Way::Up => write_on(&mut stream),
             });
         }
         let span = look(lasts, cpu, count);
-        for stream in &connections {
+        for socket in &sockets {
             // It ends the thread's next step, and fails only if the stream has ended before.
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = socket.shutdown(std::net::Shutdown::Both);
         }
         span
     })?;
     if span.count == 0 { Err("nothing arrived".into()) } else { Ok(span) }
 }
 
-fn read_on(mut stream: &TcpStream, count: &AtomicU64) {
+fn read_on(stream: &mut impl Read, count: &AtomicU64) {
     let mut buffer = vec![0; CHUNK_LEN];
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
         count.fetch_add(len as u64, Ordering::Relaxed);
     }
 }
 
-fn write_on(mut stream: &TcpStream) {
+fn write_on(stream: &mut impl Write) {
     let chunk = vec![0x5a; CHUNK_LEN];
     while stream.write_all(&chunk).is_ok() {}
 }

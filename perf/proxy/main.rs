@@ -159,6 +159,7 @@ impl Workload {
                 &[Self::Idle, Self::Down, Self::Up, Self::Connections, Self::RoundTrips]
             }
             Protocol::Forward => &[Self::Requests],
+            Protocol::Tls => &[Self::Down, Self::Up],
         }
     }
 }
@@ -179,7 +180,8 @@ impl Test {
         let (road, origins) = (proxy.road(protocol), &self.origins);
         let lasts = Duration::from_secs_f64(self.effort.seconds);
         let cpu = || proxy.cpu_seconds();
-        let bulk = |way| load::bulk(road, origins, way, self.effort.streams, lasts, &cpu);
+        let (tls, streams) = (proxy.tls(protocol), self.effort.streams);
+        let bulk = |way| load::bulk((road, tls), origins, way, streams, lasts, &cpu);
         Ok(match workload {
             Workload::Idle if proxy.contender == Contender::Direct => vec![],
             Workload::Idle => {

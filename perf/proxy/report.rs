@@ -226,6 +226,14 @@ impl Results {
             let times_squid = own(Metric::Requests).zip(squid).map(|(own, squid)| own / squid);
             return vec![at_least("requests per second, × squid", times_squid, 2.0)];
         }
+        if protocol == Protocol::Tls {
+            let plain = |metric| self.median(Protocol::Socks5, metric, Contender::Corelane);
+            let of_plain = |metric| Some(own(metric)? / plain(metric)?);
+            return vec![
+                at_least("down per CPU second, of plain", of_plain(Metric::DownPerCpu), 0.7),
+                at_least("up per CPU second, of plain", of_plain(Metric::UpPerCpu), 0.7),
+            ];
+        }
         vec![
             at_least("down per CPU second, × best peer", times(Metric::DownPerCpu), 1.5),
             at_least("up per CPU second, × best peer", times(Metric::UpPerCpu), 1.5),
@@ -348,6 +356,9 @@ mod tests {
         for (contender, rate) in [(Contender::Corelane, 300.0), (Contender::Squid, 100.0)] {
             results.add(Protocol::Forward, Metric::Requests, contender, rate);
         }
+        for metric in [Metric::DownPerCpu, Metric::UpPerCpu] {
+            results.add(Protocol::Tls, metric, Contender::Corelane, 4.5);
+        }
         for protocol in [Protocol::Socks5, Protocol::Connect] {
             for (contender, rate) in rates {
                 for metric in [Metric::DownPerCpu, Metric::UpPerCpu, Metric::Connections] {
@@ -378,6 +389,8 @@ mod tests {
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| SOCKS5: p99 added at 1,000 requests/s, µs | 4.00 |"), "{text}");
         assert!(text.contains("requests per second, × squid | 3.00 | at least 2 | yes"), "{text}");
+        let row = "SOCKS5 inside TLS: up per CPU second, of plain | 0.75 | at least 0.7 | yes";
+        assert!(text.contains(row), "{text}");
         assert_eq!(text.matches("KiB per idle connection |").count(), 4, "{text}");
         assert_eq!(text.matches("it is too late").count(), 1, "{text}");
     }
