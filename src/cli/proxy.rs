@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::CliError;
 use crate::cli::settings::{LogArgs, Overrides, WorkerArgs};
 use crate::cli::tunnel::{logged, start_logging};
-use crate::config::{ProxyListen, ProxyProtocol, Source, parse_argument};
+use crate::config::{PortRange, ProxyListen, ProxyProtocol, Source, parse_argument};
 use crate::daemon;
 use crate::proxy::dial::guard::Allowed;
 
@@ -56,6 +56,14 @@ pub(crate) struct ProxyArgs {
         requires = "listen"
     )]
     allow: Vec<Allowed>,
+    /// Ports at which clients of SOCKS5 send datagrams, such as 20000-20999 (proxy.udp_ports)
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        value_parser = parse_argument::<PortRange>,
+        requires = "listen"
+    )]
+    udp_ports: Option<PortRange>,
     #[command(flatten)]
     workers: WorkerArgs,
     /// Where `corelane status` asks (status.socket)
@@ -76,6 +84,7 @@ impl ProxyArgs {
         overrides.set("--client-ca-file", "proxy", "client_ca_file", self.client_ca_file);
         overrides.set_list("--protocols", "proxy", "protocols", self.protocols);
         overrides.set_list("--allow", "proxy", "allow", self.allow);
+        overrides.set("--udp-ports", "proxy", "udp_ports", self.udp_ports);
         self.workers.lay_over(&mut overrides);
         overrides.set("--status-socket", "status", "socket", self.status_socket);
         self.log.lay_over(&mut overrides);
@@ -130,6 +139,8 @@ mod tests {
             "socks5,http",
             "--allow",
             "private,192.0.2.0/24",
+            "--udp-ports",
+            "20000-20999",
             "--workers",
             "3",
             "--status-socket",
@@ -150,6 +161,12 @@ mod tests {
         assert_eq!(entrance.rules.protocols, [Protocol::Socks5, Protocol::Http]);
         let allowed = [Allowed::Kind(Kind::Private), "192.0.2.0/24".parse().unwrap()];
         assert_eq!(entrance.rules.guard.allowed, allowed);
+        assert_eq!(entrance.rules.udp_ports, Some(20_000..=20_999));
+        for wrong in ["20", "0-9", "9-8", "1-65536", "-"] {
+            let ports = format!("--udp-ports={wrong}");
+            let error = load(&["--listen", "127.0.0.1:1", &ports]).unwrap_err();
+            assert!(error.contains("20000-20999"), "{wrong}: {error}");
+        }
         assert_eq!(config.workers.count, Some(3));
         assert_eq!(config.status_socket, Some(PathBuf::from("/s")));
         assert_eq!(config.log.level, "warn");

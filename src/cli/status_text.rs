@@ -296,16 +296,23 @@ fn proxy(
         line("requests", &format!("{all} of HTTP, {reused} over a connection that was there"));
     }
     line("traffic", &format!("{up} up, {down} down"));
+    if proxy.associations > 0 {
+        let (up, down) = (units::count(proxy.up_datagrams), units::count(proxy.down_datagrams));
+        let opened = units::count(proxy.associations);
+        line("datagrams", &format!("{up} up, {down} down, {opened} associations"));
+    }
     let ends = [
         (proxy.timed_out, "timed out"),
         (proxy.broken, "broken"),
         (proxy.accept_pauses, "pauses for want of descriptors"),
+        (proxy.strangers, "strangers at ports of clients"),
     ];
     let ends = ends.map(|(count, name)| (name.to_owned(), count)).into_iter();
     for (label, counts) in [
         ("ends", ends.collect::<Vec<_>>()),
         ("refused", proxy.refused.clone().into_iter().collect()),
         ("failed", proxy.failed.clone().into_iter().collect()),
+        ("dropped", proxy.datagrams_dropped.clone().into_iter().collect()),
     ] {
         let happened = counts.iter().filter(|(_, count)| *count > 0);
         let said: Vec<String> = happened

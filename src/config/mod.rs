@@ -34,7 +34,7 @@ pub use types::{
     TuningConfig, UpConfig, WorkersConfig,
 };
 
-pub(crate) use proxy::{ProxyListen, ProxyProtocol};
+pub(crate) use proxy::{PortRange, ProxyListen, ProxyProtocol};
 pub(crate) use schema::{Keepalive, Mtu, STATE_DIRECTORY, Workers};
 pub(crate) use types::{CpuList, Directives, InterfaceName};
 pub(crate) use values::{Auto, ConfigValue, parse_argument, quoted};

@@ -148,6 +148,30 @@ impl fmt::Display for ClientMark {
     }
 }
 
+/// UDP ports from the first to the last: `20000-20999`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
+        let ends = text.split_once('-').and_then(|(first, last)| Some((port(first)?, port(last)?)));
+        let ordered = ends.filter(|(first, last)| first <= last);
+        ordered.map(|(first, last)| Self { first, last }).ok_or(Unacceptable("a range of ports"))
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.first, self.last)
+    }
+}
+
 /// The entrances that the tables describe, once `problems` has heard of everything that is wrong
 /// with them.
 pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Entrance> {
@@ -240,6 +264,7 @@ fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
             protocols: keys.protocols.value.iter().map(|protocol| protocol.0).collect(),
             proxy_protocol_from: keys.proxy_protocol_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
+            udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),
             response_within: seconds(keys.response_within_s.value.as_u32()),

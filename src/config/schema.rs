@@ -13,7 +13,9 @@ use toml::de::DeValue;
 use crate::accounts::credentials::demand::{LoginPolicy, ProofSet};
 use crate::accounts::names::Name;
 use crate::config::problems::Origin;
-use crate::config::proxy::{ClientMark, ProxyListen, ProxyProtocol, ProxyTable, ViaName};
+use crate::config::proxy::{
+    ClientMark, PortRange, ProxyListen, ProxyProtocol, ProxyTable, ViaName,
+};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -381,6 +383,7 @@ section! {
         proxy_protocol_from: Vec<IpNet> = Vec::new(), Live;
         protocols: Vec<ProxyProtocol> = ProxyProtocol::all(), Live;
         allow: Vec<Allowed> = Vec::new(), Live;
+        udp_ports: Option<PortRange> = None, Live;
         request_within_s: ProxySeconds =
             ProxySeconds::clamped(limits::PROXY_REQUEST_WITHIN.as_secs()), Live;
         dial_within_s: ProxySeconds =

@@ -16,7 +16,7 @@ use toml::de::DeValue;
 use crate::accounts::credentials::demand::ProofSet;
 use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
-use crate::config::proxy::{ClientMark, ProxyListen, ProxyProtocol, ViaName};
+use crate::config::proxy::{ClientMark, PortRange, ProxyListen, ProxyProtocol, ViaName};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -367,6 +367,7 @@ text_values! {
     ProxyProtocol: "\"socks5\", \"socks4\" or \"http\"";
     ViaName: "a name of letters, digits and . _ - : such as \"proxy.example.org\"";
     ClientMark: "\"off\", \"append\" or \"replace\"";
+    PortRange: "a range of ports such as \"20000-20999\"";
     Allowed: "a prefix such as \"10.0.0.0/8\", or one of loopback, private, shared, link-local, \
               metadata, multicast, reserved and own";
     CpuList: "a list of CPU numbers and ranges such as \"0-3,6\"";

@@ -55,6 +55,18 @@ pub const PROXY_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long a client may take to read why it was refused. RFC 1928 section 6 wants the connection
 /// closed 10 s after a failure.
 pub const PROXY_PARTING_WITHIN: Duration = Duration::from_secs(3);
+/// Datagrams that an association takes in from either side before others have their turn.
+pub const PROXY_DATAGRAMS_PER_TURN: usize = 16;
+/// Bytes of datagrams that the kernel keeps for each of the two sockets of an association.
+pub const PROXY_DATAGRAM_BUFFER_LEN: usize = 256 * 1024;
+/// Datagrams of an association that wait for names to be looked up.
+pub const PROXY_DATAGRAMS_WAITING_MAX: usize = 16;
+/// Bytes of those.
+pub const PROXY_DATAGRAMS_WAITING_LEN_MAX: usize = 64 * 1024;
+/// Ports of the configured range that are tried for an association.
+pub const PROXY_DATAGRAM_PORT_TRIES: u32 = 256;
+/// How long a port that a client had opened (BIND) waits for who is expected.
+pub const PROXY_BIND_WITHIN: Duration = Duration::from_secs(60);
 /// How long relays may go on when the gateway stops, unless configured otherwise.
 pub const PROXY_DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// Connections of clients at the same time, unless configured otherwise.

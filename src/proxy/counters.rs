@@ -3,6 +3,8 @@
 use crate::telemetry::counters::Counter;
 
 use super::dial::Failure;
+use super::socks::association::AssociationDrop;
+use super::socks::datagram::DatagramError;
 
 /// Why a client was sent away other than for its origin's sake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,58 @@ impl Refusal {
     }
 }
 
+/// Why a datagram of an association went nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatagramDrop {
+    /// It came to the client's side from somebody else.
+    NotClient,
+    /// It is a fragment.
+    Fragment,
+    /// It is no datagram of SOCKS otherwise.
+    Malformed,
+    /// It came from a host that the client has not sent to.
+    Unasked,
+    /// The client may not send there.
+    Denied,
+    /// Its name was not found, or nobody could tell.
+    NameUnknown,
+    /// Too many wait for names already.
+    NamesWaiting,
+    /// The kernel had no room for it.
+    Blocked,
+    /// It does not fit the way that it has to go.
+    TooBig,
+    /// The kernel does not send it for another reason: there is no route, say.
+    Refused,
+}
+
+impl DatagramDrop {
+    /// The names under which they are counted.
+    pub const NAMES: [&'static str; 10] = [
+        "not_client",
+        "fragment",
+        "malformed",
+        "unasked",
+        "denied",
+        "name_unknown",
+        "names_waiting",
+        "blocked",
+        "too_big",
+        "refused",
+    ];
+}
+
+impl From<AssociationDrop> for DatagramDrop {
+    fn from(why: AssociationDrop) -> Self {
+        match why {
+            AssociationDrop::NotClient => Self::NotClient,
+            AssociationDrop::Datagram(DatagramError::Fragment(_)) => Self::Fragment,
+            AssociationDrop::Datagram(_) => Self::Malformed,
+            AssociationDrop::Unasked => Self::Unasked,
+        }
+    }
+}
+
 /// The counters of one worker, which is the only one to write them.
 #[derive(Debug, Default)]
 pub struct ProxyCounters {
@@ -72,6 +126,15 @@ pub struct ProxyCounters {
     pub broken: Counter,
     /// Times that the kernel could not hand over a connection, for want of descriptors mostly.
     pub accept_pauses: Counter,
+    /// Connections to ports that were opened for clients (BIND), from hosts that were not expected.
+    pub strangers: Counter,
+    /// UDP associations that were opened.
+    pub associations: Counter,
+    /// Datagrams that were sent on for clients.
+    pub up_datagrams: Counter,
+    /// Datagrams that were sent to clients.
+    pub down_datagrams: Counter,
+    datagram_drops: [Counter; DatagramDrop::NAMES.len()],
     refusals: [Counter; Refusal::ALL.len()],
     failures: [Counter; Failure::NAMES.len()],
 }
@@ -89,6 +152,18 @@ impl ProxyCounters {
         if let Some(counter) = self.failures.get(failure.index()) {
             counter.add(1);
         }
+    }
+
+    /// Counts a datagram of an association that goes nowhere.
+    pub fn drop_datagram(&self, why: DatagramDrop) {
+        if let Some(counter) = self.datagram_drops.get(why as usize) {
+            counter.add(1);
+        }
+    }
+
+    /// How many datagrams went nowhere, by reason.
+    pub fn datagrams_dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DatagramDrop::NAMES.into_iter().zip(self.datagram_drops.iter().map(Counter::get))
     }
 
     /// How many were sent away, by reason.

@@ -47,6 +47,10 @@ pub enum Wish {
     Connect(Target),
     /// To have a request forwarded.
     Forward(Errand),
+    /// A port to which the host may connect.
+    Bind(Target),
+    /// To send datagrams, from this address if it knows it.
+    Associate(SocketAddr),
 }
 
 impl Front {
@@ -124,9 +128,9 @@ fn hear_socks(server: &mut Server, step: Step, out: &mut Vec<u8>) -> (usize, Hea
         Step::Event { used, event: Event::Connect(target) } => {
             (used, Heard::Wish(Wish::Connect(target)))
         }
-        Step::Event { used, event: Event::Bind(_) | Event::Associate(_) } => {
-            server.refuse(Reply::CommandNotSupported, out);
-            (used, Heard::Refused(Refusal::NotServed))
+        Step::Event { used, event: Event::Bind(target) } => (used, Heard::Wish(Wish::Bind(target))),
+        Step::Event { used, event: Event::Associate(announced) } => {
+            (used, Heard::Wish(Wish::Associate(announced)))
         }
         // Nobody was asked for a password.
         Step::Event { used, event: Event::Authenticate(_) } => {

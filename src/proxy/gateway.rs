@@ -210,9 +210,13 @@ impl Gateway {
         };
         let mut refused = BTreeMap::new();
         let mut failed = BTreeMap::new();
+        let mut datagrams_dropped = BTreeMap::new();
         for worker in &self.workers {
             for (name, count) in worker.counters.refused() {
                 *refused.entry(name.to_owned()).or_default() += count;
+            }
+            for (name, count) in worker.counters.datagrams_dropped() {
+                *datagrams_dropped.entry(name.to_owned()).or_default() += count;
             }
             for (name, count) in worker.counters.failed() {
                 *failed.entry(name.to_owned()).or_default() += count;
@@ -234,6 +238,11 @@ impl Gateway {
             timed_out: sum(|counters| &counters.timed_out),
             broken: sum(|counters| &counters.broken),
             accept_pauses: sum(|counters| &counters.accept_pauses),
+            strangers: sum(|counters| &counters.strangers),
+            associations: sum(|counters| &counters.associations),
+            up_datagrams: sum(|counters| &counters.up_datagrams),
+            down_datagrams: sum(|counters| &counters.down_datagrams),
+            datagrams_dropped,
             refused,
             failed,
         }

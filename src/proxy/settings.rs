@@ -1,6 +1,7 @@
 //! What the gateway is told: plain data.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -43,6 +44,8 @@ pub struct Rules {
     pub proxy_protocol_from: Vec<IpNet>,
     /// Which addresses may be dialled.
     pub guard: Guard,
+    /// The ports at which clients of UDP associations send; the kernel chooses if `None`.
+    pub udp_ports: Option<RangeInclusive<u16>>,
     /// How long a client may take to ask for something.
     pub request_within: Duration,
     /// How long reaching an origin may take.
@@ -92,6 +95,7 @@ impl Default for Rules {
             protocols: vec![Protocol::Socks5, Protocol::Socks4, Protocol::Http],
             proxy_protocol_from: Vec::new(),
             guard: Guard::default(),
+            udp_ports: None,
             request_within: limits::PROXY_REQUEST_WITHIN,
             dial_within: limits::PROXY_DIAL_WITHIN,
             response_within: limits::PROXY_RESPONSE_WITHIN,

@@ -104,6 +104,16 @@ pub struct ProxyStatus {
     pub broken: u64,
     /// Times that no client could be let in for want of descriptors.
     pub accept_pauses: u64,
+    /// Connections to ports opened for clients (BIND), from hosts that were not expected.
+    pub strangers: u64,
+    /// UDP associations that were opened.
+    pub associations: u64,
+    /// Datagrams that were sent on for clients. Their bytes are among those above.
+    pub up_datagrams: u64,
+    /// Datagrams that were sent to clients.
+    pub down_datagrams: u64,
+    /// Datagrams of associations that went nowhere, by reason. Every reason is present.
+    pub datagrams_dropped: BTreeMap<String, u64>,
     /// Clients that were sent away, by reason. Every reason is present.
     pub refused: BTreeMap<String, u64>,
     /// Origins that were not reached, by reason. Every reason is present.

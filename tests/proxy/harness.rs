@@ -274,3 +274,24 @@ pub(crate) fn descriptors(gateway: &Gateway) -> Vec<usize> {
     numbers.sort_unstable();
     numbers
 }
+
+/// Leaves the gateway so many descriptors beyond those that it has.
+pub(crate) fn leave_descriptors(gateway: &Gateway, count: usize) {
+    // Its first answer shows that it has opened what it opens at start.
+    assert_eq!(gateway.status().accepted, 0);
+    let mut open = descriptors(gateway);
+    await_that("descriptors that stay", || {
+        thread::sleep(Duration::from_millis(50));
+        let before = std::mem::replace(&mut open, descriptors(gateway));
+        if before == open { Ok(()) } else { Err(format!("{before:?}, then {open:?}")) }
+    });
+    // The limit is on the numbers of descriptors, of which some may be free in between, and some
+    // beyond.
+    let free_below = |limit: usize| limit - open.iter().filter(|fd| **fd < limit).count();
+    let limit = (0..).find(|limit| free_below(*limit) == count).unwrap();
+    let set = Command::new("prlimit")
+        .args([format!("--pid={}", gateway.child.id()), format!("--nofile={limit}")])
+        .status()
+        .unwrap();
+    assert!(set.success());
+}

@@ -4,7 +4,9 @@
 
 mod announced;
 mod beside;
+mod binding;
 mod clients;
+mod datagrams;
 mod forwarding;
 mod harness;
 mod life;
@@ -14,3 +16,4 @@ mod refusals;
 mod relays;
 mod secured;
 mod smuggling;
+mod splicing;

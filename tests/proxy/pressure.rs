@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corelane::sys::process::{cpu_time, resident_bytes};
 
-use crate::harness::{Gateway, await_that, connect, descriptors, echo, origin, read_exactly};
+use crate::harness::{Gateway, connect, echo, leave_descriptors, origin, read_exactly};
 
 #[test]
 fn idle_connections_cost_little_and_slow_ones_no_more_than_their_buffers() {
@@ -59,24 +59,8 @@ fn without_descriptors_clients_wait_and_nothing_spins() {
     let gateway = Gateway::start(&["--workers", "1"]);
     let origin = echo();
     let pid = gateway.child.id();
-    // Its first answer shows that it has opened what it opens at start.
-    assert_eq!(gateway.status().accepted, 0);
-    let mut open = descriptors(&gateway);
-    await_that("descriptors that stay", || {
-        std::thread::sleep(Duration::from_millis(50));
-        let before = std::mem::replace(&mut open, descriptors(&gateway));
-        if before == open { Ok(()) } else { Err(format!("{before:?}, then {open:?}")) }
-    });
-    // Room for two connections more, with their origins; then none. The limit is on the numbers of
-    // descriptors, of which some may be free in between, and some beyond.
-    let free_below = |limit: usize| limit - open.iter().filter(|fd| **fd < limit).count();
-    let limit = (0..).find(|limit| free_below(*limit) == 4).unwrap();
-    let limit = format!("--nofile={limit}");
-    let set = std::process::Command::new("prlimit")
-        .args([&format!("--pid={pid}"), &limit])
-        .status()
-        .unwrap();
-    assert!(set.success());
+    // Room for two connections more, with their origins; then none.
+    leave_descriptors(&gateway, 4);
     let held = [gateway.reach(origin), gateway.reach(origin)];
     let mut waiting = connect(gateway.address);
     waiting.write_all(&crate::harness::greeting_and_request(origin)).unwrap();

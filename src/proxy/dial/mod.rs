@@ -10,7 +10,7 @@ pub mod guard;
 pub mod names;
 pub mod own;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use crate::proxy::target::{Host, Target};
@@ -110,6 +110,20 @@ pub fn connect(address: SocketAddr) -> std::io::Result<mio::net::TcpStream> {
     let stream = mio::net::TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The address of this host from which it would reach `address`. Nothing is sent.
+///
+/// # Errors
+/// The kernel's answer: there is no route, say.
+pub fn source_towards(address: SocketAddr) -> std::io::Result<IpAddr> {
+    let unspecified: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((unspecified, 0))?;
+    socket.connect(address)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]

@@ -35,6 +35,23 @@ pub(super) fn read<E: From<AddressError>>(reader: &mut Reader<'_>) -> Result<Tar
     Ok(Target { host, port: reader.number()? })
 }
 
+/// Reads the address from which a client says that it will send. A name is no address to send from,
+/// and stands for one that is not known: PySocks writes "0".
+pub(super) fn read_sender<E: From<AddressError>>(
+    reader: &mut Reader<'_>,
+) -> Result<SocketAddr, Stop<E>> {
+    let ip: IpAddr = match reader.byte()? {
+        IPV4 => reader.array::<4>()?.into(),
+        IPV6 => reader.array::<16>()?.into(),
+        NAME => {
+            reader.counted()?;
+            Ipv4Addr::UNSPECIFIED.into()
+        }
+        other => return Err(Stop::Wrong(AddressError::Type(other).into())),
+    };
+    Ok(SocketAddr::new(ip.to_canonical(), reader.number()?))
+}
+
 /// Writes a target.
 pub(super) fn write(target: &Target, out: &mut Vec<u8>) {
     match &target.host {

@@ -112,9 +112,6 @@ pub enum SocksError {
     /// The address is none.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// A client of a UDP association says where it sends from by name.
-    #[error("a client cannot send from a name, only from an address")]
-    AssociateName,
     /// A connection to port 0.
     #[error("nothing listens on port 0")]
     PortZero,
@@ -241,9 +238,7 @@ impl Server {
                 return out.extend_from_slice(self.verdict(false));
             }
             SocksError::Command(_) => Reply::CommandNotSupported,
-            SocksError::Address(AddressError::Type(_)) | SocksError::AssociateName => {
-                Reply::AddressTypeNotSupported
-            }
+            SocksError::Address(AddressError::Type(_)) => Reply::AddressTypeNotSupported,
             SocksError::Address(AddressError::Host(_)) => Reply::HostUnreachable,
             SocksError::NoPassword
             | SocksError::Reserved(_)
@@ -300,13 +295,12 @@ fn request(reader: &mut Reader<'_>) -> Result<Event, Stop<SocksError>> {
         0 => {}
         other => return Err(SocksError::Reserved(other).into()),
     }
+    if command == ASSOCIATE {
+        return Ok(Event::Associate(address::read_sender::<SocksError>(reader)?));
+    }
     let target: Target = address::read::<SocksError>(reader)?;
     match command {
         BIND => Ok(Event::Bind(target)),
-        ASSOCIATE => {
-            let from = target.address().ok_or(SocksError::AssociateName)?;
-            Ok(Event::Associate(from))
-        }
         _ if target.port == 0 => Err(SocksError::PortZero.into()),
         _ => Ok(Event::Connect(target)),
     }

@@ -216,7 +216,7 @@ fn requests_are_read_by_section_4() {
 fn bad_requests_have_the_codes_of_section_6() {
     let host = |error| SocksError::Address(AddressError::Host(error));
     let kind = |kind| SocksError::Address(AddressError::Type(kind));
-    let table: [(&[u8], SocksError, u8); 17] = [
+    let table: [(&[u8], SocksError, u8); 16] = [
         (b"\x05\0\0\x01\0\0\0\0\0\0", SocksError::Command(0), 7),
         (b"\x05\x04\0\x01\0\0\0\0\0\0", SocksError::Command(4), 7),
         (b"\x05\xff\0\x01\0\0\0\0\0\0", SocksError::Command(255), 7),
@@ -233,12 +233,19 @@ fn bad_requests_have_the_codes_of_section_6() {
         (b"\x05\x01\0\x03\x05127.1\0\x50", host(HostError::OddAddress), 4),
         (b"\x05\x01\0\x01\xc0\0\x02\x01\0\0", SocksError::PortZero, 1),
         (b"\x05\x01\0\x03\x01a\0\0", SocksError::PortZero, 1),
-        (b"\x05\x03\0\x03\x01a\0\x01", SocksError::AssociateName, 8),
     ];
     for (request, error, code) in table {
         let talk = talk_in_any_pieces(Off, &join(&[GREETING, request]));
         assert_eq!((talk.error, &talk.events), (Some(error), &Vec::new()), "{request:?}");
         assert_eq!(talk.sent, [5, 0, 5, code, 0, 1, 0, 0, 0, 0, 0, 0], "{request:?}");
+    }
+}
+
+#[test]
+fn a_name_to_send_from_is_an_address_that_is_not_known() {
+    for name in [&b"\x010"[..], b"\x01a", b"\x00", b"\x03a\0b"] {
+        let bytes = [GREETING, b"\x05\x03\0\x03", name, b"\x12\x34"].concat();
+        assert_eq!(talk_in_any_pieces(Off, &bytes).events, ["associate 0.0.0.0:4660"], "{name:?}");
     }
 }
 

@@ -10,6 +10,9 @@
 //!                         `-------------`--> Parting
 //! ```
 //!
+//! A client of SOCKS may also go from Asking to Associating, which is for datagrams, or through
+//! Binding, which waits for somebody, to Relaying.
+//!
 //! A client of HTTP asks again after an exchange. The connection to the origin stays with it
 //! meanwhile, and goes to whoever needs it when the client wants something else or leaves.
 
@@ -29,12 +32,17 @@ use crate::proxy::relay::Relay;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::{End, Moved};
 
+use associating::Associating;
+use binding::Binding;
+
 use super::Context;
 use super::slab::ConnectionId;
 use forwarding::Purpose;
 
 mod announcing;
 mod asking;
+mod associating;
+mod binding;
 mod dialling;
 mod forwarding;
 mod parting;
@@ -68,8 +76,12 @@ enum Phase {
     Announcing(Announcing),
     Asking(Asking),
     Dialling(Box<Dialling>),
+    /// A port waits for who is expected.
+    Binding(Box<Binding>),
     Relaying(Box<Relaying>),
     Forwarding(Box<Forwarding>),
+    /// Datagrams pass.
+    Associating(Box<Associating>),
     Parting(Parting),
     /// In between, and in the end.
     Over,
@@ -209,6 +221,8 @@ impl Connection {
                     kept.end.notice(event);
                 }
             }
+            Phase::Binding(binding) => binding.notice(event),
+            Phase::Associating(associating) => associating.notice(socket, event),
             // An attempt that has lost.
             _ => {}
         }
@@ -221,8 +235,10 @@ impl Connection {
                 Phase::Announcing(_) => self.announce(cx),
                 Phase::Asking(_) => self.ask(cx),
                 Phase::Dialling(_) => self.dial(cx),
+                Phase::Binding(_) => self.bind(cx),
                 Phase::Relaying(_) => self.relay(cx),
                 Phase::Forwarding(_) => self.forward(cx),
+                Phase::Associating(_) => self.associate(cx),
                 Phase::Parting(_) => self.part(),
                 Phase::Over => Step::Turn(Turn::Over),
             };
@@ -254,8 +270,10 @@ impl Connection {
             Phase::Dialling(dialling) => {
                 Some(dialling.next.map_or(dialling.until, |next| next.min(dialling.until)))
             }
+            Phase::Binding(binding) => Some(binding.until),
             Phase::Relaying(relaying) => Some(relaying.until),
             Phase::Forwarding(forwarding) => Some(forwarding.until),
+            Phase::Associating(associating) => Some(associating.until),
             Phase::Parting(parting) => Some(parting.until),
             Phase::Over => None,
         };
@@ -280,6 +298,13 @@ impl Connection {
             }
             Phase::Dialling(dialling) if now >= dialling.until || is_over => {
                 self.fail(Failure::TimedOut, cx);
+            }
+            Phase::Binding(binding) if now >= binding.until || is_over => {
+                self.fail(Failure::TimedOut, cx);
+            }
+            Phase::Associating(associating) if now >= associating.until || is_over => {
+                cx.counters.timed_out.add(1);
+                self.phase = Phase::Over;
             }
             Phase::Relaying(relaying) if now >= relaying.until || is_over => {
                 cx.counters.timed_out.add(1);
@@ -329,6 +354,7 @@ impl Connection {
         let output = match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Asking(asking) => asking.output,
             Phase::Dialling(dialling) => dialling.output,
+            Phase::Binding(binding) => binding.output,
             _ => return,
         };
         if !output.is_empty() {
@@ -347,6 +373,7 @@ impl Connection {
         match &mut self.phase {
             Phase::Asking(asking) => asking.front.refuse(failure, &mut asking.output),
             Phase::Dialling(dialling) => dialling.front.refuse(failure, &mut dialling.output),
+            Phase::Binding(binding) => binding.front.refuse(failure, &mut binding.output),
             _ => {}
         }
         self.begin_parting(cx);

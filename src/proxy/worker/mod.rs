@@ -6,6 +6,7 @@
 //! [`Order`].
 
 mod connection;
+mod datagrams;
 mod listening;
 mod slab;
 mod wheel;
@@ -33,8 +34,10 @@ use super::forward::Pool;
 use super::relay::Buffers;
 use super::settings::Rules;
 use super::stream::{End, Stream, TlsStream};
+use super::target::DomainName;
 
 use connection::{Connection, Turn};
+use datagrams::Datagrams;
 use listening::Door;
 use slab::{ConnectionId, Slab, own_number, own_token};
 use wheel::Wheel;
@@ -53,6 +56,8 @@ const EVENTS: usize = 1024;
 pub(super) enum Order {
     /// A name was looked up.
     Resolved(ConnectionId, Answer),
+    /// A name to which datagrams go was looked up.
+    Named(ConnectionId, DomainName, Answer),
     /// What goes for clients that come from here on, by entrance.
     Rules(Vec<Arc<Rules>>),
     /// What an entrance shows of itself to clients that come from here on.
@@ -84,6 +89,9 @@ pub(super) struct Context {
     now: Instant,
     registry: Registry,
     buffers: Buffers,
+    datagrams: Datagrams,
+    /// Where in the range of ports for associations the next one is looked for.
+    next_udp_port: u16,
     names: Names,
     own: OwnAddresses,
     handle: WorkerHandle,
@@ -157,6 +165,8 @@ impl ProxyWorker {
             now,
             registry: poll.registry().try_clone()?,
             buffers: Buffers::default(),
+            datagrams: Datagrams::default(),
+            next_udp_port: 0,
             names: parts.names,
             own: parts.own,
             handle: handle.clone(),
@@ -262,6 +272,11 @@ impl ProxyWorker {
                         connection.resolve(&answer, &mut self.cx);
                         let turn = connection.turn(&mut self.cx);
                         self.conclude(id, false, turn);
+                    }
+                }
+                Order::Named(id, name, answer) => {
+                    if let Some(connection) = self.connections.get_mut(id) {
+                        connection.named(&name, &answer, &mut self.cx);
                     }
                 }
                 Order::Rules(rules) => self.rules = rules,

@@ -34,13 +34,8 @@ impl Connection {
                 match heard {
                     Heard::Whole => continue,
                     Heard::Part => {}
-                    Heard::Wish(Wish::Connect(target)) => {
-                        self.give_up_kept(cx);
-                        self.begin_dialling(&target, Purpose::Relay, cx);
-                        return Step::Next;
-                    }
-                    Heard::Wish(Wish::Forward(errand)) => {
-                        self.begin_forwarding(errand, cx);
+                    Heard::Wish(wish) => {
+                        self.begin(wish, cx);
                         return Step::Next;
                     }
                     Heard::Refused(refusal) => {
@@ -115,8 +110,11 @@ impl Connection {
         }
     }
 
-    /// The name that the client wants to be connected to was looked up.
+    /// The name that the client has asked for was looked up.
     pub(in super::super) fn resolve(&mut self, answer: &Answer, cx: &mut Context) {
+        if let Phase::Binding(_) = &self.phase {
+            return self.open_port(answer, cx);
+        }
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let resolved = dialling.dial.resolve(answer, &self.rules.guard, &cx.own.current());
         if let Err(failure) = resolved {

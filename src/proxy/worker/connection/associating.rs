@@ -1,0 +1,417 @@
+//! Passes datagrams, for as long as the client's connection is there.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use mio::Interest;
+use mio::event::Event;
+use mio::unix::SourceFd;
+
+use crate::limits::{
+    PROXY_DATAGRAM_BUFFER_LEN, PROXY_DATAGRAM_PORT_TRIES, PROXY_DATAGRAMS_WAITING_LEN_MAX,
+    PROXY_DATAGRAMS_WAITING_MAX,
+};
+use crate::proxy::counters::DatagramDrop;
+use crate::proxy::dial::{Answer, Failure};
+use crate::proxy::settings::Rules;
+use crate::proxy::socks::association::Association;
+use crate::proxy::stream::{End, Moved};
+use crate::proxy::target::{DomainName, Host};
+use crate::sys::udp::{RecvBatch, SendTarget, UdpError, UdpOptions, UdpSocket};
+
+use super::super::datagrams::{Datagrams, Sent};
+use super::super::slab::ConnectionId;
+use super::super::{Context, Order};
+use super::{Connection, Phase, Step, Turn, write_out};
+
+/// Reads of one turn of what a client says, to nobody, on the connection of its association.
+const READS_PER_TURN: usize = 8;
+
+/// An association, and its two sockets.
+#[derive(Debug)]
+pub(super) struct Associating {
+    association: Association,
+    /// Where the client sends to, and is answered from.
+    inside: Port,
+    /// From where its datagrams go out, to both families if this host has both.
+    outside: Port,
+    waiting: Waiting,
+    /// The answer to the request.
+    output: Vec<u8>,
+    /// Until then, if no datagram passes.
+    pub(super) until: Instant,
+}
+
+#[derive(Debug)]
+struct Port {
+    socket: UdpSocket,
+    is_readable: bool,
+}
+
+/// Datagrams to names that are being looked up.
+#[derive(Debug, Default)]
+struct Waiting {
+    datagrams: VecDeque<(DomainName, u16, Box<[u8]>)>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Takes one in. Returns whether there was room for it.
+    fn push(&mut self, name: &DomainName, port: u16, payload: &[u8]) -> bool {
+        let has_room = self.datagrams.len() < PROXY_DATAGRAMS_WAITING_MAX
+            && self.bytes + payload.len() <= PROXY_DATAGRAMS_WAITING_LEN_MAX;
+        if has_room {
+            self.bytes += payload.len();
+            self.datagrams.push_back((name.clone(), port, payload.into()));
+        }
+        has_room
+    }
+
+    /// Whether one waits for this name.
+    fn has(&self, name: &DomainName) -> bool {
+        self.datagrams.iter().any(|(waiting, ..)| waiting == name)
+    }
+
+    /// Takes those out that go to a name.
+    fn take(&mut self, name: &DomainName) -> Vec<(u16, Box<[u8]>)> {
+        let mut taken = Vec::new();
+        self.datagrams.retain_mut(|(waiting, port, payload)| {
+            let is_its = waiting == name;
+            if is_its {
+                taken.push((*port, std::mem::take(payload)));
+            }
+            !is_its
+        });
+        self.bytes -= taken.iter().map(|(_, payload)| payload.len()).sum::<usize>();
+        taken
+    }
+}
+
+impl Port {
+    fn open(address: SocketAddr) -> Result<UdpSocket, UdpError> {
+        let socket = UdpSocket::bind(
+            address,
+            &UdpOptions {
+                receive_buffer: Some(PROXY_DATAGRAM_BUFFER_LEN),
+                follow_routes: true,
+                ..UdpOptions::default()
+            },
+        )?;
+        // Whoever sends large datagrams has reasons of its own.
+        socket.allow_fragments()?;
+        Ok(socket)
+    }
+
+    /// At the address that the client has reached, at one of `ports` if there are any.
+    fn inside(
+        ip: IpAddr,
+        ports: Option<&RangeInclusive<u16>>,
+        next: &mut u16,
+    ) -> Result<UdpSocket, UdpError> {
+        let Some(ports) = ports else { return Self::open(SocketAddr::new(ip, 0)) };
+        let count = u32::from(*ports.end() - *ports.start()) + 1;
+        let mut tries = 0;
+        loop {
+            let offset = u32::from(*next) % count;
+            *next = next.wrapping_add(1);
+            tries += 1;
+            let port = u32::from(*ports.start()) + offset;
+            let port = u16::try_from(port).unwrap_or(*ports.end());
+            match Self::open(SocketAddr::new(ip, port)) {
+                Err(UdpError::AddressInUse { .. })
+                    if tries < count.min(PROXY_DATAGRAM_PORT_TRIES) => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    /// To both families if this host has them.
+    fn outside() -> Result<UdpSocket, UdpError> {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        Self::open(any).or_else(|_| Self::open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+    }
+
+    fn register(
+        socket: UdpSocket,
+        id: ConnectionId,
+        number: usize,
+        cx: &Context,
+    ) -> io::Result<Self> {
+        let fd = socket.as_raw_fd();
+        cx.registry.register(&mut SourceFd(&fd), id.token(number), Interest::READABLE)?;
+        Ok(Self { socket, is_readable: false })
+    }
+
+    /// Receives what there is, up to a batch. Returns whether there is something.
+    fn receive(&mut self, received: &mut RecvBatch) -> bool {
+        if !self.is_readable {
+            return false;
+        }
+        // An error is that of a datagram that was sent earlier; the next one to come is an event.
+        self.is_readable = received.receive(&self.socket).is_ok();
+        self.is_readable
+    }
+
+    fn send(&self, cx: &mut Context) -> Sent {
+        cx.datagrams.outgoing.send(&self.socket, &cx.counters)
+    }
+}
+
+impl Connection {
+    /// The client wants to send datagrams, from an address that it may know.
+    pub(super) fn begin_associating(&mut self, announced: SocketAddr, cx: &mut Context) {
+        let (association, inside, outside) = match self.open_association(announced, cx) {
+            Ok(opened) => opened,
+            Err(failure) => return self.fail(failure, cx),
+        };
+        let Phase::Asking(mut asking) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return;
+        };
+        cx.counters.associations.add(1);
+        asking.front.accept(|| inside.socket.local_addr(), &mut asking.output);
+        self.phase = Phase::Associating(Box::new(Associating {
+            association,
+            inside,
+            outside,
+            waiting: Waiting::default(),
+            output: asking.output,
+            until: cx.now + self.rules.idle_max,
+        }));
+    }
+
+    fn open_association(
+        &self,
+        announced: SocketAddr,
+        cx: &mut Context,
+    ) -> Result<(Association, Port, Port), Failure> {
+        let local = self.client.stream.tcp().local_addr();
+        let local = local.map_err(|error| Failure::from(&error))?;
+        let ports = self.rules.udp_ports.as_ref();
+        let opened = Port::inside(local.ip().to_canonical(), ports, &mut cx.next_udp_port)
+            .and_then(|inside| Ok((inside, Port::outside()?)));
+        let (inside, outside) = opened.map_err(|error| {
+            log::debug!("proxy: no association can be opened: {error}");
+            Failure::Exhausted
+        })?;
+        let registered = Port::register(inside, self.id, 1, cx)
+            .and_then(|inside| Ok((inside, Port::register(outside, self.id, 2, cx)?)));
+        let (inside, outside) = registered.map_err(|error| Failure::from(&error))?;
+        Ok((Association::new(self.from.ip(), announced), inside, outside))
+    }
+
+    /// Goes on passing datagrams.
+    pub(super) fn associate(&mut self, cx: &mut Context) -> Step {
+        let Phase::Associating(associating) = &mut self.phase else { return Step::Next };
+        if write_out(&mut self.client, &mut associating.output).is_err()
+            || has_ended(&mut self.client)
+        {
+            return Step::Turn(Turn::Over);
+        }
+        associating.take_from_client(self.id, &self.rules, cx);
+        let up = associating.outside.send(cx);
+        associating.take_from_outside(cx);
+        let down = associating.inside.send(cx);
+        associating.note(up, down, &self.rules, cx);
+        let ports = [&associating.inside, &associating.outside];
+        let is_ready = self.client.is_readable() || ports.iter().any(|port| port.is_readable);
+        Step::Turn(if is_ready { Turn::Again } else { Turn::Wait })
+    }
+
+    /// A name to which datagrams go was looked up.
+    pub(in super::super) fn named(&mut self, name: &DomainName, answer: &Answer, cx: &mut Context) {
+        let Phase::Associating(associating) = &mut self.phase else { return };
+        let sent = associating.send_waiting(name, answer, &self.rules, cx);
+        associating.note(sent, Sent::default(), &self.rules, cx);
+    }
+}
+
+/// Reads what the client says to nobody. Returns whether it has ended its connection, and with it
+/// the association.
+fn has_ended(client: &mut End) -> bool {
+    for _ in 0..READS_PER_TURN {
+        match client.read(&mut [0; 1024]) {
+            Ok(Moved::Bytes(_)) => {}
+            Ok(Moved::Blocked) => return false,
+            Ok(Moved::End) | Err(_) => return true,
+        }
+    }
+    false
+}
+
+/// To which of the addresses of a host a datagram is sent: the first of a family that there is, if
+/// all of them are allowed.
+fn choose(
+    addresses: &[IpAddr],
+    outside: &Port,
+    rules: &Rules,
+    own: &[IpAddr],
+) -> Result<IpAddr, DatagramDrop> {
+    for address in addresses {
+        rules.guard.judge(*address, own).map_err(|_| DatagramDrop::Denied)?;
+    }
+    let reaches = |address: &&IpAddr| outside.socket.is_v6() || address.is_ipv4();
+    addresses.iter().find(reaches).copied().ok_or(DatagramDrop::Refused)
+}
+
+impl Associating {
+    /// The kernel tells of one of its sockets.
+    pub(super) fn notice(&mut self, socket: usize, event: &Event) {
+        let port = if socket == 1 { &mut self.inside } else { &mut self.outside };
+        port.is_readable |= event.is_readable();
+    }
+
+    /// Takes in what the client has sent, to be sent on.
+    fn take_from_client(&mut self, id: ConnectionId, rules: &Rules, cx: &mut Context) {
+        let Datagrams { received, outgoing } = &mut cx.datagrams;
+        if !self.inside.receive(received) {
+            return;
+        }
+        let own = cx.own.current();
+        let (messages, arena) = received.split();
+        for message in messages {
+            let datagram = arena.get(message.range.clone()).unwrap_or_default();
+            let (target, payload) = match self.association.from_client(message.from, datagram) {
+                Ok(taken) => taken,
+                Err(why) => {
+                    cx.counters.drop_datagram(why.into());
+                    continue;
+                }
+            };
+            let chosen = match &target.host {
+                Host::Address(ip) => choose(&[*ip], &self.outside, rules, &own),
+                Host::Name(name) => {
+                    let (handle, asked) = (cx.handle.clone(), name.clone());
+                    let waits = self.waiting.has(name);
+                    let ask = || {
+                        cx.names.ask(cx.now, name, move |answer| {
+                            handle.give(Order::Named(id, asked, answer));
+                        })
+                    };
+                    match if waits { None } else { ask() } {
+                        Some(Ok(addresses)) => choose(&addresses, &self.outside, rules, &own),
+                        Some(Err(_)) => Err(DatagramDrop::NameUnknown),
+                        None if self.waiting.push(name, target.port, payload) => continue,
+                        None => Err(DatagramDrop::NamesWaiting),
+                    }
+                }
+            };
+            match chosen {
+                Ok(ip) => {
+                    self.association.sends_to(ip);
+                    let remote = SocketAddr::new(ip, target.port);
+                    outgoing.push(&SendTarget { remote, local: None }, &[], payload);
+                }
+                Err(why) => cx.counters.drop_datagram(why),
+            }
+        }
+    }
+
+    /// Takes in what others have sent, to be sent to the client.
+    fn take_from_outside(&mut self, cx: &mut Context) {
+        let Datagrams { received, outgoing } = &mut cx.datagrams;
+        if !self.outside.receive(received) {
+            return;
+        }
+        let (messages, arena) = received.split();
+        for message in messages {
+            let payload = arena.get(message.range.clone()).unwrap_or_default();
+            match self.association.to_client(message.from) {
+                Ok((remote, header)) => {
+                    outgoing.push(&SendTarget { remote, local: None }, &header, payload);
+                }
+                Err(why) => cx.counters.drop_datagram(why.into()),
+            }
+        }
+    }
+
+    /// Sends what waited for a name that was looked up.
+    fn send_waiting(
+        &mut self,
+        name: &DomainName,
+        answer: &Answer,
+        rules: &Rules,
+        cx: &mut Context,
+    ) -> Sent {
+        let mut sent = Sent::default();
+        let own = cx.own.current();
+        for (port, payload) in self.waiting.take(name) {
+            let chosen = match answer {
+                Ok(addresses) => choose(addresses, &self.outside, rules, &own),
+                Err(_) => Err(DatagramDrop::NameUnknown),
+            };
+            match chosen {
+                Ok(ip) => {
+                    self.association.sends_to(ip);
+                    let target = SendTarget { remote: SocketAddr::new(ip, port), local: None };
+                    cx.datagrams.outgoing.push(&target, &[], &payload);
+                }
+                Err(why) => cx.counters.drop_datagram(why),
+            }
+            if cx.datagrams.outgoing.is_full() {
+                sent += self.outside.send(cx);
+            }
+        }
+        sent += self.outside.send(cx);
+        sent
+    }
+
+    /// Counts what has passed.
+    fn note(&mut self, up: Sent, down: Sent, rules: &Rules, cx: &Context) {
+        if up.datagrams + down.datagrams > 0 {
+            self.until = cx.now + rules.idle_max;
+        }
+        cx.counters.up_datagrams.add(up.datagrams);
+        cx.counters.up_bytes.add(up.bytes);
+        cx.counters.down_datagrams.add(down.datagrams);
+        cx.counters.down_bytes.add(down.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(number: usize) -> DomainName {
+        DomainName::parse(format!("host{number}.example").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_waits_for_names_is_bounded_and_comes_out_in_order() {
+        let mut waiting = Waiting::default();
+        for number in 0..PROXY_DATAGRAMS_WAITING_MAX {
+            assert!(waiting.push(&name(number % 2), 53, &[number as u8; 10]));
+        }
+        assert!(!waiting.push(&name(1), 53, &[0]), "too many");
+        assert!(waiting.has(&name(1)) && !waiting.has(&name(2)));
+        let taken = waiting.take(&name(1));
+        let odd = (0..PROXY_DATAGRAMS_WAITING_MAX).filter(|number| number % 2 == 1);
+        let expected: Vec<_> = odd.map(|number| (53, Box::from([number as u8; 10]))).collect();
+        assert_eq!(taken, expected);
+        assert!(!waiting.has(&name(1)) && waiting.has(&name(0)));
+        waiting.take(&name(0));
+        assert_eq!((waiting.datagrams.len(), waiting.bytes), (0, 0));
+        let large = vec![0; 1 + PROXY_DATAGRAMS_WAITING_LEN_MAX / 2];
+        assert!(waiting.push(&name(0), 1, &large));
+        assert!(!waiting.push(&name(0), 1, &large), "too many bytes");
+        assert!(waiting.push(&name(0), 1, &[]));
+    }
+
+    #[test]
+    fn a_range_of_ports_is_kept_to_and_runs_out() {
+        let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
+        // A port that nobody else has; the range is that one alone.
+        let free = Port::open(SocketAddr::new(ip, 0)).unwrap().local_addr().port();
+        let mut next = 7;
+        let only = free..=free;
+        let first = Port::inside(ip, Some(&only), &mut next).unwrap();
+        assert_eq!(first.local_addr().port(), free);
+        let taken = Port::inside(ip, Some(&only), &mut next);
+        assert!(matches!(taken, Err(UdpError::AddressInUse { .. })), "{taken:?}");
+        drop(first);
+        assert!(Port::inside(ip, Some(&only), &mut next).is_ok());
+    }
+}
