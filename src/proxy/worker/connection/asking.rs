@@ -73,6 +73,19 @@ impl Connection {
         }
     }
 
+    /// The client wants something.
+    fn begin(&mut self, wish: Wish, cx: &mut Context) {
+        match wish {
+            Wish::Connect(target) => {
+                self.give_up_kept(cx);
+                self.begin_dialling(&target, Purpose::Relay, cx);
+            }
+            Wish::Forward(errand) => self.begin_forwarding(errand, cx),
+            Wish::Bind(target) => self.begin_binding(target, cx),
+            Wish::Associate(announced) => self.begin_associating(announced, cx),
+        }
+    }
+
     /// Begins to reach an origin. What the client says of itself counts for a relay alone.
     pub(super) fn begin_dialling(&mut self, target: &Target, purpose: Purpose, cx: &mut Context) {
         let dial = match Dial::begin(target, &self.rules.guard, &cx.own.current()) {
