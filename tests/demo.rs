@@ -110,7 +110,11 @@ fn a_demo_of_the_gateway_shows_every_protocol_and_leaves_nothing() {
     for part in ["requests", "routes"] {
         let rows = report[part].as_array().unwrap();
         let by: Vec<_> = rows.iter().map(|row| row["by"].as_str().unwrap()).collect();
-        assert_eq!(by, ["direct", "SOCKS5", "SOCKS4a", "HTTP CONNECT", "HTTP forwarded"], "{part}");
+        assert_eq!(
+            by,
+            ["direct", "SOCKS5", "SOCKS4a", "HTTP CONNECT", "HTTP forwarded", "SOCKS5 in TLS"],
+            "{part}"
+        );
     }
     for route in &report["routes"].as_array().unwrap()[1..] {
         assert!(route["bps"].as_f64().unwrap() > 1e6, "{route}");
@@ -119,8 +123,8 @@ fn a_demo_of_the_gateway_shows_every_protocol_and_leaves_nothing() {
     let refusals = report["refusals"].as_array().unwrap();
     let answers: Vec<_> = refusals.iter().map(|row| row["answer"].as_str().unwrap()).collect();
     assert_eq!(answers, ["02", "403", "02", "403"]);
-    // Four pages and four throughputs were let through, four requests were not.
-    assert_eq!((&report["clients"], &report["origins_reached"]), (&12.into(), &8.into()));
+    // Five pages and five throughputs were let through, four requests were not.
+    assert_eq!((&report["clients"], &report["origins_reached"]), (&14.into(), &10.into()));
     assert!(logs.path().join("gateway.log").is_file());
     assert_nothing_left(directory.path());
 }

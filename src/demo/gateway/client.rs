@@ -3,7 +3,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::origin::ENDLESS;
 use crate::bench::StopFlag;
@@ -24,7 +27,23 @@ pub(super) enum Protocol {
     Connect,
     /// A request that the gateway forwards, without a tunnel.
     Forward,
+    /// SOCKS5 inside TLS.
+    Tls,
 }
+
+/// The gateway, as its clients know it.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) plain: SocketAddrV4,
+    pub(super) tls: SocketAddrV4,
+    /// Trusts the gateway's certificate and no other.
+    pub(super) trust: Arc<ClientConfig>,
+}
+
+/// A connection, whatever it is inside of.
+pub(super) trait Both: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Both for T {}
 
 /// How a client gets to an origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +64,13 @@ pub(super) enum AskError {
 
 impl Road {
     /// The direct one first, with which others are compared.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Direct,
         Self::Through(Protocol::Socks5),
         Self::Through(Protocol::Socks4a),
         Self::Through(Protocol::Connect),
         Self::Through(Protocol::Forward),
+        Self::Through(Protocol::Tls),
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -60,6 +80,7 @@ impl Road {
             Self::Through(Protocol::Socks4a) => "SOCKS4a",
             Self::Through(Protocol::Connect) => "HTTP CONNECT",
             Self::Through(Protocol::Forward) => "HTTP forwarded",
+            Self::Through(Protocol::Tls) => "SOCKS5 in TLS",
         }
     }
 }
@@ -67,24 +88,32 @@ impl Road {
 /// A connection to `target`, or to a gateway that forwards to it.
 pub(super) fn reach(
     road: Road,
-    gateway: SocketAddrV4,
+    gateway: &Gateway,
     target: SocketAddrV4,
-) -> Result<TcpStream, AskError> {
-    let Road::Through(protocol) = road else { return Ok(connect(target)?) };
-    let mut stream = connect(gateway)?;
+) -> Result<Box<dyn Both>, AskError> {
+    let Road::Through(protocol) = road else { return Ok(Box::new(connect(target)?)) };
+    if protocol == Protocol::Tls {
+        let name = (*gateway.tls.ip()).into();
+        let client = ClientConnection::new(Arc::clone(&gateway.trust), name);
+        let client = client.map_err(io::Error::other)?;
+        let mut stream = StreamOwned::new(client, connect(gateway.tls)?);
+        ask_by_socks5(&mut stream, target)?;
+        return Ok(Box::new(stream));
+    }
+    let mut stream = connect(gateway.plain)?;
     match protocol {
-        Protocol::Socks5 => ask_by_socks5(&mut stream, target)?,
+        Protocol::Socks5 | Protocol::Tls => ask_by_socks5(&mut stream, target)?,
         Protocol::Socks4a => ask_by_socks4a(&mut stream, target)?,
         Protocol::Connect => ask_by_connect(&mut stream, target)?,
         Protocol::Forward => {}
     }
-    Ok(stream)
+    Ok(Box::new(stream))
 }
 
 /// The page that `origin` has.
 pub(super) fn fetch(
     road: Road,
-    gateway: SocketAddrV4,
+    gateway: &Gateway,
     origin: SocketAddrV4,
 ) -> Result<Vec<u8>, AskError> {
     let stream = request(road, gateway, origin, "/")?;
@@ -96,7 +125,7 @@ pub(super) fn fetch(
 /// Reads what `origin` sends without end for as long as told; bytes, and the seconds that it took.
 pub(super) fn read_for(
     road: Road,
-    gateway: SocketAddrV4,
+    gateway: &Gateway,
     origin: SocketAddrV4,
     duration: Duration,
     stop: &StopFlag,
@@ -118,10 +147,10 @@ pub(super) fn read_for(
 /// Asks `origin` for `path`, and reads the head of its answer.
 fn request(
     road: Road,
-    gateway: SocketAddrV4,
+    gateway: &Gateway,
     origin: SocketAddrV4,
     path: &str,
-) -> Result<TcpStream, AskError> {
+) -> Result<Box<dyn Both>, AskError> {
     let mut stream = reach(road, gateway, origin)?;
     let is_forwarded = road == Road::Through(Protocol::Forward);
     let prefix = if is_forwarded { format!("http://{origin}") } else { String::new() };
@@ -143,7 +172,7 @@ fn connect(address: SocketAddrV4) -> io::Result<TcpStream> {
 }
 
 /// RFC 1928, without authentication.
-fn ask_by_socks5(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), AskError> {
+fn ask_by_socks5(stream: &mut (impl Read + Write), target: SocketAddrV4) -> Result<(), AskError> {
     stream.write_all(&[5, 1, 0])?;
     let [_, method] = read_array(stream)?;
     if method != 0 {
@@ -153,7 +182,8 @@ fn ask_by_socks5(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), Ask
     request.extend_from_slice(&target.ip().octets());
     request.extend_from_slice(&target.port().to_be_bytes());
     stream.write_all(&request)?;
-    match read_array::<10>(stream)? {
+    let reply: [u8; 10] = read_array(stream)?;
+    match reply {
         [_, 0, ..] => Ok(()),
         [_, code, ..] => Err(AskError::Refused(format!("{code:02x}"))),
     }
@@ -167,7 +197,8 @@ fn ask_by_socks4a(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), As
     request.extend_from_slice(target.ip().to_string().as_bytes());
     request.push(0);
     stream.write_all(&request)?;
-    match read_array::<8>(stream)? {
+    let reply: [u8; 8] = read_array(stream)?;
+    match reply {
         [_, 90, ..] => Ok(()),
         [_, code, ..] => Err(AskError::Refused(code.to_string())),
     }
@@ -185,10 +216,11 @@ fn ask_by_connect(stream: &mut TcpStream, target: SocketAddrV4) -> Result<(), As
 }
 
 /// Reads to the end of a head and no byte further.
-fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+fn read_head(stream: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.extend(read_array::<1>(stream)?);
+        let byte: [u8; 1] = read_array(stream)?;
+        head.extend(byte);
         if head.len() > ANSWER_LEN_MAX {
             return Err(io::Error::other("the answer does not end"));
         }
@@ -196,7 +228,7 @@ fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-fn read_array<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
+fn read_array<const N: usize>(stream: &mut impl Read) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes)?;
     Ok(bytes)

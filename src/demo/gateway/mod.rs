@@ -8,8 +8,15 @@ mod client;
 mod origin;
 mod report;
 
-use std::fs;
+use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+use std::sync::Arc;
+use std::{fs, io};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 
 pub use report::{GATEWAY_DEMO_SCHEMA, GatewayReport, RefusalRow, RequestRow, RouteRow};
 
@@ -22,15 +29,15 @@ use super::{DemoOptions, Tell};
 use crate::bench::{StopFlag, units};
 use crate::lab::addresses::{ROUTER_CLIENT_SIDE_V4, SERVER_V4};
 use crate::lab::{self, LabOptions, Routed};
+use crate::login::pki::{PkiDirectory, ServerAddress, Validity};
 use crate::sys::clock;
-use client::{AskError, Protocol, Road};
+use client::{AskError, Gateway, Protocol, Road};
 
 /// How many steps there are.
 const STEPS: usize = 5;
-/// TCP port of the gateway.
+/// TCP ports of the gateway.
 const PORT: u16 = 1080;
-/// Where the gateway is for its clients.
-const GATEWAY: SocketAddrV4 = SocketAddrV4::new(ROUTER_CLIENT_SIDE_V4, PORT);
+const TLS_PORT: u16 = 8443;
 
 /// Shows the proxy gateway at work. Must be called by a thread that outlives the demo, since the
 /// gateway dies with it, and before the process starts another thread, since it may have to enter
@@ -53,7 +60,7 @@ pub fn show_gateway(
 
     steps.begin("corelane proxy");
     let directory = PrivateDirectory::create()?;
-    let files = write_files(&directory, options)?;
+    let (files, known) = write_files(&directory, options)?;
     let mut gateway = Daemon::spawn(&lab.router, &options.program, "proxy", &files, None)?;
     let serving = await_status(&mut gateway, stop, "the gateway to serve", |status| {
         status.proxy.as_ref().is_some_and(|proxy| !proxy.listening.is_empty())
@@ -61,7 +68,8 @@ pub fn show_gateway(
     serving.map_err(|error| error.with_logs(&[&gateway]))?;
     steps.done("serving");
 
-    let mut scene = Scene { lab: &lab, origin, gateway: &mut gateway, options, stop };
+    let mut scene =
+        Scene { lab: &lab, origin, known: &known, gateway: &mut gateway, options, stop };
     let shown = scene.show(&mut steps);
     shown.map_err(|error| {
         let ended = gateway.check_running().err().filter(|_| !stop.is_raised());
@@ -72,7 +80,7 @@ pub fn show_gateway(
 fn write_files(
     directory: &PrivateDirectory,
     options: &DemoOptions,
-) -> Result<DaemonFiles, DemoError> {
+) -> Result<(DaemonFiles, Gateway), DemoError> {
     let logs = options.keep_logs.as_deref().unwrap_or_else(|| directory.path());
     fs::create_dir_all(logs)
         .map_err(DemoError::io(format!("make the directory {}", logs.display())))?;
@@ -84,19 +92,41 @@ fn write_files(
     let socket = toml::Value::from(files.status_socket.to_string_lossy().into_owned());
     let workers =
         options.workers.map_or_else(String::new, |count| format!("[workers]\ncount = {count}\n"));
+    let [plain, tls] = [PORT, TLS_PORT].map(|port| SocketAddrV4::new(ROUTER_CLIENT_SIDE_V4, port));
+    let (pki, trust) = make_certificates(&directory.path().join("pki"))?;
+    let [certificate, key] = [pki.server_certificate(), pki.server_key()]
+        .map(|path| toml::Value::from(path.to_string_lossy().into_owned()));
     // Nobody but the demo reaches this network.
     let config = format!(
-        "[[proxy]]\nlisten = [\"{GATEWAY}\"]\nallow_remote = true\n[status]\nsocket = {socket}\n\
+        "[[proxy]]\nlisten = [\"{plain}\", \"tls://{tls}\"]\nallow_remote = true\n\
+         certificate_file = {certificate}\nkey_file = {key}\n[status]\nsocket = {socket}\n\
          {workers}"
     );
     write_private(&files.config, &config)?;
-    Ok(files)
+    Ok((files, Gateway { plain, tls, trust }))
+}
+
+/// Certificates for the gateway, and clients that trust no others.
+fn make_certificates(path: &Path) -> Result<(PkiDirectory, Arc<ClientConfig>), DemoError> {
+    fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> DemoError {
+        DemoError::io("make certificates")(io::Error::other(error))
+    }
+    let (now, mut rng) = (clock::unix_time(), rand::rng());
+    let pki = PkiDirectory::create(path, "demo", now, &mut rng).map_err(failed)?;
+    let here = [ServerAddress::Address(ROUTER_CLIENT_SIDE_V4.into())];
+    pki.issue_server(&here, Validity::days(now, 1), &mut rng).map_err(failed)?;
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_file(pki.certificate()).map_err(failed)?;
+    roots.add(certificate).map_err(failed)?;
+    let trust = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok((pki, Arc::new(trust)))
 }
 
 /// Everything that takes part.
 struct Scene<'a> {
     lab: &'a Routed,
     origin: SocketAddrV4,
+    known: &'a Gateway,
     gateway: &'a mut Daemon,
     options: &'a DemoOptions,
     stop: &'a StopFlag,
@@ -140,7 +170,7 @@ impl Scene<'_> {
         for road in Road::ALL {
             self.check()?;
             let began = clock::now();
-            let page = self.lab.client.run(|| client::fetch(road, GATEWAY, self.origin))?;
+            let page = self.lab.client.run(|| client::fetch(road, self.known, self.origin))?;
             let took_ms = clock::now().duration_since(began).as_secs_f64() * 1e3;
             let name = road.name().to_owned();
             match page {
@@ -165,8 +195,9 @@ impl Scene<'_> {
             for (protocol, expected) in [(Protocol::Socks5, "02"), (Protocol::Connect, "403")] {
                 let road = Road::Through(protocol);
                 let by = road.name().to_owned();
-                let outcome = self.lab.client.run(|| client::reach(road, GATEWAY, target))?;
-                match outcome.map(drop) {
+                let outcome =
+                    self.lab.client.run(|| client::reach(road, self.known, target).map(drop))?;
+                match outcome {
                     Err(AskError::Refused(answer)) if answer == expected => {
                         rows.push(RefusalRow { by, target: target.to_string(), answer });
                     }
@@ -189,7 +220,7 @@ impl Scene<'_> {
             let read = self
                 .lab
                 .client
-                .run(|| client::read_for(road, GATEWAY, origin, duration, self.stop))?;
+                .run(|| client::read_for(road, self.known, origin, duration, self.stop))?;
             let (bytes, seconds) =
                 read.map_err(|error| DemoError::NotShown(format!("{}: {error}", road.name())))?;
             if self.stop.is_raised() {
