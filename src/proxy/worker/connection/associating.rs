@@ -120,7 +120,7 @@ impl Port {
             *next = next.wrapping_add(1);
             tries += 1;
             let port = u32::from(*ports.start()) + offset;
-            let port = u16::try_from(port).unwrap_or(*ports.end());
+            let port = u16::try_from(port).unwrap_or_else(|_| *ports.end());
             match Self::open(SocketAddr::new(ip, port)) {
                 Err(UdpError::AddressInUse { .. })
                     if tries < count.min(PROXY_DATAGRAM_PORT_TRIES) => {}

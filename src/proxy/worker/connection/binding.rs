@@ -126,7 +126,8 @@ impl Connection {
         let expected = expected.map_err(|_| Failure::Forbidden)?;
         let port = binding.target.port.max(1);
         let sources = addresses.iter().map(|ip| dial::source_towards(SocketAddr::new(*ip, port)));
-        let source = sources.reduce(Result::or).unwrap_or(Err(io::ErrorKind::NotFound.into()));
+        let source =
+            sources.reduce(Result::or).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
         let opened = source.and_then(|source| {
             let mut listener = TcpListener::bind(SocketAddr::new(source, 0))?;
             let token = self.id.token(LISTENER);
