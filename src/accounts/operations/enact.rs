@@ -51,6 +51,7 @@ impl Operations<'_> {
         let stored = journal.flush(OPERATION_STORED_WITHIN);
         Ok(Done {
             sessions_ended: effect.ended,
+            proxy_logins_ended: effect.passes_ended,
             closed_ms: closed.map(|took| took.as_secs_f64() * 1e3),
             stored,
         })
@@ -80,7 +81,7 @@ impl Operations<'_> {
         };
         shared.make(&mut shared.state(), &changes, now);
         shared.write_audit(&entry);
-        Ok(Done { sessions_ended: 0, closed_ms: Some(0.0), stored })
+        Ok(Done { sessions_ended: 0, proxy_logins_ended: 0, closed_ms: Some(0.0), stored })
     }
 
     fn server(&self) -> Name {

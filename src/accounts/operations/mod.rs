@@ -387,7 +387,11 @@ pub enum Outcome {
 pub struct Done {
     /// Sessions of this server that have ended by it.
     pub sessions_ended: usize,
-    /// Milliseconds until every path of them was closed; `None` if that was not confirmed in time.
+    /// Logins at the proxy gateway of this server that have ended by it.
+    #[serde(default)]
+    pub proxy_logins_ended: usize,
+    /// Milliseconds until every path and connection of them was closed; `None` if that was not
+    /// confirmed in time.
     pub closed_ms: Option<f64>,
     /// Whether the database has it already. If not, it is kept and written later.
     pub stored: bool,

@@ -1,7 +1,7 @@
 //! The desk: one thread at which logins, renewals and ends arrive, so that whoever sends them never
 //! waits for a hash, a disk or a lock that is held for long.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -19,10 +19,12 @@ use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::claims::{Claim, Claims};
 use crate::accounts::service::judge::{
-    Case, Identified, NotProved, PasswordCheck, UsedCode, claimed_user, ensure_claimed,
+    Case, Identified, NotProved, PasswordCheck, UsedCode, claimed_user, denied, ensure_claimed,
     ensure_enough, judge, one_time,
 };
 use crate::accounts::service::notices::Enforcement;
+use crate::accounts::service::passes::{self, Pass, PassAnswer, PassAttempt, Shown};
+use crate::accounts::service::sessions::Refused;
 use crate::accounts::service::state::State;
 use crate::accounts::store::OneTime;
 use crate::limits::{BUSY_RETRY_AFTER, LEASES_LOOK_EVERY, USAGE_WRITE_EVERY};
@@ -35,6 +37,8 @@ pub type RenewalAnswer = Box<dyn FnOnce(Result<Instant, Refusal>) + Send>;
 pub(super) enum DeskJob {
     Login(Box<LoginAttempt>, LoginAnswer),
     Checked(Box<Checked>),
+    Pass(Box<PassAttempt>, PassAnswer),
+    PassChecked(Box<PassAttempt>, PassAnswer, Charge, PasswordCheck),
     /// What the database says to the question with that number.
     Claimed(u64, Claim),
     Renew(Id, RenewalAnswer),
@@ -53,10 +57,15 @@ pub(super) struct Checked {
     claim: Claim,
 }
 
-/// A login whose password is to be checked.
+/// What somebody wants whose password is to be checked.
+enum Wanted {
+    Login(Box<LoginAttempt>, LoginAnswer),
+    Pass(Box<PassAttempt>, PassAnswer),
+}
+
+/// A password is to be checked.
 pub(super) struct ToCheck {
-    attempt: Box<LoginAttempt>,
-    answer: LoginAnswer,
+    wanted: Wanted,
     charge: Charge,
     shown: Secret,
     /// The user's hash, or nobody's.
@@ -68,7 +77,7 @@ pub(super) struct ToCheck {
 impl ToCheck {
     /// Takes as long as argon2 does.
     pub(super) fn check(self) -> DeskJob {
-        let Self { attempt, answer, charge, shown, hash, cost } = self;
+        let Self { wanted, charge, shown, hash, cost } = self;
         let hash_anew = || password::hash(shown.expose(), cost, &mut rand::rng()).ok();
         let password = match password::is_right(shown.expose(), &hash) {
             true => {
@@ -78,7 +87,14 @@ impl ToCheck {
             false => PasswordCheck::Wrong,
         };
         let claim = Claim::NotAsked;
-        DeskJob::Checked(Box::new(Checked { attempt, answer, charge, password, claim }))
+        match wanted {
+            Wanted::Login(attempt, answer) => {
+                DeskJob::Checked(Box::new(Checked { attempt, answer, charge, password, claim }))
+            }
+            Wanted::Pass(attempt, answer) => {
+                DeskJob::PassChecked(attempt, answer, charge, password)
+            }
+        }
     }
 }
 
@@ -106,6 +122,7 @@ pub(super) fn run(shared: &Shared, claims: Option<Claims<Box<Checked>>>, jobs: &
         if now.instant >= leases_due {
             leases_due = now.instant + LEASES_LOOK_EVERY;
             shared.end_sessions(now, |state| overdue(state, now));
+            shared.end_expired_passes(now);
         }
         if now.instant >= usage_due {
             usage_due = now.instant + USAGE_WRITE_EVERY;
@@ -114,7 +131,9 @@ pub(super) fn run(shared: &Shared, claims: Option<Claims<Box<Checked>>>, jobs: &
     }
     let all =
         |state: &State| state.live.keys().map(|id| (*id, SessionEnd::ServerStopped)).collect();
-    shared.end_sessions(Moment::now(), all);
+    let now = Moment::now();
+    shared.end_sessions(now, all);
+    shared.write_usage(now);
 }
 
 fn overdue(state: &State, now: Moment) -> Vec<(Id, SessionEnd)> {
@@ -140,6 +159,10 @@ impl Desk<'_> {
         match job {
             DeskJob::Login(attempt, answer) => self.begin(attempt, answer),
             DeskJob::Checked(checked) => self.decide(checked),
+            DeskJob::Pass(attempt, answer) => self.begin_pass(attempt, answer),
+            DeskJob::PassChecked(attempt, answer, charge, password) => {
+                answer(self.pass(&attempt, charge, &password));
+            }
             DeskJob::Claimed(number, claim) => {
                 let claims = self.claims.as_mut();
                 let waiting = claims.and_then(|it| it.answered(number, claim, clock::now()));
@@ -191,13 +214,69 @@ impl Desk<'_> {
         let user = claimed_user(&state.book, &attempt).ok();
         let hash = user.and_then(|user| user.password.clone());
         drop(state);
+        self.check(Wanted::Login(attempt, answer), charge, shown, hash);
+    }
+
+    /// Has a password checked against a hash, or against nobody's.
+    fn check(&self, wanted: Wanted, charge: Charge, shown: Secret, hash: Option<String>) {
         let hash = hash.unwrap_or_else(|| self.shared.settings.nobodys_hash.clone());
         let cost = self.shared.hash_cost();
-        let to_check = ToCheck { attempt, answer, charge, shown, hash, cost };
-        if let Err(ToCheck { answer, charge, .. }) = self.shared.hashers.submit(to_check) {
+        let to_check = ToCheck { wanted, charge, shown, hash, cost };
+        if let Err(ToCheck { wanted, charge, .. }) = self.shared.hashers.submit(to_check) {
             self.shared.state().backoff.give_back(charge);
-            answer(Err(busy()));
+            match wanted {
+                Wanted::Login(_, answer) => answer(Err(busy())),
+                Wanted::Pass(_, answer) => answer(Err(busy())),
+            }
         }
+    }
+
+    fn begin_pass(&self, attempt: Box<PassAttempt>, answer: PassAnswer) {
+        let mut state = self.shared.state();
+        let Shown { claimant, password } = Shown::of(&state, &attempt);
+        let charge = match state.backoff.begin(&claimant, clock::now()) {
+            Ok(charge) => charge,
+            Err(wait) => {
+                drop(state);
+                return answer(Err(too_many_failures(wait)));
+            }
+        };
+        drop(state);
+        match password {
+            Some((shown, hash)) => self.check(Wanted::Pass(attempt, answer), charge, shown, hash),
+            None => answer(self.pass(&attempt, charge, &PasswordCheck::NotShown)),
+        }
+    }
+
+    fn pass(
+        &self,
+        attempt: &PassAttempt,
+        charge: Charge,
+        password: &PasswordCheck,
+    ) -> Result<Arc<Pass>, Refusal> {
+        let now = Moment::now();
+        let mut state = self.shared.state();
+        let policy = &self.shared.settings.policy;
+        let judged = passes::judge(&state.book, policy, &attempt.proof, password, now.unix);
+        let (user, basis) = match judged {
+            Ok((user, basis)) => (user.clone(), basis),
+            Err(reason) => {
+                drop(state);
+                let refusal = denied();
+                self.shared.audit_refusal(Refused::Pass(attempt), refusal.code, reason, now);
+                return Err(refusal);
+            }
+        };
+        state.backoff.give_back(charge);
+        let (bounds, _) = state.book.policy_of(&user);
+        if state.quota_exceeded(user.id, &bounds, state.unwritten_of(user.id), now.unix) {
+            return Err(refusal_of(SessionEnd::QuotaExceeded));
+        }
+        let (pass, changes) = state.issue_pass(&user, basis, now, &mut rand::rng());
+        state.familiar.remember(user.id, LoginSource::from(attempt.from));
+        changes.iter().for_each(|change| state.book.apply(change));
+        self.shared.keep(&state, changes);
+        Ok(pass)
     }
 
     fn decide(&mut self, mut checked: Box<Checked>) {
@@ -227,7 +306,8 @@ impl Desk<'_> {
                     state.backoff.give_back(std::mem::take(&mut checked.charge));
                 }
                 drop(state);
-                shared.audit_refusal(&checked.attempt, refusal.code, reason, now);
+                let refused = Refused::Login(&checked.attempt);
+                shared.audit_refusal(refused, refusal.code, reason, now);
                 return Verdict::Decided(Err(refusal));
             }
         };
@@ -245,7 +325,8 @@ impl Desk<'_> {
             }
             Err(refusal) => {
                 drop(state);
-                shared.audit_refusal(attempt, refusal.code, &refusal.message, now);
+                let refused = Refused::Login(attempt);
+                shared.audit_refusal(refused, refusal.code, &refusal.message, now);
                 Err(refusal)
             }
         })
@@ -301,6 +382,7 @@ impl Desk<'_> {
             ended.extend(state.close(session, SessionEnd::Replaced, now, &done));
         }
         for change in changes.iter().chain(&ended) {
+            state.follow_rehash(change);
             state.book.apply(change);
         }
         if let Some(UsedCode::Totp(step)) = who.code {
@@ -392,12 +474,14 @@ fn begin_charged(
         known_device: device.map(|device| device.public_key),
         known_source: user.is_some_and(|user| state.familiar.contains(user.id, source)),
     };
-    state.backoff.begin(&claimant, now).map_err(|wait| {
-        // Whole seconds, so that who waits as long as told has waited long enough.
-        let wait = Duration::from_secs(wait.as_secs() + 1);
-        let message = format!("too many logins have failed: try again in {} s", wait.as_secs());
-        Refusal::for_now(RefusalCode::TooManyFailures, message, wait)
-    })
+    state.backoff.begin(&claimant, now).map_err(too_many_failures)
+}
+
+fn too_many_failures(wait: Duration) -> Refusal {
+    // Whole seconds, so that who waits as long as told has waited long enough.
+    let wait = Duration::from_secs(wait.as_secs() + 1);
+    let message = format!("too many logins have failed: try again in {} s", wait.as_secs());
+    Refusal::for_now(RefusalCode::TooManyFailures, message, wait)
 }
 
 fn login_deed(attempt: &LoginAttempt, grant: &Grant) -> Deed {

@@ -13,6 +13,7 @@ mod desk;
 mod hashers;
 mod judge;
 mod notices;
+mod passes;
 mod sessions;
 mod state;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use thiserror::Error;
 pub use crate::accounts::service::attempt::{Grant, LoginAnswer, LoginAttempt, ShownCertificate};
 pub use crate::accounts::service::desk::{RenewalAnswer, refusal_of};
 pub use crate::accounts::service::notices::{Acknowledgement, Enforcement, Notice};
+pub use crate::accounts::service::passes::{Pass, PassAnswer, PassAttempt, PassProof, PassTerms};
 
 pub(in crate::accounts) use crate::accounts::service::audit::Deed;
 pub(in crate::accounts) use crate::accounts::service::state::State;
@@ -227,6 +229,8 @@ impl Accounts {
             book,
             live: BTreeMap::new(),
             ended: BTreeMap::new(),
+            passes: BTreeMap::new(),
+            by_proxy: BTreeMap::new(),
             addresses,
             backoff: Backoff::default(),
             familiar: Familiar::default(),
@@ -296,6 +300,17 @@ impl Accounts {
         }
     }
 
+    /// Decides whether somebody may use the proxy, later and on another thread: this never waits.
+    /// `answer` gets the outcome.
+    pub fn ask_for_pass(&self, attempt: PassAttempt, answer: PassAnswer) {
+        let job = DeskJob::Pass(Box::new(attempt), answer);
+        if let Err(refused) = self.inner.jobs.try_send(job)
+            && let DeskJob::Pass(_, answer) = refused.into_inner()
+        {
+            answer(Err(busy()));
+        }
+    }
+
     /// Lets the lease of a session last longer; `answer` gets until when.
     pub fn renew(&self, session: Id, answer: RenewalAnswer) {
         if let Err(refused) = self.inner.jobs.try_send(DeskJob::Renew(session, answer))
@@ -324,7 +339,19 @@ impl Accounts {
         }
     }
 
-    /// Notices of what changes for sessions of this server from now on. A subscriber takes them
+    /// Counts what a user has moved by the proxy since the last time. One who has used up a quota is
+    /// sent away.
+    pub fn add_proxy_usage(&self, user: Id, sent_bytes: u64, received_bytes: u64) {
+        let is_over = {
+            let mut state = self.inner.shared.state();
+            state.add_proxy_usage(user, sent_bytes, received_bytes, Moment::now().unix)
+        };
+        if is_over {
+            let _ = self.inner.jobs.send(DeskJob::Review(user));
+        }
+    }
+
+    /// Notices of what changes for sessions and passes of this server from now on. A subscriber takes them
     /// without delay, since revocation waits for their acknowledgement.
     pub fn subscribe(&self) -> Receiver<Notice> {
         let (subscriber, notices) = unbounded();

@@ -1,10 +1,12 @@
 //! What those who move packets are told while people are online.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::accounts::model::{Id, SessionEnd};
+use crate::accounts::service::passes::Pass;
 use crate::handshake::keys::PublicKey;
 use crate::policy::acl::AclRule;
 use crate::policy::bounds::Bounds;
@@ -35,6 +37,20 @@ pub enum Notice {
         bounds: Bounds,
         /// What may be reached.
         acl: Vec<AclRule>,
+        /// To be dropped when they hold.
+        done: Acknowledgement,
+    },
+    /// A pass for the proxy is no longer good, and every connection by it is to be closed.
+    PassEnded {
+        /// Which.
+        pass: Arc<Pass>,
+        /// To be dropped when they are closed.
+        done: Acknowledgement,
+    },
+    /// The terms of a pass are others.
+    PassChanged {
+        /// Which.
+        pass: Arc<Pass>,
         /// To be dropped when they hold.
         done: Acknowledgement,
     },

@@ -1,7 +1,7 @@
 //! What happens to sessions while they last, whoever causes it: one lock, one order.
 
 use std::collections::BTreeSet;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::accounts::book::Book;
 use crate::accounts::change::Change;
@@ -13,7 +13,8 @@ use crate::accounts::service::Shared;
 use crate::accounts::service::attempt::LoginAttempt;
 use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::Moment;
-use crate::accounts::service::notices::Enforcement;
+use crate::accounts::service::notices::{Acknowledgement, Enforcement, Notice};
+use crate::accounts::service::passes::{Pass, PassAttempt, PassFate, PassProof};
 use crate::accounts::service::state::State;
 use crate::limits::USAGE_CHANGES_PER_BATCH;
 
@@ -22,6 +23,8 @@ use crate::limits::USAGE_CHANGES_PER_BATCH;
 pub(in crate::accounts) struct Effect {
     /// Sessions that have ended.
     pub(in crate::accounts) ended: usize,
+    /// Passes for the proxy that have ended.
+    pub(in crate::accounts) passes_ended: usize,
     /// Tells when every path of them is closed.
     pub(in crate::accounts) enforcement: Enforcement,
 }
@@ -64,6 +67,7 @@ impl Shared {
                 following.extend(closing.into_iter().filter(is_new));
             }
             state.follow_addresses(change, now.unix);
+            state.follow_rehash(change);
             state.book.apply(change);
             users.extend(touched(&state.book, change));
         }
@@ -71,7 +75,30 @@ impl Shared {
         following.extend(closing);
         following.iter().for_each(|change| state.book.apply(change));
         self.keep(state, following);
-        Effect { ended: ended + revoked, enforcement }
+        let passes_ended = self.review_passes(state, &users, now, &done);
+        Effect { ended: ended + revoked, passes_ended, enforcement }
+    }
+
+    /// Looks whether the passes of `users` are still good. Returns how many have ended.
+    fn review_passes(
+        &self,
+        state: &mut State,
+        users: &BTreeSet<Id>,
+        now: Moment,
+        done: &Acknowledgement,
+    ) -> usize {
+        let concerns = |pass: &Pass| users.contains(&pass.user);
+        let fates = state.review_passes(&self.settings.policy, now, concerns);
+        tell(state, fates, done)
+    }
+
+    /// Ends the passes whose token has run out.
+    pub(super) fn end_expired_passes(&self, now: Moment) {
+        let mut state = self.state();
+        let has_expired = |pass: &Pass| pass.expires.is_some_and(|expires| expires <= now.instant);
+        let fates = state.review_passes(&self.settings.policy, now, has_expired);
+        let (_, done) = Enforcement::begin();
+        tell(&mut state, fates, &done);
     }
 
     /// Ends the sessions that `which` names.
@@ -107,6 +134,7 @@ impl Shared {
         let (changes, _) = state.review(users, now, &done);
         changes.iter().for_each(|change| state.book.apply(change));
         self.keep(&state, changes.clone());
+        self.review_passes(&mut state, users, now, &done);
         drop(state);
         self.write_audit_of(&changes);
     }
@@ -140,6 +168,8 @@ impl Shared {
                 changes.extend(closing);
                 changes.iter().for_each(|change| state.book.apply(change));
                 self.keep(&state, changes);
+                let fates = state.review_passes(&self.settings.policy, now, |_| true);
+                tell(&mut state, fates, &done);
             }
         }
     }
@@ -160,7 +190,7 @@ impl Shared {
     /// Notes a login that was refused, unless there are too many of them.
     pub(super) fn audit_refusal(
         &self,
-        attempt: &LoginAttempt,
+        refused: Refused<'_>,
         code: RefusalCode,
         reason: &str,
         now: Moment,
@@ -175,7 +205,7 @@ impl Shared {
             detail.push_str(&format!(" ({left_out} refused logins before were left out)"));
         }
         let state = self.state();
-        let entry = refusal_deed(attempt, code, detail).entry(&state.server, now.unix);
+        let entry = refusal_deed(refused, code, detail).entry(&state.server, now.unix);
         self.keep(&state, vec![Change::Audit(entry.clone())]);
         drop(state);
         self.write_audit(&entry);
@@ -209,10 +239,41 @@ fn is_of_one_session(before: &Change, after: &Change) -> bool {
     }
 }
 
-fn refusal_deed(attempt: &LoginAttempt, code: RefusalCode, detail: String) -> Deed {
+/// Tells what has become of passes. Returns how many have ended.
+fn tell(state: &mut State, fates: Vec<(Arc<Pass>, PassFate)>, done: &Acknowledgement) -> usize {
+    let mut ended = 0;
+    for (pass, fate) in fates {
+        let done = done.clone();
+        state.notify(&match fate {
+            PassFate::Ended => {
+                ended += 1;
+                Notice::PassEnded { pass, done }
+            }
+            PassFate::Changed => Notice::PassChanged { pass, done },
+        });
+    }
+    ended
+}
+
+/// What was refused.
+#[derive(Clone, Copy)]
+pub(super) enum Refused<'a> {
+    Login(&'a LoginAttempt),
+    Pass(&'a PassAttempt),
+}
+
+fn refusal_deed(refused: Refused<'_>, code: RefusalCode, detail: String) -> Deed {
+    let (action, claimed, from) = match refused {
+        Refused::Login(attempt) => {
+            let certificate = attempt.certificate.as_ref().map(|shown| &shown.user);
+            ("login", attempt.user.as_ref().or(certificate), attempt.from.ip())
+        }
+        Refused::Pass(PassAttempt { from, proof: PassProof::Password { user, .. } }) => {
+            ("proxy_login", Some(user), *from)
+        }
+        Refused::Pass(PassAttempt { from, .. }) => ("proxy_login", None, *from),
+    };
     // What is no name may be anything, such as a password in the wrong field.
-    let certificate = attempt.certificate.as_ref().map(|shown| &shown.user);
-    let claimed = attempt.user.as_ref().or(certificate);
     let subject = match claimed.map(|name| name.parse::<Name>()) {
         Some(Ok(name)) => name.to_string(),
         Some(Err(_)) => "(no name)".to_owned(),
@@ -220,9 +281,9 @@ fn refusal_deed(attempt: &LoginAttempt, code: RefusalCode, detail: String) -> De
     };
     Deed {
         actor: subject.clone(),
-        action: "login",
+        action,
         subject,
-        from: Some(attempt.from.ip()),
+        from: Some(from),
         outcome: code.to_string(),
         detail,
     }

@@ -17,6 +17,7 @@ use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
 use crate::accounts::service::desk::refusal_of;
 use crate::accounts::service::notices::{Acknowledgement, Notice};
+use crate::accounts::service::passes::LivePass;
 use crate::accounts::snapshot::Snapshot;
 use crate::handshake::keys::PublicKey;
 use crate::limits::{ENDED_SESSION_KEPT, FAILURES_REMEMBERED, LEASES_LOOK_EVERY};
@@ -52,6 +53,10 @@ pub(in crate::accounts) struct State {
     pub(super) live: BTreeMap<Id, Live>,
     /// Sessions that ended a moment ago, and when: what they have moved may still come in.
     pub(super) ended: BTreeMap<Id, (Instant, Live)>,
+    /// Passes for the proxy that somebody holds.
+    pub(super) passes: BTreeMap<Id, LivePass>,
+    /// What users have moved by the proxy that was not handed to the journal yet: received, sent.
+    pub(super) by_proxy: BTreeMap<Id, (u64, u64)>,
     pub(super) addresses: Addresses,
     pub(super) backoff: Backoff,
     pub(super) familiar: Familiar,
@@ -156,12 +161,40 @@ impl State {
         }
     }
 
-    /// What all sessions have moved since it was last asked, as changes. Sessions that ended a
-    /// while ago are forgotten.
+    /// Counts what a user has moved by the proxy. Returns whether that was more than it may move.
+    pub(super) fn add_proxy_usage(
+        &mut self,
+        user: Id,
+        sent_bytes: u64,
+        received_bytes: u64,
+        now: UnixMs,
+    ) -> bool {
+        let Some(known) = self.book.user(user) else { return false };
+        let (bounds, _) = self.book.policy_of(known);
+        let moved = self.by_proxy.entry(user).or_default();
+        moved.0 = moved.0.saturating_add(received_bytes);
+        moved.1 = moved.1.saturating_add(sent_bytes);
+        self.quota_exceeded(user, &bounds, self.unwritten_of(user), now)
+    }
+
+    /// What users have moved by the proxy since it was last asked, as changes.
+    fn take_proxy_usage(&mut self, now: UnixMs) -> Vec<Change> {
+        let (server, day) = (self.server.clone(), day_of(now));
+        let usage = std::mem::take(&mut self.by_proxy).into_iter();
+        let usage = usage.map(|(user, (received_bytes, sent_bytes))| {
+            let server = server.clone();
+            Change::AddUsage(UsageRecord { user, server, day, received_bytes, sent_bytes })
+        });
+        usage.collect()
+    }
+
+    /// What all sessions, and all users of the proxy, have moved since it was last asked, as
+    /// changes. Sessions that ended a while ago are forgotten.
     pub(super) fn take_all_usage(&mut self, now: Moment) -> Vec<Change> {
         let sessions: Vec<Id> = self.live.keys().chain(self.ended.keys()).copied().collect();
         let changes = sessions.into_iter().flat_map(|session| self.take_usage(session, now));
-        let changes = changes.collect();
+        let mut changes: Vec<Change> = changes.collect();
+        changes.extend(self.take_proxy_usage(now.unix));
         self.ended.retain(|_, (at, _)| now.instant < *at + ENDED_SESSION_KEPT);
         changes
     }
@@ -266,12 +299,14 @@ impl State {
         (end == SessionEnd::CertificateExpired).then(|| deed.entry(&self.server, now))
     }
 
-    /// Bytes of a user's sessions here that the book does not know yet.
+    /// Bytes that a user has moved here and that the book does not know yet.
     pub(in crate::accounts) fn unwritten_of(&self, user: Id) -> u64 {
         let sessions = self.book.sessions_of(user).filter_map(|it| self.live.get(&it.id));
-        sessions.fold(0, |sum, live| {
-            sum.saturating_add(live.unwritten.0).saturating_add(live.unwritten.1)
-        })
+        let by_proxy = self.by_proxy.get(&user).copied().into_iter();
+        sessions
+            .map(|live| live.unwritten)
+            .chain(by_proxy)
+            .fold(0, |sum, (received, sent)| sum.saturating_add(received).saturating_add(sent))
     }
 
     /// Whether a user has used up what it may move in a day or a month.

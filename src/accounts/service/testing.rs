@@ -1,6 +1,7 @@
 //! Accounts to be tried out: a database in a directory of its own, passwords that cost little.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
@@ -17,7 +18,9 @@ use crate::accounts::operations::{
 use crate::accounts::refusal::Refusal;
 use crate::accounts::secret::Secret;
 use crate::accounts::service::calendar::Moment;
-use crate::accounts::service::{Accounts, AccountsOptions, Grant, LoginAttempt};
+use crate::accounts::service::{
+    Accounts, AccountsOptions, Grant, LoginAttempt, Pass, PassAttempt, PassProof,
+};
 use crate::handshake::keys::PublicKey;
 
 /// As little as argon2 allows.
@@ -129,6 +132,24 @@ impl Rig {
         let (answer, outcome) = bounded(1);
         let answer = Box::new(move |renewed| answer.send(renewed).unwrap());
         self.accounts.renew(granted.session, answer);
+        outcome.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    /// Asks for a pass for the proxy.
+    pub(in crate::accounts) fn pass(&self, proof: PassProof) -> Result<Arc<Pass>, Refusal> {
+        self.pass_from(77, proof)
+    }
+
+    /// The same from a host that is known by its number.
+    pub(in crate::accounts) fn pass_from(
+        &self,
+        host: u8,
+        proof: PassProof,
+    ) -> Result<Arc<Pass>, Refusal> {
+        let (answer, outcome) = bounded(1);
+        let attempt = PassAttempt { from: [192, 0, 2, host].into(), proof };
+        let answer = Box::new(move |issued| answer.send(issued).unwrap());
+        self.accounts.ask_for_pass(attempt, answer);
         outcome.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 

@@ -145,17 +145,19 @@ fn done_text(what: &str, outcome: &Outcome) -> String {
 
 fn consequences(done: &Done) -> String {
     let mut text = String::new();
-    match (done.sessions_ended, done.closed_ms) {
-        (0, _) => {}
-        (1, Some(ms)) => {
-            text.push_str(&format!("; 1 session ended, every path closed in {ms:.1} ms"));
-        }
-        (count, Some(ms)) => {
-            text.push_str(&format!("; {count} sessions ended, every path closed in {ms:.1} ms"));
-        }
-        (count, None) => text.push_str(&format!(
-            "; {count} sessions ended, but the server did not confirm that every path is closed \
-             (its log may say why)"
+    let sessions = (done.sessions_ended, "session");
+    let ended: Vec<_> = [sessions, (done.proxy_logins_ended, "proxy login")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    let ended = ended.join(" and ");
+    match done.closed_ms {
+        _ if ended.is_empty() => {}
+        Some(ms) => text.push_str(&format!("; {ended} ended, every path closed in {ms:.1} ms")),
+        None => text.push_str(&format!(
+            "; {ended} ended, but the server did not confirm that every path is closed (its log \
+             may say why)"
         )),
     }
     if !done.stored {

@@ -109,6 +109,8 @@ impl Inner {
                     engine.acknowledge(Receipt::new(done));
                 });
             }
+            // Those are the gateway's.
+            Notice::PassEnded { .. } | Notice::PassChanged { .. } => {}
         }
     }
 

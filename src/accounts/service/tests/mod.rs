@@ -3,5 +3,6 @@ mod crowd;
 mod fleet;
 mod limits;
 mod logins;
+mod passes;
 mod revocation;
 mod timing;
