@@ -303,6 +303,7 @@ fn proxy(
     }
     let ends = [
         (proxy.timed_out, "timed out"),
+        (proxy.revoked, "revoked"),
         (proxy.broken, "broken"),
         (proxy.accept_pauses, "pauses for want of descriptors"),
         (proxy.strangers, "strangers at ports of clients"),

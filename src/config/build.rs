@@ -25,6 +25,9 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
         require(&sections.server.private_key_file, &place, &PRIVATE_KEY_FILE, problems);
     let peers = peers(sections, problems);
 
+    let logins = LoginsConfig::of(sections, problems);
+    proxy::ensure_accounts(sections, !sections.server_login.listen.value.is_empty(), problems);
+
     Some(ServeConfig {
         listen: sections.server.listen.value.clone(),
         tun: tun(sections),
@@ -32,7 +35,7 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
         private_key_file: private_key_file?,
         peers,
         nat: sections.server.nat.value,
-        logins: LoginsConfig::of(sections, problems),
+        logins,
         lease: LeaseConfig::of(sections, problems),
         proxies: proxy::entrances(sections, problems),
         workers: workers(sections),
@@ -46,6 +49,7 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
 pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<ProxyConfig> {
     checks::workers_fit_cpus(sections, problems);
     let entrances = proxy::entrances(sections, problems);
+    proxy::ensure_accounts(sections, false, problems);
     if entrances.is_empty() {
         let help = "write a table `[[proxy]]` with `listen`, or say `--listen 127.0.0.1:1080`";
         problems.error_with_help(Origin::Default, "there is no proxy", help);

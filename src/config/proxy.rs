@@ -15,7 +15,7 @@ use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
 use crate::proxy::dial::Guard;
 use crate::proxy::http::{Disclosure, Mark};
-use crate::proxy::settings::{Entrance, EntranceTls, Kept, Rules};
+use crate::proxy::settings::{Auth, Entrance, EntranceTls, Kept, Rules};
 
 /// Everything `corelane proxy` needs to know.
 #[derive(Clone, Debug)]
@@ -172,6 +172,40 @@ impl fmt::Display for PortRange {
     }
 }
 
+/// Whether clients of the proxy have to say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyAuth(pub(crate) Auth);
+
+const AUTHS: [(&str, Auth); 2] = [("off", Auth::Off), ("required", Auth::Required)];
+
+impl FromStr for ProxyAuth {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        let found = AUTHS.iter().find(|(name, _)| *name == text);
+        found.map(|(_, auth)| Self(*auth)).ok_or(Unacceptable("off or required"))
+    }
+}
+
+impl fmt::Display for ProxyAuth {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = AUTHS.iter().find(|(_, auth)| *auth == self.0);
+        out.write_str(found.map_or("", |(name, _)| name))
+    }
+}
+
+/// Complains of each table whose clients have to say who they are where nobody can know them.
+pub(crate) fn ensure_accounts(sections: &Sections, has_accounts: bool, problems: &mut Problems) {
+    for ProxyTable { keys, .. } in &sections.proxies {
+        if keys.auth.value.0 == Auth::Required && !has_accounts {
+            let what = "clients are to say who they are, and there are no accounts to know them";
+            let help = "run it beside a tunnel that has accounts (`corelane serve`, with `listen` \
+                        in [login]), or leave `auth` out";
+            problems.error_with_help(keys.auth.origin.clone(), what, help);
+        }
+    }
+}
+
 /// The entrances that the tables describe, once `problems` has heard of everything that is wrong
 /// with them.
 pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Entrance> {
@@ -202,13 +236,16 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
             let what = format!("`{address}` is listened on twice");
             problems.error(keys.listen.origin.clone(), what);
         }
-        let is_closed = has_certificates && *tls || keys.allow_remote.value;
+        let is_closed = has_certificates && *tls
+            || keys.allow_remote.value
+            || keys.auth.value.0 == Auth::Required;
         if !address.ip().to_canonical().is_loopback() && !is_closed {
             let what = format!(
                 "`{address}` can be reached from other hosts, and whoever reaches it may use this \
                  proxy: it would be an open one, which strangers find within hours"
             );
-            let help = "listen on 127.0.0.1 or [::1]; or demand a certificate of those who come \
+            let help = "listen on 127.0.0.1 or [::1]; or have clients say who they are (beside a \
+                        tunnel, `auth = \"required\"`); or demand a certificate of them \
                         (`tls://` and `client_ca_file`); or, where a firewall or a tunnel decides \
                         who reaches it, say so by `allow_remote = true` (`--allow-remote`)";
             problems.error_with_help(keys.listen.origin.clone(), what, help);
@@ -261,6 +298,7 @@ fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
         listen_tls: addresses(true),
         tls,
         rules: Rules {
+            auth: keys.auth.value.0,
             protocols: keys.protocols.value.iter().map(|protocol| protocol.0).collect(),
             proxy_protocol_from: keys.proxy_protocol_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
@@ -283,6 +321,8 @@ fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
             lasts_max: (lasts_s > 0).then(|| seconds(lasts_s)),
             connections_max: keys.connections_max.value.as_usize(),
             connections_per_source_max: keys.connections_per_source_max.value.as_usize(),
+            connections_per_user_max: keys.connections_per_user_max.value.as_usize(),
+            connections_per_user_per_s: keys.connections_per_user_per_s.value.as_u32(),
         },
     }
 }

@@ -14,7 +14,7 @@ use crate::accounts::credentials::demand::{LoginPolicy, ProofSet};
 use crate::accounts::names::Name;
 use crate::config::problems::Origin;
 use crate::config::proxy::{
-    ClientMark, PortRange, ProxyListen, ProxyProtocol, ProxyTable, ViaName,
+    ClientMark, PortRange, ProxyAuth, ProxyListen, ProxyProtocol, ProxyTable, ViaName,
 };
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
@@ -28,6 +28,7 @@ use crate::limits;
 use crate::login::tls::Pin;
 use crate::policy::acl::Action;
 use crate::proxy::dial::guard::Allowed;
+use crate::proxy::settings::Auth;
 use crate::telemetry::logging::LogFormat;
 
 /// Number of workers.
@@ -55,6 +56,8 @@ pub(crate) type Mark = Bounded<1, { u32::MAX as u64 }>;
 pub(crate) type ProxySeconds = Bounded<1, { limits::PROXY_SECONDS_MAX }>;
 /// Seconds that a connection of the proxy may last; 0 is for ever.
 pub(crate) type ProxyLasts = Bounded<0, { limits::PROXY_SECONDS_MAX }>;
+/// Connections of the proxy in a second; 0 is no bound.
+pub(crate) type ProxyRate = Bounded<0, { limits::PROXY_RATE_BOUND }>;
 /// Connections of the proxy.
 pub(crate) type ProxyConnections = Bounded<1, { limits::PROXY_CONNECTIONS_BOUND }>;
 /// Connections to origins that a worker of the proxy keeps; 0: none.
@@ -381,6 +384,7 @@ section! {
         client_crl_file: Option<PathBuf> = None, Restart;
         certificate_required: bool = true, Restart;
         proxy_protocol_from: Vec<IpNet> = Vec::new(), Live;
+        auth: ProxyAuth = ProxyAuth(Auth::Off), Live;
         protocols: Vec<ProxyProtocol> = ProxyProtocol::all(), Live;
         allow: Vec<Allowed> = Vec::new(), Live;
         udp_ports: Option<PortRange> = None, Live;
@@ -405,6 +409,9 @@ section! {
             ProxyConnections::clamped(limits::PROXY_CONNECTIONS_MAX as u64), Live;
         connections_per_source_max: ProxyConnections =
             ProxyConnections::clamped(limits::PROXY_CONNECTIONS_PER_SOURCE_MAX as u64), Live;
+        connections_per_user_max: ProxyConnections =
+            ProxyConnections::clamped(limits::PROXY_CONNECTIONS_MAX as u64), Live;
+        connections_per_user_per_s: ProxyRate = ProxyRate::clamped(0), Live;
     }
 }
 

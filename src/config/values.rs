@@ -16,7 +16,7 @@ use toml::de::DeValue;
 use crate::accounts::credentials::demand::ProofSet;
 use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
-use crate::config::proxy::{ClientMark, PortRange, ProxyListen, ProxyProtocol, ViaName};
+use crate::config::proxy::{ClientMark, PortRange, ProxyAuth, ProxyListen, ProxyProtocol, ViaName};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -364,6 +364,7 @@ text_values! {
     Action: "\"allow\" or \"deny\"";
     CarrierMode: "\"auto\", \"udp\" or \"tls\"";
     ProxyListen: "an address and port such as \"tcp://127.0.0.1:1080\" or \"tls://[::]:8443\"";
+    ProxyAuth: "\"off\" or \"required\"";
     ProxyProtocol: "\"socks5\", \"socks4\" or \"http\"";
     ViaName: "a name of letters, digits and . _ - : such as \"proxy.example.org\"";
     ClientMark: "\"off\", \"append\" or \"replace\"";

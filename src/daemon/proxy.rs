@@ -18,6 +18,7 @@ use crate::daemon::reload::{self, Configuration};
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::host::privileges;
 use crate::limits::PROXY_DRAIN_WITHIN;
+use crate::proxy::access::AccessOptions;
 use crate::proxy::settings::{Entrance, Rules};
 use crate::proxy::{Gateway, Listeners};
 use crate::sys::clock;
@@ -53,7 +54,7 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
         .map_err(DaemonError::io("catching signals"))?;
     let (failures, waker) = (unbounded(), Waker::new(poll.registry(), WAKER));
     let waker = Arc::new(waker.map_err(DaemonError::io("making the poll of the main thread"))?);
-    let gateway = gateway.start(move |failure| {
+    let gateway = gateway.start(None, move |failure| {
         // Both fail only if the main thread is gone, and then nobody is left to be told.
         let _ = failures.0.send(failure);
         let _ = waker.wake();
@@ -88,9 +89,10 @@ impl Bound {
     /// Starts the workers. `mourn` hears of one that has failed.
     fn start(
         self,
+        access: Option<AccessOptions>,
         mourn: impl Fn(String) + Clone + Send + 'static,
     ) -> Result<Gateway, DaemonError> {
-        Ok(Gateway::start(self.listeners, &self.placement.cpus, mourn)?)
+        Ok(Gateway::start(self.listeners, &self.placement.cpus, access, mourn)?)
     }
 }
 
@@ -122,9 +124,13 @@ impl Beside {
     }
 
     /// Starts the workers. If one fails, the control thread ends.
-    pub(super) fn start(bound: Option<Bound>, control: ControlHandle) -> Result<Self, DaemonError> {
+    pub(super) fn start(
+        bound: Option<Bound>,
+        control: ControlHandle,
+        access: Option<AccessOptions>,
+    ) -> Result<Self, DaemonError> {
         let Some(bound) = bound else { return Ok(Self(None)) };
-        let gateway = bound.start(move |failure| control.end(failure))?;
+        let gateway = bound.start(access, move |failure| control.end(failure))?;
         log::info!("serving proxy clients: {}", summary(&gateway));
         Ok(Self(Some(Arc::new(gateway))))
     }

@@ -78,12 +78,13 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let configuration = Configuration::new(source, reserve);
     let engine = Engine::new_server(setup, Randomness::open()?, clock::now());
     let (handle, orders) = ControlHandle::new(&poll);
-    let gateway = Beside::start(gateway, handle.clone())?;
     let knocks = listeners.logins;
     let door = listeners.carriers;
-    let logins =
-        knocks.map(|knocks| Logins::begin(&config, (knocks, door), own_key, handle, &engine));
+    let logins = knocks
+        .map(|knocks| Logins::begin(&config, (knocks, door), own_key, handle.clone(), &engine));
     let logins = logins.transpose()?;
+    let access = logins.as_ref().map(|logins| logins.desk().proxy_access(&config.lease.pools));
+    let gateway = Beside::start(gateway, handle.clone(), access)?;
     let desk = logins.as_ref().map(|logins| logins.desk().clone());
     let proxy = gateway.clone();
     let hooks = ServerHooks { configuration, summary, own_key, names, upkeep, nat, desk, proxy };

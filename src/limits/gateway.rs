@@ -119,6 +119,20 @@ pub const PROXY_NAME_TROUBLE_LASTS: Duration = Duration::from_secs(1);
 /// How often the host's own addresses are listed.
 pub const PROXY_OWN_ADDRESSES_EVERY: Duration = Duration::from_secs(5);
 
+/// How long it is remembered who showed what. What makes a decision void is heard of at once.
+pub const PROXY_PERMIT_LASTS: Duration = Duration::from_secs(300);
+/// Decisions that are remembered.
+pub const PROXY_PERMITS_MAX: usize = 16_384;
+/// What a relay of a user with a limit takes in at a time: this much of what the limit gives out.
+/// Others of the user, in the tunnel as well, wait no longer for it.
+pub const PROXY_LIMIT_STEP: Duration = Duration::from_millis(20);
+/// The least that it takes in at a time.
+pub const PROXY_LIMIT_STEP_LEN_MIN: usize = 1500;
+/// How long it waits where the queue for the limit is full.
+pub const PROXY_LIMIT_RETRY: Duration = Duration::from_millis(20);
+/// The most connections in a second that the configuration may bound a user to.
+pub const PROXY_RATE_BOUND: u64 = 1_000_000;
+
 const _: () = {
     assert!(PROXY_REQUEST_LEN_MAX <= PROXY_BUFFER_LEN, "what is pipelined fits one buffer");
     assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);

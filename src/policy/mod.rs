@@ -12,4 +12,4 @@ pub mod judge;
 pub mod peer;
 
 pub use judge::{Defaults, Direction, Judge, Verdict};
-pub use peer::{PeerPolicy, Policies};
+pub use peer::{PeerPolicy, Policies, SharedPolicies};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::acl::AclRule;
@@ -116,6 +116,33 @@ impl<User: Ord + Clone> Policies<User> {
         self.rates.retain(|_, rates| rates.up.strong_count() + rates.down.strong_count() > 0);
         self.judges.retain(|Shared(judge)| Arc::strong_count(judge) > 1);
         self.tidy_at = (2 * self.rates.len().max(self.judges.len())).max(TIDY_MIN);
+    }
+}
+
+/// Policies that several have made: those who move packets, and those who move bytes. Cheap to
+/// clone.
+#[derive(Clone, Debug)]
+pub struct SharedPolicies<User>(Arc<Mutex<Policies<User>>>);
+
+impl<User: Ord + Clone> Default for SharedPolicies<User> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<User: Ord + Clone> SharedPolicies<User> {
+    /// See [`Policies::compile`].
+    pub fn compile(
+        &self,
+        now: Instant,
+        user: &User,
+        bounds: &Bounds,
+        rules: &[AclRule],
+        defaults: Defaults,
+    ) -> Arc<PeerPolicy> {
+        // No code that holds the lock leaves it half-changed.
+        let mut policies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        policies.compile(now, user, bounds, rules, defaults)
     }
 }
 

@@ -23,11 +23,15 @@ pub enum Refusal {
     NotServed,
     /// The gateway stops.
     Stopping,
+    /// It has not said who it is, where that is required.
+    NoLogin,
+    /// It is not who it says, or may not come in now.
+    LoginRefused,
 }
 
 impl Refusal {
     /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Full,
         Self::SourceFull,
         Self::MadeRoom,
@@ -35,6 +39,8 @@ impl Refusal {
         Self::Malformed,
         Self::NotServed,
         Self::Stopping,
+        Self::NoLogin,
+        Self::LoginRefused,
     ];
 
     /// The name under which it is counted.
@@ -47,6 +53,8 @@ impl Refusal {
             Self::Malformed => "malformed",
             Self::NotServed => "not_served",
             Self::Stopping => "stopping",
+            Self::NoLogin => "no_login",
+            Self::LoginRefused => "login_refused",
         }
     }
 }
@@ -122,6 +130,8 @@ pub struct ProxyCounters {
     pub down_bytes: Counter,
     /// Relays that ended because nothing moved any more, or because their time was over.
     pub timed_out: Counter,
+    /// Relays that ended because their user may not have them any more.
+    pub revoked: Counter,
     /// Relays that ended because a connection broke.
     pub broken: Counter,
     /// Times that the kernel could not hand over a connection, for want of descriptors mostly.

@@ -2,12 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::accounts::refusal::{self as accounts, RefusalCode};
+use crate::accounts::secret::Secret;
+use crate::accounts::service::PassProof;
+
 use super::counters::Refusal;
 use super::detect::Protocol;
 use super::dial::Failure;
 use super::forward::Errand;
-use super::http::{HeadScanner, Method, Page, RequestHead, RequestTarget, Scheme, Slots, Status};
-use super::settings::Rules;
+use super::http::{
+    Credentials, HeadScanner, Method, Page, RequestHead, RequestTarget, Scheme, Slots, Status,
+};
+use super::settings::{Auth, Rules};
 use super::socks::reply::Reply;
 use super::socks::server::{Authentication, Event, Server, SocksError, Step};
 use super::target::Target;
@@ -51,23 +57,33 @@ pub enum Wish {
     Bind(Target),
     /// To send datagrams, from this address if it knows it.
     Associate(SocketAddr),
+    /// To be known. The answer is [`Front::admit`] or [`Front::turn_down`]; what it wants comes
+    /// afterwards.
+    Login(PassProof),
 }
 
 impl Front {
     /// Reads what the client has said. Returns how much of it has been dealt with as well: the
-    /// rest, its first data among it, is to come again. `client` is its address.
+    /// rest, its first data among it, is to come again. `client` is its address; one that
+    /// `is_known` has said who it is.
     pub fn advance(
         &mut self,
         input: &[u8],
         client: IpAddr,
         rules: &Rules,
+        is_known: bool,
         out: &mut Vec<u8>,
     ) -> (usize, Heard) {
+        let needs_login = rules.auth == Auth::Required && !is_known;
         if let Self::Silent = self {
             let Some(first) = input.first() else { return (0, Heard::Part) };
             *self = match Protocol::of(*first).filter(|protocol| rules.has(*protocol)) {
                 Some(Protocol::Socks5 | Protocol::Socks4) => {
-                    Self::Socks(Server::new(Authentication::Off))
+                    let authentication = match needs_login {
+                        true => Authentication::Required,
+                        false => Authentication::Off,
+                    };
+                    Self::Socks(Server::new(authentication))
                 }
                 Some(Protocol::Http) => Self::Http(HeadScanner::default()),
                 Some(Protocol::Tls) | None => return (0, Heard::Refused(Refusal::Malformed)),
@@ -76,17 +92,46 @@ impl Front {
         match self {
             Self::Silent => (0, Heard::Part),
             Self::Socks(server) => match server.advance(input) {
-                Ok(step) => hear_socks(server, step, out),
+                Ok(step) => hear_socks(step, out),
                 Err(error) => {
                     server.farewell(error, out);
                     let refusal = match error {
+                        SocksError::NoPassword => Refusal::NoLogin,
+                        SocksError::Method if needs_login => Refusal::NoLogin,
                         SocksError::Command(_) | SocksError::Method => Refusal::NotServed,
                         _ => Refusal::Malformed,
                     };
                     (0, Heard::Refused(refusal))
                 }
             },
-            Self::Http(scanner) => hear_http(scanner, input, client, rules, out),
+            Self::Http(scanner) => hear_http(scanner, input, client, rules, needs_login, out),
+        }
+    }
+
+    /// The client is who it says.
+    pub fn admit(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Self::Socks(server) => out.extend_from_slice(server.verdict(true)),
+            // It hears of that when its request, which is still there, is answered.
+            Self::Silent | Self::Http(_) => {}
+        }
+    }
+
+    /// The client is not who it says, or may not come in now.
+    pub fn turn_down(&mut self, refusal: &accounts::Refusal, out: &mut Vec<u8>) {
+        match self {
+            Self::Silent => {}
+            Self::Socks(server) => out.extend_from_slice(server.verdict(false)),
+            Self::Http(_) => {
+                let status = match refusal.code {
+                    RefusalCode::TooManyFailures => Status::TooManyRequests,
+                    RefusalCode::Busy => Status::ServiceUnavailable,
+                    RefusalCode::QuotaExceeded => Status::Forbidden,
+                    _ => Status::ProxyAuthenticationRequired,
+                };
+                let retry_after_s = refusal.retry_after.map(|wait| wait.as_secs().max(1));
+                Page { retry_after_s, ..Page::closing(status, &refusal.message) }.write(out);
+            }
         }
     }
 
@@ -118,7 +163,7 @@ impl Front {
     }
 }
 
-fn hear_socks(server: &mut Server, step: Step, out: &mut Vec<u8>) -> (usize, Heard) {
+fn hear_socks(step: Step, out: &mut Vec<u8>) -> (usize, Heard) {
     match step {
         Step::NeedMore => (0, Heard::Part),
         Step::Answer { used, send } => {
@@ -132,12 +177,35 @@ fn hear_socks(server: &mut Server, step: Step, out: &mut Vec<u8>) -> (usize, Hea
         Step::Event { used, event: Event::Associate(announced) } => {
             (used, Heard::Wish(Wish::Associate(announced)))
         }
-        // Nobody was asked for a password.
-        Step::Event { used, event: Event::Authenticate(_) } => {
-            out.extend_from_slice(server.verdict(false));
-            (used, Heard::Refused(Refusal::Malformed))
+        Step::Event { used, event: Event::Authenticate(shown) } => {
+            let proof = PassProof::Password { user: shown.user, password: shown.password };
+            (used, Heard::Wish(Wish::Login(proof)))
         }
     }
+}
+
+/// Asks who the client is; nothing of its request is used then.
+fn hear_credentials(
+    head: &RequestHead<'_, '_>,
+    scanner: &mut HeadScanner,
+    out: &mut Vec<u8>,
+) -> Heard {
+    let text = match Credentials::of_proxy_request(head.fields) {
+        Ok(Some(credentials)) => {
+            *scanner = HeadScanner::default();
+            return Heard::Wish(Wish::Login(match credentials {
+                Credentials::Basic { user, password } => {
+                    let password = Secret::new(password.to_string());
+                    PassProof::Password { user, password }
+                }
+                Credentials::Bearer(token) => PassProof::Token(Secret::new(token.to_string())),
+            }));
+        }
+        Ok(None) => "this proxy serves those alone who say who they are".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Page::closing(Status::ProxyAuthenticationRequired, &text).write(out);
+    Heard::Refused(Refusal::NoLogin)
 }
 
 fn hear_http(
@@ -145,6 +213,7 @@ fn hear_http(
     input: &[u8],
     client: IpAddr,
     rules: &Rules,
+    needs_login: bool,
     out: &mut Vec<u8>,
 ) -> (usize, Heard) {
     let head = match scanner.scan(input) {
@@ -163,8 +232,15 @@ fn hear_http(
             Page::closing(error.request_status(), &error.to_string()).write(out);
             Heard::Refused(Refusal::Malformed)
         }
+        Ok(head) if needs_login => return (0, hear_credentials(&head, scanner, out)),
         Ok(RequestHead { target: RequestTarget::Authority(target), .. }) => {
             Heard::Wish(Wish::Connect(target))
+        }
+        // Connections that are kept to origins know nothing of users.
+        Ok(_) if rules.auth == Auth::Required => {
+            let text = "those who say who they are get tunnels here: use CONNECT";
+            Page::closing(Status::NotImplemented, text).write(out);
+            Heard::Refused(Refusal::NotServed)
         }
         Ok(head) => hear_errand(&head, client, rules, behind, out),
     };
@@ -205,7 +281,11 @@ fn hear_errand(
 /// What a client of SOCKS hears of a failure (RFC 1928 section 6).
 fn reply_of(failure: Failure) -> Reply {
     match failure {
-        Failure::Denied(_) | Failure::Forbidden => Reply::NotAllowed,
+        Failure::Denied(_)
+        | Failure::Ruled
+        | Failure::UserFull
+        | Failure::UserTooFast
+        | Failure::Forbidden => Reply::NotAllowed,
         Failure::NoPort | Failure::Exhausted | Failure::Other => Reply::GeneralFailure,
         Failure::Refused => Reply::ConnectionRefused,
         Failure::TimedOut => Reply::TtlExpired,
@@ -219,7 +299,8 @@ fn reply_of(failure: Failure) -> Reply {
 /// What a client of HTTP hears of a failure (RFC 9110 section 15).
 pub(super) fn status_of(failure: Failure) -> Status {
     match failure {
-        Failure::Denied(_) | Failure::Forbidden => Status::Forbidden,
+        Failure::Denied(_) | Failure::Ruled | Failure::Forbidden => Status::Forbidden,
+        Failure::UserFull | Failure::UserTooFast => Status::TooManyRequests,
         Failure::NoPort => Status::BadRequest,
         Failure::Refused
         | Failure::HostUnreachable

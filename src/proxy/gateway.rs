@@ -18,6 +18,7 @@ use crate::sys::clock;
 use crate::telemetry::counters::Counter;
 use crate::telemetry::status::ProxyStatus;
 
+use super::access::{Access, AccessOptions, Watch};
 use super::counters::ProxyCounters;
 use super::crowd::Crowd;
 use super::dial::names::Names;
@@ -114,6 +115,8 @@ pub struct Gateway {
     entrances: usize,
     /// Held for as long as the keeper is to go about its work.
     _keeper: Sender<()>,
+    /// What those have moved whom the workers served is told when these have ended.
+    _watch: Option<Watch>,
 }
 
 struct RunningWorker {
@@ -124,7 +127,7 @@ struct RunningWorker {
 
 impl Gateway {
     /// Starts a worker for each of `cpus`, on that CPU if there is one; there have to be as many as
-    /// the listeners were bound for. `mourn` is called, on its thread, with the reason when a
+    /// the listeners were bound for. By `access` clients say who they are. `mourn` is called, on its thread, with the reason when a
     /// worker ends although nobody has told it to.
     ///
     /// # Errors
@@ -132,11 +135,14 @@ impl Gateway {
     pub fn start(
         listeners: Listeners,
         cpus: &[Option<usize>],
+        access: Option<AccessOptions>,
         mourn: impl Fn(String) + Clone + Send + 'static,
     ) -> Result<Self, GatewayError> {
         let Listeners { workers: sockets, certificates, entrances, addresses } = listeners;
         let names = Names::start()?;
         let own = OwnAddresses::list()?;
+        let access = access.map(Access::new).transpose()?;
+        let watched = access.as_ref().map(|access| (access.clone(), access.notices()));
         let crowds: Vec<Crowd> = entrances.iter().map(|_| Crowd::default()).collect();
         let count = entrances.len();
         let rules: Vec<Arc<Rules>> =
@@ -158,6 +164,7 @@ impl Gateway {
                 crowds: crowds.clone(),
                 names: names.clone(),
                 own: own.clone(),
+                access: access.clone(),
                 counters: Arc::clone(&counters),
             })?;
             let mourn = mourn.clone();
@@ -166,9 +173,12 @@ impl Gateway {
                 .spawn(move || run(number, worker, &mourn))?;
             workers.push(RunningWorker { handle, counters, thread: Some(thread) });
         }
-        let handles = workers.iter().map(|worker: &RunningWorker| worker.handle.clone()).collect();
+        let handles: Vec<_> =
+            workers.iter().map(|worker: &RunningWorker| worker.handle.clone()).collect();
+        let watch = |(access, notices)| Watch::start(access, notices, handles.clone());
+        let watch = watched.map(watch).transpose()?;
         let keeper = keep(Keeper { own, watches, workers: handles })?;
-        Ok(Self { addresses, workers, entrances: count, _keeper: keeper })
+        Ok(Self { addresses, workers, entrances: count, _keeper: keeper, _watch: watch })
     }
 
     /// Where it listens, with the ports that the kernel chose for port 0.
@@ -236,6 +246,7 @@ impl Gateway {
             up_bytes: sum(|counters| &counters.up_bytes),
             down_bytes: sum(|counters| &counters.down_bytes),
             timed_out: sum(|counters| &counters.timed_out),
+            revoked: sum(|counters| &counters.revoked),
             broken: sum(|counters| &counters.broken),
             accept_pauses: sum(|counters| &counters.accept_pauses),
             strangers: sum(|counters| &counters.strangers),

@@ -10,6 +10,7 @@
 //! clock: [`target`] is what every request asks for, [`detect`] tells the protocols apart,
 //! [`socks`] is SOCKS at either end, [`http`] is HTTP/1.1, and [`header`] is the PROXY protocol.
 
+pub mod access;
 pub mod counters;
 mod crowd;
 pub mod detect;

@@ -35,9 +35,21 @@ pub struct EntranceTls {
     pub demands_certificate: bool,
 }
 
+/// Whether clients have to say who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// Whoever comes is served.
+    #[default]
+    Off,
+    /// Nobody is served whom the accounts do not know.
+    Required,
+}
+
 /// What goes for the clients of an entrance. A reload changes it for those who come later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
+    /// Whether they have to say who they are.
+    pub auth: Auth,
     /// What clients may speak. The first byte tells which it is.
     pub protocols: Vec<Protocol>,
     /// Whose connections begin with a PROXY header, which says for whom they are made.
@@ -66,6 +78,11 @@ pub struct Rules {
     pub connections_max: usize,
     /// Of those, the ones of one source: an IPv4 address, or a /64.
     pub connections_per_source_max: usize,
+    /// Of those, the ones of one user.
+    pub connections_per_user_max: usize,
+    /// Connections that a user may open each second, ten seconds' worth of which may come at once;
+    /// 0 is no bound.
+    pub connections_per_user_per_s: u32,
 }
 
 /// Which connections to origins a worker keeps for further requests, while nobody uses them.
@@ -92,6 +109,7 @@ impl Default for Kept {
 impl Default for Rules {
     fn default() -> Self {
         Self {
+            auth: Auth::Off,
             protocols: vec![Protocol::Socks5, Protocol::Socks4, Protocol::Http],
             proxy_protocol_from: Vec::new(),
             guard: Guard::default(),
@@ -106,6 +124,8 @@ impl Default for Rules {
             lasts_max: None,
             connections_max: limits::PROXY_CONNECTIONS_MAX,
             connections_per_source_max: limits::PROXY_CONNECTIONS_PER_SOURCE_MAX,
+            connections_per_user_max: limits::PROXY_CONNECTIONS_MAX,
+            connections_per_user_per_s: 0,
         }
     }
 }

@@ -100,6 +100,8 @@ pub struct ProxyStatus {
     pub down_bytes: u64,
     /// Relays that ended because nothing moved any more, or because their time was over.
     pub timed_out: u64,
+    /// Relays that ended because their user may not have them any more.
+    pub revoked: u64,
     /// Relays that ended because a connection broke.
     pub broken: u64,
     /// Times that no client could be let in for want of descriptors.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure of the harness fails the test")]
 
+mod access;
 mod announced;
 mod beside;
 mod binding;

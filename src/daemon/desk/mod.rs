@@ -42,6 +42,7 @@ use crate::login::server::{
     Answer, CarrierConnection, CarrierSink, LoginAttempt, LoginDesk, LoginHandle, LoginId, Refused,
 };
 use crate::policy::Defaults;
+use crate::proxy::access::AccessOptions;
 use crate::sys::clock;
 use crate::telemetry::counters::Carried;
 use crate::telemetry::status::AccountsStatus;
@@ -108,6 +109,17 @@ impl Desk {
     pub(super) fn connect(&self, logins: LoginHandle) {
         // It is called once.
         let _ = self.inner.logins.set(logins);
+    }
+
+    /// What the proxy gateway needs of it: the same accounts, and the rates that a user has in the
+    /// tunnel. `pools` are the inner addresses of clients.
+    pub(super) fn proxy_access(&self, pools: &[IpNet]) -> AccessOptions {
+        AccessOptions {
+            accounts: self.inner.accounts.clone(),
+            policies: self.inner.register().policies.clone(),
+            defaults: self.inner.defaults,
+            pools: pools.to_vec(),
+        }
     }
 
     /// What leases say from now on.
@@ -185,7 +197,7 @@ impl Inner {
         }
         let now = clock::now();
         let (bounds, acl) = register.take_change(session).unwrap_or((grant.bounds, grant.acl));
-        let policies = &mut register.policies;
+        let policies = &register.policies;
         let policy = policies.compile(now, &grant.user, &bounds, &acl, self.defaults);
         let addresses = [grant.ipv4.map(IpAddr::V4), grant.ipv6.map(IpAddr::V6)];
         let peer = PeerSetup {

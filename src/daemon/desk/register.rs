@@ -7,7 +7,7 @@ use crate::accounts::model::Id;
 use crate::accounts::names::Name;
 use crate::handshake::keys::PublicKey;
 use crate::limits::{ENDED_SESSION_KEPT, RETURN_WITHIN};
-use crate::policy::Policies;
+use crate::policy::SharedPolicies;
 use crate::policy::acl::AclRule;
 use crate::policy::bounds::Bounds;
 
@@ -18,7 +18,7 @@ use super::residents::{MovedOut, Resident, Residents};
 #[derive(Default)]
 pub(super) struct Register {
     pub(super) residents: Residents,
-    pub(super) policies: Policies<Name>,
+    pub(super) policies: SharedPolicies<Name>,
     /// Devices whose session has been replaced by one that has not moved in yet, and since when.
     returning: BTreeMap<PublicKey, Instant>,
     /// The serial numbers on the revocation list.

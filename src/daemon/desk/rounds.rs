@@ -102,7 +102,7 @@ impl Inner {
                     return;
                 }
                 let Some(user) = register.residents.user_of(&device_key).cloned() else { return };
-                let policies = &mut register.policies;
+                let policies = &register.policies;
                 let policy = policies.compile(clock::now(), &user, &bounds, &acl, self.defaults);
                 self.control.order(move |engine, _| {
                     engine.set_policy(&device_key, Some(policy));

@@ -11,6 +11,12 @@ use super::guard::Kind;
 pub enum Failure {
     /// The address is one that is not dialled.
     Denied(Kind),
+    /// No rule of the user allows it.
+    Ruled,
+    /// The user has as many connections as it may.
+    UserFull,
+    /// The user opens connections faster than it may.
+    UserTooFast,
     /// Port 0, which nobody listens at.
     NoPort,
     /// The host is there and takes no connections at the port.
@@ -35,8 +41,11 @@ pub enum Failure {
 
 impl Failure {
     /// All of them, by the names under which they are counted, without the kind of a denial.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 14] = [
         "denied",
+        "ruled",
+        "user_full",
+        "user_too_fast",
         "no_port",
         "refused",
         "timed_out",
@@ -53,16 +62,19 @@ impl Failure {
     pub fn index(self) -> usize {
         match self {
             Self::Denied(_) => 0,
-            Self::NoPort => 1,
-            Self::Refused => 2,
-            Self::TimedOut => 3,
-            Self::HostUnreachable => 4,
-            Self::NetworkUnreachable => 5,
-            Self::Forbidden => 6,
-            Self::NameNotFound => 7,
-            Self::NameUnavailable => 8,
-            Self::Exhausted => 9,
-            Self::Other => 10,
+            Self::Ruled => 1,
+            Self::UserFull => 2,
+            Self::UserTooFast => 3,
+            Self::NoPort => 4,
+            Self::Refused => 5,
+            Self::TimedOut => 6,
+            Self::HostUnreachable => 7,
+            Self::NetworkUnreachable => 8,
+            Self::Forbidden => 9,
+            Self::NameNotFound => 10,
+            Self::NameUnavailable => 11,
+            Self::Exhausted => 12,
+            Self::Other => 13,
         }
     }
 }
@@ -97,6 +109,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied(kind) => write!(f, "{kind} addresses are not served here"),
+            Self::Ruled => f.write_str("the rules of this account do not allow it"),
+            Self::UserFull => f.write_str("this account has as many connections as it may have"),
+            Self::UserTooFast => {
+                f.write_str("this account opens connections faster than it may: slow down")
+            }
             Self::NoPort => f.write_str("port 0 is none"),
             Self::Refused => f.write_str("the host refuses connections at that port"),
             Self::TimedOut => f.write_str("the host has not answered in time"),
@@ -119,6 +136,9 @@ mod tests {
     fn every_failure_is_counted_under_a_name_of_its_own() {
         let all = [
             Failure::Denied(Kind::Own),
+            Failure::Ruled,
+            Failure::UserFull,
+            Failure::UserTooFast,
             Failure::NoPort,
             Failure::Refused,
             Failure::TimedOut,

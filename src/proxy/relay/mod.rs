@@ -7,22 +7,30 @@
 //! an end: what the broken side has said before is still passed on, and then the other side is
 //! reset, so that it does not take what it has got for the whole.
 //!
+//! What limits a user makes the writer wait in the same way: no more is taken in than may be passed
+//! on.
+//!
 //! A direction holds a buffer only while bytes are in it, so an idle connection holds none. Where a
 //! plain connection has more to say than fits into a buffer, the bytes go through a pipe, which
 //! holds them in the kernel: that spares copying them to this process and back. Less than that is
 //! moved faster through a buffer.
 
 mod buffers;
+mod limit;
 mod pipes;
 
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::limits::{PROXY_BUFFER_LEN, PROXY_PIPE_LEN, PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
+use crate::policy::bucket::Bucket;
 
 use super::stream::{End, Moved};
 
 use buffers::Load;
 pub use buffers::{Buffers, Chunk};
+use limit::Limit;
 pub use pipes::Pipes;
 
 /// A relay between a client and an origin.
@@ -45,6 +53,7 @@ pub struct Direction {
     broken: bool,
     /// The writer had more to say than a buffer holds, when it last said something.
     is_bulk: bool,
+    limit: Limit,
     /// Bytes that were handed over to the reader's kernel.
     bytes: u64,
 }
@@ -86,10 +95,28 @@ impl Relay {
         relay
     }
 
+    /// What limits each direction from here on, if anything does.
+    pub fn set_limits(&mut self, up: Option<Arc<Bucket>>, down: Option<Arc<Bucket>>) {
+        self.up.limit.set(up, self.up.pending());
+        self.down.limit.set(down, self.down.pending());
+    }
+
+    /// When a direction goes on that its limit makes wait.
+    pub fn resumes_at(&self) -> Option<Instant> {
+        let directions = [&self.up, &self.down].into_iter();
+        directions.filter_map(|direction| direction.limit.resumes_at()).min()
+    }
+
     /// Moves what can be moved, up to [`PROXY_RELAY_TURN_LEN`] bytes each way.
-    pub fn turn(&mut self, client: &mut End, origin: &mut End, buffers: &mut Buffers) -> Turn {
-        let up = self.up.pump(client, origin, buffers);
-        let down = up.and_then(|up| Ok((up, self.down.pump(origin, client, buffers)?)));
+    pub fn turn(
+        &mut self,
+        now: Instant,
+        client: &mut End,
+        origin: &mut End,
+        buffers: &mut Buffers,
+    ) -> Turn {
+        let up = self.up.pump(now, client, origin, buffers);
+        let down = up.and_then(|up| Ok((up, self.down.pump(now, origin, client, buffers)?)));
         match down {
             Err(error) => Turn::Broken(error),
             Ok(_) if self.is_over() => self.conclude(client, origin),
@@ -131,9 +158,15 @@ impl Direction {
         self.progress == Progress::Over
     }
 
+    /// Bytes that it has taken in and not passed on, without the proxy's own.
+    fn pending(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |load| load.len().saturating_sub(self.own))
+    }
+
     /// Moves bytes from `writer` to `reader`. Returns whether there is more to do at once.
     fn pump(
         &mut self,
+        now: Instant,
         writer: &mut End,
         reader: &mut End,
         buffers: &mut Buffers,
@@ -173,8 +206,9 @@ impl Direction {
                 }
                 Progress::Open => {}
             }
-            match self.take_in(writer, reader, buffers)? {
-                Moved::Bytes(_) => {}
+            let Some(room) = self.limit.room(now) else { return Ok(false) };
+            match self.take_in(room, writer, reader, buffers)? {
+                Moved::Bytes(_) => self.limit.charge(now, self.pending()),
                 Moved::End => self.progress = Progress::Ending,
                 Moved::Blocked => return Ok(writer.is_readable()),
             }
@@ -182,9 +216,11 @@ impl Direction {
         Ok(true)
     }
 
-    /// Takes in what the writer says: through a pipe if it says much and one is to be had.
+    /// Takes in what the writer says, up to `room` bytes: through a pipe if it says much and one is
+    /// to be had.
     fn take_in(
         &mut self,
+        room: usize,
         writer: &mut End,
         reader: &End,
         buffers: &mut Buffers,
@@ -193,12 +229,13 @@ impl Direction {
         let pipe = if splices { buffers.pipes.lend() } else { None };
         let (load, moved) = match pipe {
             Some(mut pipe) => {
-                let moved = writer.fill(&mut pipe, PROXY_PIPE_LEN);
+                let moved = writer.fill(&mut pipe, room.min(PROXY_PIPE_LEN));
                 (Load::Pipe(pipe), moved)
             }
             None => {
                 let mut buffer = buffers.lend();
-                let moved = writer.read(&mut buffer);
+                let room = room.min(buffer.len());
+                let moved = writer.read(buffer.get_mut(..room).unwrap_or_default());
                 let len = if let Ok(Moved::Bytes(len)) = moved { len } else { 0 };
                 (Load::Chunk(Chunk::new(buffer, len)), moved)
             }

@@ -40,7 +40,12 @@ impl Stage {
         for _ in 0..10_000 {
             self.client.forget();
             self.origin.forget();
-            match self.relay.turn(&mut self.client, &mut self.origin, &mut self.buffers) {
+            match self.relay.turn(
+                clock::now(),
+                &mut self.client,
+                &mut self.origin,
+                &mut self.buffers,
+            ) {
                 Turn::Again => {}
                 turn => return turn,
             }

@@ -37,8 +37,10 @@ use binding::Binding;
 
 use super::Context;
 use super::slab::ConnectionId;
+use admission::Visitor;
 use forwarding::Purpose;
 
+mod admission;
 mod announcing;
 mod asking;
 mod associating;
@@ -63,6 +65,8 @@ pub(super) struct Connection {
     /// The connection to the origin of its last request, and the number of that socket, while it
     /// asks.
     kept: Option<(Origin, usize)>,
+    /// Who it is.
+    visitor: Visitor,
     /// Held for as long as the client is there.
     seat: Seat,
     /// Whether it waits for its turn.
@@ -104,6 +108,8 @@ struct Asking {
     until: Instant,
     /// Whether it has had an answer before.
     again: bool,
+    /// Whether it has shown who it is, and that is being decided.
+    login_pending: bool,
 }
 
 /// The origin is being reached.
@@ -193,6 +199,7 @@ impl Connection {
             over_at,
             phase,
             kept: None,
+            visitor: Visitor::default(),
             seat,
             queued: false,
             armed: None,
@@ -271,7 +278,10 @@ impl Connection {
                 Some(dialling.next.map_or(dialling.until, |next| next.min(dialling.until)))
             }
             Phase::Binding(binding) => Some(binding.until),
-            Phase::Relaying(relaying) => Some(relaying.until),
+            Phase::Relaying(relaying) => {
+                let resumes = relaying.relay.resumes_at();
+                Some(resumes.map_or(relaying.until, |resumes| resumes.min(relaying.until)))
+            }
             Phase::Forwarding(forwarding) => Some(forwarding.until),
             Phase::Associating(associating) => Some(associating.until),
             Phase::Parting(parting) => Some(parting.until),
@@ -383,7 +393,14 @@ impl Connection {
 impl Phase {
     fn asking(until: Instant) -> Self {
         let (input, output) = (Vec::new(), Vec::new());
-        Self::Asking(Asking { front: Front::Silent, input, output, until, again: false })
+        Self::Asking(Asking {
+            front: Front::Silent,
+            input,
+            output,
+            until,
+            again: false,
+            login_pending: false,
+        })
     }
 }
 

@@ -21,10 +21,13 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use crate::accounts::model::Id;
+use crate::accounts::service::Acknowledgement;
 use crate::limits::PROXY_ASKING_MAX;
 use crate::login::tls::ServerTls;
 use crate::sys::{affinity, clock};
 
+use super::access::{Access, Outcome};
 use super::counters::{ProxyCounters, Refusal};
 use super::crowd::{Crowd, Seat};
 use super::dial::Answer;
@@ -58,6 +61,10 @@ pub(super) enum Order {
     Resolved(ConnectionId, Answer),
     /// A name to which datagrams go was looked up.
     Named(ConnectionId, DomainName, Answer),
+    /// It was decided who a client is.
+    Known(ConnectionId, Outcome),
+    /// A pass is no longer good, or other terms hold for it. To be dropped when that is enforced.
+    Review(Id, Acknowledgement),
     /// What goes for clients that come from here on, by entrance.
     Rules(Vec<Arc<Rules>>),
     /// What an entrance shows of itself to clients that come from here on.
@@ -95,6 +102,8 @@ pub(super) struct Context {
     names: Names,
     own: OwnAddresses,
     handle: WorkerHandle,
+    /// Where clients say who they are.
+    access: Option<Access>,
     counters: Arc<ProxyCounters>,
     /// Connections to origins that nobody uses.
     pool: Pool,
@@ -116,6 +125,7 @@ pub(super) struct ProxyWorkerParts {
     pub(super) crowds: Vec<Crowd>,
     pub(super) names: Names,
     pub(super) own: OwnAddresses,
+    pub(super) access: Option<Access>,
     pub(super) counters: Arc<ProxyCounters>,
 }
 
@@ -170,6 +180,7 @@ impl ProxyWorker {
             names: parts.names,
             own: parts.own,
             handle: handle.clone(),
+            access: parts.access,
             counters: parts.counters,
             pool: Pool::new(|place| own_token(FIRST_KEPT + place)),
             is_stopping: false,
@@ -279,6 +290,15 @@ impl ProxyWorker {
                         connection.named(&name, &answer, &mut self.cx);
                     }
                 }
+                Order::Known(id, outcome) => {
+                    if let Some(connection) = self.connections.get_mut(id) {
+                        let was_asking = connection.is_asking();
+                        connection.settle_login(outcome, &mut self.cx);
+                        let turn = connection.turn(&mut self.cx);
+                        self.conclude(id, was_asking, turn);
+                    }
+                }
+                Order::Review(pass, _done) => self.review(pass),
                 Order::Rules(rules) => self.rules = rules,
                 Order::Tls(entrance, tls) => {
                     if let Some(place) = self.tls.get_mut(entrance) {
@@ -286,6 +306,19 @@ impl ProxyWorker {
                     }
                 }
                 Order::Stop(within) => self.stop(within),
+            }
+        }
+    }
+
+    /// Looks at every connection that rests on a pass.
+    fn review(&mut self, pass: Id) {
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.rests_on(pass) {
+                let was_asking = connection.is_asking();
+                connection.review(&mut self.cx);
+                let turn = connection.turn(&mut self.cx);
+                self.conclude(id, was_asking, turn);
             }
         }
     }

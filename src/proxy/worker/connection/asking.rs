@@ -1,9 +1,12 @@
 //! Hears what a client wants.
 
+use zeroize::Zeroize as _;
+
 use crate::limits::PROXY_ATTEMPTS_MAX;
 use crate::proxy::counters::Refusal;
-use crate::proxy::dial::{Answer, Dial};
+use crate::proxy::dial::{Answer, Dial, Failure};
 use crate::proxy::front::{Front, Heard, Wish};
+use crate::proxy::settings::Auth;
 use crate::proxy::stream::Moved;
 use crate::proxy::target::{Host, Target};
 
@@ -20,16 +23,21 @@ impl Connection {
             self.kept = None;
         }
         let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
+        if asking.login_pending {
+            let is_gone = self.client.is_hung_up();
+            return Step::Turn(if is_gone { Turn::Over } else { Turn::Wait });
+        }
+        let (is_known, is_secret) = (self.visitor.is_known(), self.rules.auth == Auth::Required);
         loop {
             // What is to be said waits until nothing more can be heard: a client that has said
             // everything at once is answered at once.
             if !asking.input.is_empty() {
-                let (used, heard) = asking.front.advance(
-                    &asking.input,
-                    self.from.ip(),
-                    &self.rules,
-                    &mut asking.output,
-                );
+                let (from, input, output) = (self.from.ip(), &asking.input, &mut asking.output);
+                let (used, heard) =
+                    asking.front.advance(input, from, &self.rules, is_known, output);
+                if is_secret && let Some(read) = asking.input.get_mut(..used) {
+                    read.zeroize();
+                }
                 asking.input.drain(..used);
                 match heard {
                     Heard::Whole => continue,
@@ -60,7 +68,11 @@ impl Connection {
                 if asking.again && asking.input.is_empty() {
                     asking.until = cx.now + self.rules.request_within;
                 }
-                asking.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
+                let read = buffer.get_mut(..len).unwrap_or_default();
+                asking.input.extend_from_slice(read);
+                if is_secret {
+                    read.zeroize();
+                }
             }
             cx.buffers.take_back(buffer);
             match read {
@@ -75,7 +87,19 @@ impl Connection {
 
     /// The client wants something.
     fn begin(&mut self, wish: Wish, cx: &mut Context) {
+        if let Wish::Login(proof) = wish {
+            return self.begin_login(proof, cx);
+        }
+        if let Err(failure) = self.ensure_welcome(cx) {
+            return self.fail(failure, cx);
+        }
         match wish {
+            // Decided above.
+            Wish::Login(_) => {}
+            // The rules of users do not reach these.
+            Wish::Bind(_) | Wish::Associate(_) if self.rules.auth == Auth::Required => {
+                self.fail(Failure::Ruled, cx);
+            }
             Wish::Connect(target) => {
                 self.give_up_kept(cx);
                 self.begin_dialling(&target, Purpose::Relay, cx);

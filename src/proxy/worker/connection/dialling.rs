@@ -23,13 +23,19 @@ impl Connection {
         }
         let Phase::Dialling(dialling) = &mut self.phase else { return Step::Next };
         if let Some((origin, socket)) = dialling.winner() {
-            self.begin_passing(origin, socket, cx);
+            if self.visitor.may_keep(&origin) {
+                self.begin_passing(origin, socket, cx);
+            } else {
+                dialling.dial.fail(Failure::Ruled);
+            }
             return Step::Next;
         }
         loop {
             match dialling.dial.poll(cx.now) {
                 DialStep::Connect(address) => {
-                    if let Err(error) = dialling.attempt(self.id, address, cx) {
+                    if !self.visitor.may_reach(address) {
+                        dialling.dial.fail(Failure::Ruled);
+                    } else if let Err(error) = dialling.attempt(self.id, address, cx) {
                         dialling.dial.fail(Failure::from(&error));
                     }
                 }
@@ -54,7 +60,8 @@ impl Connection {
             return self.pass_over(passing, origin, socket, cx);
         }
         dialling.front.accept(|| bound(&origin), &mut dialling.output);
-        let relay = Relay::new(&dialling.pipelined, &dialling.output, &mut cx.buffers);
+        let mut relay = Relay::new(&dialling.pipelined, &dialling.output, &mut cx.buffers);
+        self.visitor.limit(&mut relay);
         let until = cx.now + self.rules.idle_max;
         self.phase = Phase::Relaying(Box::new(Relaying { origin, socket, relay, until }));
     }

@@ -131,6 +131,7 @@ impl Connection {
         let within =
             if input.is_empty() { self.rules.keep_alive } else { self.rules.request_within };
         self.phase = Phase::Asking(Asking {
+            login_pending: false,
             front: Front::Http(HeadScanner::default()),
             input,
             output,

@@ -10,12 +10,14 @@ impl Connection {
     pub(super) fn relay(&mut self, cx: &mut Context) -> Step {
         let Phase::Relaying(relaying) = &mut self.phase else { return Step::Next };
         let (up, down) = (relaying.relay.up.bytes(), relaying.relay.down.bytes());
-        let turn = relaying.relay.turn(&mut self.client, &mut relaying.origin, &mut cx.buffers);
+        let turn =
+            relaying.relay.turn(cx.now, &mut self.client, &mut relaying.origin, &mut cx.buffers);
         let (up, down) = (relaying.relay.up.bytes() - up, relaying.relay.down.bytes() - down);
         if up + down > 0 {
             relaying.until = cx.now + self.rules.idle_max;
             cx.counters.up_bytes.add(up);
             cx.counters.down_bytes.add(down);
+            self.visitor.count(up, down);
         }
         Step::Turn(match turn {
             RelayTurn::Again => Turn::Again,

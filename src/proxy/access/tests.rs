@@ -1,0 +1,174 @@
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::accounts::credentials::password::HashCost;
+use crate::accounts::operations::{Actor, NewPassword, Operation};
+use crate::accounts::refusal::RefusalCode;
+use crate::accounts::secret::Secret;
+use crate::accounts::service::AccountsOptions;
+use crate::limits::{PROXY_PERMIT_LASTS, PROXY_PERMITS_MAX};
+use crate::packet::Upper;
+
+struct Rig {
+    access: Access,
+    _directory: TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("accounts.db").to_str().unwrap().parse().unwrap();
+        let spool = directory.path().join("spool");
+        let options = AccountsOptions {
+            hash_cost: HashCost { memory_kib: 8, passes: 1 },
+            hashers: 1,
+            ..AccountsOptions::new(database, spool, "here".parse().unwrap())
+        };
+        let access = Access::new(AccessOptions {
+            accounts: Accounts::open(options).unwrap(),
+            policies: SharedPolicies::default(),
+            defaults: Defaults::default(),
+            pools: vec!["10.9.0.0/24".parse().unwrap()],
+        });
+        let rig = Self { access: access.unwrap(), _directory: directory };
+        let password = NewPassword::Given(Secret::new("right horse".to_owned()));
+        rig.run(Operation::UserAdd { name: "ada".parse().unwrap(), groups: [].into(), password });
+        rig
+    }
+
+    fn run(&self, operation: Operation) {
+        self.access.accounts.execute(&Actor::local(0), operation).unwrap();
+    }
+
+    fn ask(&self, now: Instant, from: &str, password: &str) -> Asked {
+        let (sender, answer) = channel();
+        let proof = PassProof::Password {
+            user: "ada".to_owned(),
+            password: Secret::new(password.to_owned()),
+        };
+        let from = from.parse().unwrap();
+        let known = self.access.ask(now, from, proof, move |outcome| sender.send(outcome).unwrap());
+        Asked { known, answer }
+    }
+}
+
+struct Asked {
+    known: Option<Arc<Permit>>,
+    answer: Receiver<Outcome>,
+}
+
+impl Asked {
+    fn outcome(self) -> Outcome {
+        assert!(self.known.is_none(), "it was known");
+        self.answer.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+}
+
+#[test]
+fn a_decision_is_remembered_for_what_was_shown_and_who_showed_it() {
+    let rig = Rig::new();
+    let now = clock::now();
+    let first = rig.ask(now, "192.0.2.1", "right horse").outcome().unwrap();
+    let again = rig.ask(now, "192.0.2.1", "right horse").known.unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    assert!(rig.ask(now, "192.0.2.2", "right horse").outcome().is_ok(), "from elsewhere");
+    let wrong = rig.ask(now, "192.0.2.1", "right horsf").outcome().unwrap_err();
+    assert_eq!(wrong.code, RefusalCode::Denied);
+    let wrong = rig.ask(now, "192.0.2.1", "right horsf").outcome().unwrap_err();
+    assert_eq!(wrong.code, RefusalCode::Denied, "it was asked again");
+    let later = now + PROXY_PERMIT_LASTS + Duration::from_secs(60);
+    assert!(rig.ask(later, "192.0.2.1", "right horse").outcome().is_ok(), "not for ever");
+}
+
+#[test]
+fn many_who_show_the_same_at_once_are_decided_on_once() {
+    let rig = Rig::new();
+    let now = clock::now();
+    let asked: Vec<_> = (0..100).map(|_| rig.ask(now, "192.0.2.1", "right horse")).collect();
+    let permits: Vec<_> =
+        asked.into_iter().filter(|it| it.known.is_none()).map(|it| it.outcome().unwrap()).collect();
+    assert!(permits.iter().all(|permit| Arc::ptr_eq(permit, &permits[0])), "{}", permits.len());
+}
+
+#[test]
+fn what_was_revoked_is_not_remembered() {
+    let rig = Rig::new();
+    let now = clock::now();
+    let held = rig.ask(now, "192.0.2.1", "right horse").outcome().unwrap();
+    let anywhere = "203.0.113.5:443".parse().unwrap();
+    assert!(held.may_reach(anywhere, Upper::Tcp));
+    rig.run(Operation::UserDisable { name: "ada".parse().unwrap() });
+    assert!(held.has_ended() && !held.may_reach(anywhere, Upper::Tcp));
+    let refused = rig.ask(now, "192.0.2.1", "right horse").outcome().unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Denied);
+    rig.access.shared.sweep(now);
+    assert_eq!(lock(&rig.access.shared.cache).len(), 0);
+}
+
+#[test]
+fn clients_of_the_tunnel_are_reached_where_a_rule_names_them_alone() {
+    let rig = Rig::new();
+    let now = clock::now();
+    let permit = rig.ask(now, "192.0.2.1", "right horse").outcome().unwrap();
+    let reach = |address: &str| permit.may_reach(address.parse().unwrap(), Upper::Tcp);
+    assert!(reach("198.51.100.1:80") && reach("[2001:db8::1]:80"));
+    assert!(!reach("10.9.0.7:80") && !reach("[::ffff:10.9.0.7]:80"));
+    let terms = permit.policy();
+    assert!(terms.up.is_none());
+    let rules = ["allow 10.9.0.7 80/tcp", "deny 198.51.100.0/24", "allow any"];
+    let rules: Vec<_> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let judge = crate::policy::Judge::new(&rules, Defaults::default());
+    permit.set_policy(Arc::new(PeerPolicy { judge: judge.into(), ..(*terms).clone() }));
+    assert!(reach("10.9.0.7:80") && !reach("10.9.0.8:80") && !reach("10.9.0.7:81"));
+    assert!(!reach("198.51.100.1:80") && reach("203.0.113.1:80"));
+}
+
+#[test]
+fn a_user_has_its_share_of_connections() {
+    let member = Arc::new(Member::new(Id(1), "ada".parse().unwrap()));
+    let now = clock::now();
+    let held = [member.enter(now, 2, 0).unwrap(), member.enter(now, 2, 0).unwrap()];
+    assert_eq!(member.enter(now, 2, 0).map(drop), Err(TooMany::AtOnce));
+    drop(held);
+    // Three each second, and thirty at once.
+    for _ in 0..30 {
+        member.enter(now, 2, 3).unwrap();
+    }
+    assert_eq!(member.enter(now, 2, 3).map(drop), Err(TooMany::TooFast));
+    let seat = member.enter(now + Duration::from_millis(340), 1, 3).unwrap();
+    assert_eq!(member.enter(now, 1, 0).map(drop), Err(TooMany::AtOnce), "refusals hold no place");
+    drop(seat);
+    member.enter(now, 1, 0).unwrap();
+}
+
+#[test]
+fn what_was_moved_is_told_to_the_byte_and_nothing_grows_without_bound() {
+    let rig = Rig::new();
+    let now = clock::now();
+    let permit = rig.ask(now, "192.0.2.1", "right horse").outcome().unwrap();
+    permit.member().count(3, 5);
+    permit.member().count(10, 20);
+    let user = permit.member().user;
+    assert_eq!(rig.access.shared.sweep(now), [(user, 13, 25)]);
+    assert_eq!(rig.access.shared.sweep(now), []);
+    permit.member().count(1, 0);
+    drop(permit);
+    let later = now + 2 * PROXY_PERMIT_LASTS;
+    assert_eq!(rig.access.shared.sweep(later), [(user, 1, 0)], "of one who has just left");
+    rig.access.shared.sweep(later);
+    let shared = &rig.access.shared;
+    assert_eq!((lock(&shared.permits).len(), lock(&shared.members).len()), (0, 0));
+
+    let permit = rig.ask(now, "192.0.2.1", "right horse").outcome().unwrap();
+    let mut cache = Cache::default();
+    for number in 0..PROXY_PERMITS_MAX + 10 {
+        let mut shown = [0; 32];
+        shown[..8].copy_from_slice(&number.to_be_bytes());
+        let key = Key { source: Source::V4([0; 4]), shown };
+        cache.settle(key, Some(&permit), now);
+        assert!(cache.len() <= PROXY_PERMITS_MAX);
+    }
+}
