@@ -192,7 +192,12 @@ fn bulk_passes_both_ways_at_once_byte_for_byte_through_pipes_and_without_them() 
         loop {
             stage.client.forget();
             stage.origin.forget();
-            match stage.relay.turn(&mut stage.client, &mut stage.origin, &mut stage.buffers) {
+            match stage.relay.turn(
+                clock::now(),
+                &mut stage.client,
+                &mut stage.origin,
+                &mut stage.buffers,
+            ) {
                 Turn::Over => break,
                 Turn::Broken(error) => panic!("{error}"),
                 Turn::Again | Turn::Wait => {}
