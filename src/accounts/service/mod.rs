@@ -339,8 +339,8 @@ impl Accounts {
         }
     }
 
-    /// Counts what a user has moved by the proxy since the last time. One who has used up a quota is
-    /// sent away.
+    /// Counts what a user has moved by the proxy since the last time. One who has used up a quota
+    /// is sent away.
     pub fn add_proxy_usage(&self, user: Id, sent_bytes: u64, received_bytes: u64) {
         let is_over = {
             let mut state = self.inner.shared.state();
@@ -351,8 +351,8 @@ impl Accounts {
         }
     }
 
-    /// Notices of what changes for sessions and passes of this server from now on. A subscriber takes them
-    /// without delay, since revocation waits for their acknowledgement.
+    /// Notices of what changes for sessions and passes of this server from now on. A subscriber
+    /// takes them without delay, since revocation waits for their acknowledgement.
     pub fn subscribe(&self) -> Receiver<Notice> {
         let (subscriber, notices) = unbounded();
         self.inner.shared.state().subscribers.push(subscriber);

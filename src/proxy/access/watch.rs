@@ -20,7 +20,8 @@ pub(in crate::proxy) struct Watch {
 }
 
 impl Watch {
-    /// Starts it. `workers` are all that there are, and `notices` those since before there were any.
+    /// Starts it. `workers` are all that there are, and `notices` those since before there were
+    /// any.
     pub(in crate::proxy) fn start(
         access: Access,
         notices: Receiver<Notice>,
