@@ -127,8 +127,8 @@ struct RunningWorker {
 
 impl Gateway {
     /// Starts a worker for each of `cpus`, on that CPU if there is one; there have to be as many as
-    /// the listeners were bound for. By `access` clients say who they are. `mourn` is called, on its
-    /// thread, with the reason when a worker ends although nobody has told it to.
+    /// the listeners were bound for. By `access` clients say who they are. `mourn` is called, on
+    /// its thread, with the reason when a worker ends although nobody has told it to.
     ///
     /// # Errors
     /// The kernel gives no thread or descriptor.
