@@ -51,7 +51,7 @@ pub const LOGIN_BACKLOG: i32 = 4096;
 /// How long after the kernel could not hand over a connection it is asked again.
 pub const LOGIN_ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked whether certificate, key, or revocation list have changed.
-pub const LOGIN_FILES_LOOK_EVERY: Duration = Duration::from_millis(250);
+pub const LOGIN_FILES_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of a file with certificates, revocations, or a key of the TLS kind.
 pub const PEM_FILE_LEN_MAX: usize = 16 << 20;
 
