@@ -12,7 +12,7 @@ use corelane::limits;
 use corelane::telemetry::drops::DropReason;
 use corelane::telemetry::status::{
     LanesInUse, OffloadStatus, PathStatus, PeerStatus, ProxyStatus, STATUS_SCHEMA, StatusReport,
-    WorkerStatus,
+    UpstreamStatus, WorkerStatus,
 };
 use serde_json::Value;
 
@@ -172,7 +172,10 @@ fn full_report() -> StatusReport {
         }],
         drops: Default::default(),
         accounts: Some(Default::default()),
-        proxy: Some(ProxyStatus::default()),
+        proxy: Some(ProxyStatus {
+            upstreams: vec![UpstreamStatus::default()],
+            ..ProxyStatus::default()
+        }),
         last_error: None,
     }
 }

@@ -323,6 +323,18 @@ fn proxy(
             line(label, &said.join(", "));
         }
     }
+    for it in &proxy.upstreams {
+        let state = match it.out_for_s {
+            Some(seconds) => format!("left out for {seconds} s"),
+            None => "in use".to_owned(),
+        };
+        let (now, failed) = (units::count(it.connections), units::count(it.failed));
+        let (server, name) = (printable(&it.server), printable(&it.upstream));
+        line(
+            "upstream",
+            &format!("{name}: {server} {state}, {now} connections, {failed} failures"),
+        );
+    }
 }
 
 /// Columns two spaces apart, each as wide as its widest cell. Figures stand to the right, the

@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::problems::{Origin, Problems, names_secret};
 use crate::config::proxy::ProxyTable;
+use crate::config::routes::{RuleSection, RuleTable, UpstreamSection, UpstreamTable};
 use crate::config::schema::{
     ClientLoginSection, PeerSection, PeerTable, ProxySection, Role, Section, Sections, Setting,
     tables,
@@ -95,6 +96,11 @@ fn other(role: Role) -> Role {
     }
 }
 
+/// The tables of the rules of a `[[proxy]]`.
+const RULE: &str = "rule";
+/// The tables of its upstream proxies.
+const UPSTREAM: &str = "upstream";
+
 struct Walker<'p> {
     sections: Sections,
     role: Role,
@@ -136,24 +142,41 @@ impl Walker<'_> {
 
     fn proxies(&mut self, value: &Spanned<DeValue<'_>>) {
         let what = "proxies are a list of tables: write `[[proxy]]` above each";
-        for (place, keys) in self.list::<ProxySection>(value, what) {
-            self.sections.proxies.push(ProxyTable { place, keys });
+        for (place, keys, table) in self.list::<ProxySection>(value, what, &[RULE, UPSTREAM]) {
+            let rules = table.get(RULE).map(|value| self.proxy_rules(value)).unwrap_or_default();
+            let upstreams =
+                table.get(UPSTREAM).map(|value| self.proxy_upstreams(value)).unwrap_or_default();
+            self.sections.proxies.push(ProxyTable { place, keys, rules, upstreams });
         }
+    }
+
+    fn proxy_rules(&mut self, value: &Spanned<DeValue<'_>>) -> Vec<RuleTable> {
+        let what = "rules are a list of tables: write `[[proxy.rule]]` above each";
+        let rules = self.list::<RuleSection>(value, what, &[]).into_iter();
+        rules.map(|(place, keys, _)| RuleTable { place, keys }).collect()
+    }
+
+    fn proxy_upstreams(&mut self, value: &Spanned<DeValue<'_>>) -> Vec<UpstreamTable> {
+        let what = "upstreams are a list of tables: write `[[proxy.upstream]]` above each";
+        let upstreams = self.list::<UpstreamSection>(value, what, &[]).into_iter();
+        upstreams.map(|(place, keys, _)| UpstreamTable { place, keys }).collect()
     }
 
     fn peers(&mut self, value: &Spanned<DeValue<'_>>) {
         let what = "peers are a list of tables: write `[[peer]]` above each";
-        for (place, keys) in self.list::<PeerSection>(value, what) {
+        for (place, keys, _) in self.list::<PeerSection>(value, what, &[]) {
             self.sections.peers.push(PeerTable { place, keys });
         }
     }
 
-    /// The tables of a list; `not_a_list` is said of whatever is none.
-    fn list<T: Section + Default>(
+    /// The tables of a list, with what they are made of; `not_a_list` is said of whatever is none.
+    /// The tables `inside` of them are left to the caller.
+    fn list<'v, T: Section + Default>(
         &mut self,
-        value: &Spanned<DeValue<'_>>,
+        value: &'v Spanned<DeValue<'_>>,
         not_a_list: &str,
-    ) -> Vec<(Origin, T)> {
+        inside: &[&str],
+    ) -> Vec<(Origin, T, &'v DeTable<'v>)> {
         let Some(elements) = value.get_ref().as_array() else {
             self.problems.error(Origin::File(value.span()), not_a_list);
             return Vec::new();
@@ -166,13 +189,16 @@ impl Walker<'_> {
             };
             let mut keys = T::default();
             for (key, value) in table {
+                if inside.contains(&key.get_ref().as_ref()) {
+                    continue;
+                }
                 let reader =
                     &mut Reader { key: key.get_ref(), flag: None, problems: self.problems };
                 if !keys.set(value, reader) {
                     self.unknown_key(T::NAME, key);
                 }
             }
-            tables.push((Origin::File(element.span()), keys));
+            tables.push((Origin::File(element.span()), keys, table));
         }
         tables
     }

@@ -1,6 +1,7 @@
 //! The configuration in force, as a file that says where each value came from.
 
 use crate::config::problems::{LineIndex, Origin};
+use crate::config::routes::{RuleSection, UpstreamSection};
 use crate::config::schema::{Entry, PeerSection, ProxySection, Role, Section, Sections};
 
 /// Column at which the origins stand, unless a value is longer.
@@ -16,6 +17,14 @@ pub(crate) fn render(sections: &Sections, role: Role, name: &str, text: &str) ->
     if role == Role::Server {
         for proxy in &sections.proxies {
             table(&mut out, &format!("[[{}]]", ProxySection::NAME), &proxy.keys.entries(), &lines);
+            for upstream in &proxy.upstreams {
+                let header = format!("[[{}]]", UpstreamSection::NAME);
+                table(&mut out, &header, &upstream.keys.entries(), &lines);
+            }
+            for rule in &proxy.rules {
+                let header = format!("[[{}]]", RuleSection::NAME);
+                table(&mut out, &header, &rule.keys.entries(), &lines);
+            }
         }
         for peer in &sections.peers {
             table(&mut out, &format!("[[{}]]", PeerSection::NAME), &peer.keys.entries(), &lines);

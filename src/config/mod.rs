@@ -13,6 +13,7 @@ mod document;
 mod effective;
 mod problems;
 mod proxy;
+mod routes;
 mod schema;
 pub mod secrets;
 mod source;

@@ -15,9 +15,10 @@ const PUBLIC_KEYS: [&str; 2] = ["public_key", "server_key"];
 const SECRET_WORDS: [&str; 5] = ["private", "preshared", "secret", "password", "psk"];
 
 /// Where a value came from, and so where a complaint about it points.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origin {
     /// Nobody set it. As the place of a problem: the configuration as a whole.
+    #[default]
     Default,
     /// The file, at these bytes.
     File(Range<usize>),

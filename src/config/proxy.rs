@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::problems::{Origin, Problems};
+use crate::config::routes::{self, RuleTable, UpstreamTable};
 use crate::config::schema::{ProxySection, Sections, ServerLoginSection};
 use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
 use crate::login::tls::TlsFiles;
@@ -35,11 +36,13 @@ impl ProxyConfig {
     pub(crate) const COMMAND: &str = "corelane proxy";
 }
 
-/// One `[[proxy]]` and where it is.
-#[derive(Clone, Debug)]
+/// One `[[proxy]]`, where it is, and the tables inside of it.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ProxyTable {
     pub(crate) place: Origin,
     pub(crate) keys: ProxySection,
+    pub(crate) rules: Vec<RuleTable>,
+    pub(crate) upstreams: Vec<UpstreamTable>,
 }
 
 /// Where clients of the proxy come: `tcp://ADDRESS:PORT`, or `tls://ADDRESS:PORT` for those who
@@ -216,13 +219,14 @@ pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Ent
     let login = &sections.server_login;
     let entrances = sections.proxies.iter().map(|table| {
         let tls = tls(table, login, problems);
-        entrance(&table.keys, tls)
+        entrance(table, tls)
     });
     entrances.collect()
 }
 
 fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Problems) {
-    let ProxyTable { place, keys } = table;
+    let ProxyTable { place, keys, rules, upstreams } = table;
+    routes::check(rules, upstreams, problems);
     if keys.listen.value.is_empty() && keys.listen.origin == Origin::Default {
         let help = "such as `listen = [\"tcp://127.0.0.1:1080\"]`, or `--listen 127.0.0.1:1080`";
         problems.error_with_help(place.clone(), "a proxy has nowhere to listen", help);
@@ -286,7 +290,8 @@ fn tls(
     Some(EntranceTls { files, demands_certificate: keys.certificate_required.value })
 }
 
-fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
+fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
+    let keys = &table.keys;
     let seconds = |value: u32| Duration::from_secs(value.into());
     let addresses = |tls: bool| {
         let listen = keys.listen.value.iter().filter(|listen| listen.tls == tls);
@@ -303,6 +308,8 @@ fn entrance(keys: &ProxySection, tls: Option<EntranceTls>) -> Entrance {
             proxy_protocol_from: keys.proxy_protocol_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
             udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
+            routes: routes::routes(&table.rules, &table.upstreams),
+            upstreams: routes::groups(&table.upstreams),
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),
             response_within: seconds(keys.response_within_s.value.as_u32()),

@@ -16,6 +16,7 @@ use crate::config::problems::Origin;
 use crate::config::proxy::{
     ClientMark, PortRange, ProxyAuth, ProxyListen, ProxyProtocol, ProxyTable, ViaName,
 };
+use crate::config::routes::{RuleSection, UpstreamSection};
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -137,7 +138,7 @@ impl<T> Setting<T> {
 impl<T: ConfigValue> Setting<T> {
     /// Takes the value over if it is acceptable; the reader hears about it if not. The origin
     /// moves in either case, so that a bad value is not reported as missing on top.
-    fn read(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+    pub(crate) fn read(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
         self.origin = reader.origin(value.span());
         if let Some(value) = T::read(value, reader) {
             self.value = value;
@@ -214,6 +215,7 @@ macro_rules! section {
         }
     };
 }
+pub(crate) use section;
 
 section! {
     /// `[server]`
@@ -488,7 +490,7 @@ impl Sections {
         let is_of_flags = |table: &ProxyTable| matches!(table.place, Origin::Flag(_));
         if !self.proxies.last().is_some_and(is_of_flags) {
             let place = reader.origin(0..0);
-            self.proxies.push(ProxyTable { place, keys: ProxySection::default() });
+            self.proxies.push(ProxyTable { place, ..ProxyTable::default() });
         }
         let last = self.proxies.len() - 1;
         &mut self.proxies[last].keys
@@ -540,6 +542,8 @@ const SERVER_TABLES: &[Table] = &[
     (StatusSection::NAME, StatusSection::KEYS),
     (PeerSection::NAME, PeerSection::KEYS),
     (ProxySection::NAME, ProxySection::KEYS),
+    (RuleSection::NAME, RuleSection::KEYS),
+    (UpstreamSection::NAME, UpstreamSection::KEYS),
     (ServerLoginSection::NAME, ServerLoginSection::KEYS),
     (AccountsSection::NAME, AccountsSection::KEYS),
     (LeaseSection::NAME, LeaseSection::KEYS),

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
+use super::routes::{RuleSection, UpstreamSection};
 use super::schema::{Entry, PeerSection, ProxySection, Reload, Section, Sections};
 use super::*;
 
@@ -310,6 +311,8 @@ fn the_annotated_examples_are_in_order_and_show_every_key_with_its_default() {
         if role == Role::Server {
             tables.push((PeerSection::NAME, PeerSection::default().entries()));
             tables.push((ProxySection::NAME, ProxySection::default().entries()));
+            tables.push((RuleSection::NAME, RuleSection::default().entries()));
+            tables.push((UpstreamSection::NAME, UpstreamSection::default().entries()));
         }
         for (section, entries) in &tables {
             for entry in entries {
@@ -320,6 +323,46 @@ fn the_annotated_examples_are_in_order_and_show_every_key_with_its_default() {
             }
         }
         assert!(documented.is_empty(), "not in the schema: {:?}", documented.keys());
+    }
+}
+
+#[test]
+fn rules_of_a_proxy_are_checked() {
+    let proxy = |rules: &str| format!("[[proxy]]\nlisten = [\"127.0.0.1:0\"]\n{rules}");
+    let upstream = "[[proxy.upstream]]\nname = \"far\"\nservers = [\"socks5://a:1\"]\n\
+                    [[proxy.rule]]\nto = \"far\"\n";
+    let wrong = |rules: &str| lines(&proxy(rules)).join("\n");
+    let good = "[[proxy.rule]]\ndomains = [\"example.org\"]\nports = [443, \"8000-8999\"]\n\
+                users = [\"alice\"]\nto = \"direct\"\n[[proxy.rule]]\nto = \"block\"\n";
+    assert_eq!(wrong(good), "");
+    assert_eq!(wrong(upstream), "");
+    let twice =
+        format!("{upstream}[[proxy.upstream]]\nname = \"far\"\nservers = [\"http://b:1\"]\n");
+    assert!(wrong(&twice).contains("two upstreams `far`"));
+    for (rules, expected) in [
+        ("[[proxy.rule]]\nports = [1]\n", "a rule has to say where to"),
+        ("[[proxy.rule]]\nto = \"nowhere\"\n", "there is no upstream `nowhere`"),
+        ("[[proxy.rule]]\nto = \"no where\"\n", "`to` takes"),
+        ("[[proxy.upstream]]\nservers = [\"http://a:1\"]\n", "an upstream has no name"),
+        ("[[proxy.upstream]]\nname = \"a\"\n", "an upstream has no servers"),
+        ("[[proxy.upstream]]\nname = \"a\"\nservers = [\"ftp://a:1\"]\n", "`servers` takes"),
+        ("[[proxy.upstream]]\nname = \"block\"\nservers = [\"http://a:1\"]\n", "a meaning"),
+        ("[[proxy.upstream]]\nname = \"a\"\nbalance = \"best\"\n", "`balance` takes"),
+        (
+            "[[proxy.upstream]]\nname = \"a\"\nservers = [\"http://a:1\"]\ncheck = \"a:1\"\n",
+            "never",
+        ),
+        ("[[proxy.rule]]\nto = \"block\"\ndomains = [\"*.a.test\"]\n", "`domains` takes"),
+        ("[[proxy.rule]]\nto = \"block\"\nports = [0]\n", "`ports` takes"),
+        ("[[proxy.rule]]\nto = \"block\"\ndomain = [\"a.test\"]\n", "unknown key `domain`"),
+        ("[proxy.rule]\nto = \"block\"\n", "rules are a list of tables"),
+        (
+            "[[proxy.rule]]\nto = \"block\"\n[[proxy.rule]]\nto = \"direct\"\nports = [1]\n",
+            "never reached",
+        ),
+    ] {
+        let said = wrong(rules);
+        assert!(said.contains(expected), "{rules}: {said}");
     }
 }
 
@@ -362,6 +405,8 @@ const PIECES: &[&str] = &[
     "[client]\n",
     "[tun]\n",
     "[[peer]]\n",
+    "[[proxy]]\n",
+    "[[proxy.rule]]\n",
     "[peer]\n",
     "[workers]\n",
     "[",

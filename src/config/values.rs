@@ -17,6 +17,7 @@ use crate::accounts::credentials::demand::ProofSet;
 use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
 use crate::config::proxy::{ClientMark, PortRange, ProxyAuth, ProxyListen, ProxyProtocol, ViaName};
+use crate::config::routes::RuleWay;
 use crate::config::types::{
     CarrierMode, CpuList, Database, Directives, Domain, HostPort, InterfaceName, NatMode, PeerName,
     Switch,
@@ -26,6 +27,9 @@ use crate::host::resolver::DnsMode;
 use crate::login::tls::Pin;
 use crate::policy::acl::Action;
 use crate::proxy::dial::guard::Allowed;
+use crate::proxy::target::Target;
+use crate::proxy::upstream::group::ServerAddress;
+use crate::proxy::upstream::rules::Suffix;
 use crate::telemetry::logging::LogFormat;
 
 /// Characters of an unacceptable value that a message repeats.
@@ -49,7 +53,7 @@ impl Reader<'_> {
         }
     }
 
-    fn refuse(&mut self, value: &Spanned<DeValue<'_>>, expected: &str) {
+    pub(crate) fn refuse(&mut self, value: &Spanned<DeValue<'_>>, expected: &str) {
         let what = format!("`{}` takes {expected}, not {}", self.key, describe(value.get_ref()));
         self.problems.error(self.origin(value.span()), what);
     }
@@ -365,6 +369,11 @@ text_values! {
     CarrierMode: "\"auto\", \"udp\" or \"tls\"";
     ProxyListen: "an address and port such as \"tcp://127.0.0.1:1080\" or \"tls://[::]:8443\"";
     ProxyAuth: "\"off\" or \"required\"";
+    Suffix: "a domain such as \"example.org\"";
+    RuleWay: "\"direct\", \"block\", or the name of an upstream";
+    ServerAddress: "a proxy such as \"socks5://192.0.2.1:1080\" or \
+                    \"http://proxy.example.org:3128\"";
+    Target: "a host and port such as \"example.org:443\"";
     ProxyProtocol: "\"socks5\", \"socks4\" or \"http\"";
     ViaName: "a name of letters, digits and . _ - : such as \"proxy.example.org\"";
     ClientMark: "\"off\", \"append\" or \"replace\"";

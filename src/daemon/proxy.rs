@@ -40,11 +40,15 @@ const STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy.sock";
 /// See [`DaemonError`].
 pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::allow_many_files();
+    let upstreams = config.entrances.iter().flat_map(|entrance| &entrance.rules.upstreams);
+    let credentials: Vec<PathBuf> =
+        upstreams.filter_map(|group| group.settings.credentials_file.clone()).collect();
     let gateway = bind(config.entrances, &config.workers)?;
     let io_error = DaemonError::io("making the poll of the proxy's main thread");
     let poll = Poll::new().map_err(io_error)?;
     let status = status_socket(config.status_socket, &poll)?;
-    let is_needed = || source.file.iter().any(|file| reload::is_forbidden(file));
+    let files = source.file.iter().chain(&credentials);
+    let is_needed = || files.clone().any(|file| reload::is_forbidden(file));
     let reserve =
         privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
     let mut signals =
@@ -80,6 +84,7 @@ pub(super) struct Bound {
 
 /// Opens the sockets of a gateway, as long as the rights for that are there.
 fn bind(entrances: Vec<Entrance>, workers: &WorkersConfig) -> Result<Bound, DaemonError> {
+    load_credentials(&entrances)?;
     let placement = Placement::choose(workers);
     let listeners = Listeners::bind(entrances, placement.workers())?;
     Ok(Bound { listeners, placement })
@@ -94,6 +99,14 @@ impl Bound {
     ) -> Result<Gateway, DaemonError> {
         Ok(Gateway::start(self.listeners, &self.placement.cpus, access, mourn)?)
     }
+}
+
+/// Reads the credentials for upstream proxies, as long as the rights for that are there.
+pub(super) fn load_credentials(entrances: &[Entrance]) -> Result<(), DaemonError> {
+    for group in entrances.iter().flat_map(|entrance| &entrance.rules.upstreams) {
+        group.load_credentials()?;
+    }
+    Ok(())
 }
 
 /// What a gateway is, in a few words.
@@ -268,7 +281,7 @@ impl MainThread {
         let load = |source: &Source| Ok(source.load_proxy()?);
         let (config, ()) = self
             .configuration
-            .read_again(load, |_| Ok(()))
+            .read_again(load, |config| load_credentials(&config.entrances))
             .inspect_err(|error| log::error!("configuration not applied: {error}"))?;
         apply(&self.gateway, &config.entrances);
         log::info!("configuration read again");

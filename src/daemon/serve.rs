@@ -15,7 +15,7 @@ use crate::control::runtime::{
 use crate::daemon::desk::Desk;
 use crate::daemon::logins::Logins;
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
-use crate::daemon::proxy::Beside;
+use crate::daemon::proxy::{Beside, load_credentials};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
 use crate::daemon::resolve::find_leftovers;
@@ -271,7 +271,10 @@ impl ControlHooks for ServerHooks {
     }
 
     fn reload(&mut self) -> Result<Reload, String> {
-        let load_peers = |config: &ServeConfig| peer_setups(&config.peers, &self.own_key);
+        let load_peers = |config: &ServeConfig| {
+            load_credentials(&config.proxies)?;
+            peer_setups(&config.peers, &self.own_key)
+        };
         let (config, peers) =
             self.configuration.read_again(|source| Ok(source.load_serve()?), load_peers)?;
         self.names = peer_names(&config.peers);

@@ -133,7 +133,31 @@ pub const PROXY_LIMIT_RETRY: Duration = Duration::from_millis(20);
 /// The most connections in a second that the configuration may bound a user to.
 pub const PROXY_RATE_BOUND: u64 = 1_000_000;
 
+/// Upstream proxies of a group.
+pub const PROXY_UPSTREAM_SERVERS_MAX: usize = 64;
+/// Servers of a group that are asked for the same connection, one after the other.
+pub const PROXY_UPSTREAM_TRIES_MAX: u32 = 3;
+/// Failures in a row after which a server is left out for a while.
+pub const PROXY_UPSTREAM_FAILURES_MAX: u32 = 3;
+/// For how long it is left out first; each further failure doubles that.
+pub const PROXY_UPSTREAM_OUT_FIRST: Duration = Duration::from_secs(5);
+/// For how long it is left out at most.
+pub const PROXY_UPSTREAM_OUT_MAX: Duration = Duration::from_secs(300);
+/// Bytes of an upstream proxy's answer that has no end yet.
+pub const PROXY_UPSTREAM_ANSWER_LEN_MAX: usize = 16 * 1024;
+/// Bytes of the file with the credentials for an upstream proxy.
+pub const PROXY_CREDENTIALS_LEN_MAX: usize = 1024;
+/// How often it is looked whether servers are to be tried.
+pub const PROXY_CHECK_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long such a try may take.
+pub const PROXY_CHECK_WITHIN: Duration = Duration::from_secs(5);
+/// Servers that are tried at the same time.
+pub const PROXY_CHECKS_AT_ONCE: usize = 16;
+
 const _: () = {
+    assert!(PROXY_UPSTREAM_SERVERS_MAX <= u64::BITS as usize, "a bit for each that was tried");
+    assert!(PROXY_UPSTREAM_ANSWER_LEN_MAX < PROXY_BUFFER_LEN / 2, "its rest goes to the relay");
+    assert!(PROXY_CREDENTIALS_LEN_MAX > 255 + 1 + 255, "user and password (RFC 1929)");
     assert!(PROXY_REQUEST_LEN_MAX <= PROXY_BUFFER_LEN, "what is pipelined fits one buffer");
     assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);
     assert!(PROXY_PIPE_LEN >= PROXY_BUFFER_LEN, "a pipe moves no less than a buffer at a time");

@@ -285,8 +285,12 @@ fn reply_of(failure: Failure) -> Reply {
         | Failure::Ruled
         | Failure::UserFull
         | Failure::UserTooFast
+        | Failure::Blocked
+        | Failure::UpstreamDenied
         | Failure::Forbidden => Reply::NotAllowed,
-        Failure::NoPort | Failure::Exhausted | Failure::Other => Reply::GeneralFailure,
+        Failure::NoPort | Failure::Exhausted | Failure::Upstream | Failure::Other => {
+            Reply::GeneralFailure
+        }
         Failure::Refused => Reply::ConnectionRefused,
         Failure::TimedOut => Reply::TtlExpired,
         Failure::HostUnreachable | Failure::NameNotFound | Failure::NameUnavailable => {
@@ -299,13 +303,18 @@ fn reply_of(failure: Failure) -> Reply {
 /// What a client of HTTP hears of a failure (RFC 9110 section 15).
 pub(super) fn status_of(failure: Failure) -> Status {
     match failure {
-        Failure::Denied(_) | Failure::Ruled | Failure::Forbidden => Status::Forbidden,
+        Failure::Denied(_)
+        | Failure::Ruled
+        | Failure::Blocked
+        | Failure::UpstreamDenied
+        | Failure::Forbidden => Status::Forbidden,
         Failure::UserFull | Failure::UserTooFast => Status::TooManyRequests,
         Failure::NoPort => Status::BadRequest,
         Failure::Refused
         | Failure::HostUnreachable
         | Failure::NetworkUnreachable
         | Failure::NameNotFound
+        | Failure::Upstream
         | Failure::Other => Status::BadGateway,
         Failure::TimedOut => Status::GatewayTimeout,
         Failure::NameUnavailable | Failure::Exhausted => Status::ServiceUnavailable,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::crowd::Crowd;
 use super::dial::names::Names;
 use super::dial::own::OwnAddresses;
 use super::settings::{Entrance, EntranceTls, Rules};
+use super::upstream::{Group, check};
 use super::worker::{self, Order, Post, ProxyWorker, ProxyWorkerParts, WorkerHandle};
 
 /// Why there is no gateway.
@@ -112,12 +113,18 @@ fn certificates_of(tls: EntranceTls) -> Result<(FilesWatch, ServerTls), TlsSetup
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
     workers: Vec<RunningWorker>,
-    entrances: usize,
+    /// What goes for clients that come now, by entrance.
+    rules: CurrentRules,
     /// Held for as long as the keeper is to go about its work.
     _keeper: Sender<()>,
     /// What those have moved whom the workers served is told when these have ended.
     _watch: Option<Watch>,
+    /// Held for as long as upstream proxies are to be tried.
+    _checks: Sender<()>,
 }
+
+/// What goes for clients that come now, by entrance.
+type CurrentRules = Arc<Mutex<Vec<Arc<Rules>>>>;
 
 struct RunningWorker {
     handle: WorkerHandle,
@@ -144,7 +151,6 @@ impl Gateway {
         let access = access.map(Access::new).transpose()?;
         let watched = access.as_ref().map(|access| (access.clone(), access.notices()));
         let crowds: Vec<Crowd> = entrances.iter().map(|_| Crowd::default()).collect();
-        let count = entrances.len();
         let rules: Vec<Arc<Rules>> =
             entrances.into_iter().map(|entrance| Arc::new(entrance.rules)).collect();
         let (mut watches, mut tls) = (Vec::new(), Vec::new());
@@ -178,7 +184,10 @@ impl Gateway {
         let watch = |(access, notices)| Watch::start(access, notices, handles.clone());
         let watch = watched.map(watch).transpose()?;
         let keeper = keep(Keeper { own, watches, workers: handles })?;
-        Ok(Self { addresses, workers, entrances: count, _keeper: keeper, _watch: watch })
+        let rules: CurrentRules = Arc::new(Mutex::new(rules));
+        let checked = Arc::clone(&rules);
+        let checks = check::start(move || groups(&checked))?;
+        Ok(Self { addresses, workers, rules, _keeper: keeper, _checks: checks, _watch: watch })
     }
 
     /// Where it listens, with the ports that the kernel chose for port 0.
@@ -191,9 +200,11 @@ impl Gateway {
     /// if not.
     pub fn set_rules(&self, rules: Vec<Rules>) -> bool {
         let rules: Vec<Arc<Rules>> = rules.into_iter().map(Arc::new).collect();
-        if rules.len() != self.entrances {
+        let mut current = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if rules.len() != current.len() {
             return false;
         }
+        current.clone_from(&rules);
         for worker in &self.workers {
             worker.handle.give(Order::Rules(rules.clone()));
         }
@@ -218,6 +229,7 @@ impl Gateway {
         let sum = |counter: fn(&ProxyCounters) -> &Counter| {
             self.workers.iter().map(|worker| counter(&worker.counters).get()).sum::<u64>()
         };
+        let now = clock::now();
         let mut refused = BTreeMap::new();
         let mut failed = BTreeMap::new();
         let mut datagrams_dropped = BTreeMap::new();
@@ -256,6 +268,7 @@ impl Gateway {
             datagrams_dropped,
             refused,
             failed,
+            upstreams: groups(&self.rules).iter().flat_map(|it| it.status(now)).collect(),
         }
     }
 }
@@ -276,6 +289,12 @@ impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gateway").field("addresses", &self.addresses).finish_non_exhaustive()
     }
+}
+
+/// The groups of upstream proxies, each once.
+fn groups(rules: &CurrentRules) -> Vec<Arc<Group>> {
+    let rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
+    rules.iter().flat_map(|rules| rules.upstreams.iter().cloned()).collect()
 }
 
 /// What looks at the host now and then, apart from the workers.

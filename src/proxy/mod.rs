@@ -2,9 +2,9 @@
 //!
 //! A [`Gateway`] has workers, which share nothing on the way of a byte: each has listening sockets
 //! of its own, and keeps the clients that come there. A client says what it wants ([`front`]), the
-//! origin is reached ([`dial`]), and bytes pass ([`relay`]), or requests of HTTP one by one
-//! ([`forward`]); `worker` is the event loop around that, [`stream`] what it reads and writes,
-//! [`settings`] what it is told.
+//! origin is reached ([`dial`]) by the way that rules say ([`upstream`]), and bytes pass
+//! ([`relay`]), or requests of HTTP one by one ([`forward`]); `worker` is the event loop around
+//! that, [`stream`] what it reads and writes, [`settings`] what it is told.
 //!
 //! What the two ends of a connection say is read and written by machines without a socket or a
 //! clock: [`target`] is what every request asks for, [`detect`] tells the protocols apart,
@@ -28,6 +28,7 @@ pub mod settings;
 pub mod socks;
 pub mod stream;
 pub mod target;
+pub mod upstream;
 mod worker;
 
 pub use gateway::{Gateway, GatewayError, Listeners};

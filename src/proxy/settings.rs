@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +13,7 @@ use crate::login::tls::TlsFiles;
 use super::detect::Protocol;
 use super::dial::Guard;
 use super::http::Disclosure;
+use super::upstream::{Group, Routes};
 
 /// One way into the gateway: addresses, and the rules that go for those who come there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub struct Rules {
     pub guard: Guard,
     /// The ports at which clients of UDP associations send; the kernel chooses if `None`.
     pub udp_ports: Option<RangeInclusive<u16>>,
+    /// Which way their wishes go.
+    pub routes: Routes,
+    /// The upstream proxies that these ways may lead through, by number.
+    pub upstreams: Vec<Arc<Group>>,
     /// How long a client may take to ask for something.
     pub request_within: Duration,
     /// How long reaching an origin may take.
@@ -114,6 +120,8 @@ impl Default for Rules {
             proxy_protocol_from: Vec::new(),
             guard: Guard::default(),
             udp_ports: None,
+            routes: Routes::default(),
+            upstreams: Vec::new(),
             request_within: limits::PROXY_REQUEST_WITHIN,
             dial_within: limits::PROXY_DIAL_WITHIN,
             response_within: limits::PROXY_RESPONSE_WITHIN,

@@ -120,6 +120,28 @@ pub struct ProxyStatus {
     pub refused: BTreeMap<String, u64>,
     /// Origins that were not reached, by reason. Every reason is present.
     pub failed: BTreeMap<String, u64>,
+    /// The servers of each group of upstream proxies.
+    #[serde(default)]
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// How an upstream proxy fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// The group that it is in.
+    pub upstream: String,
+    /// Its address.
+    pub server: String,
+    /// Connections through it now.
+    pub connections: u64,
+    /// Times that it has done what it was asked.
+    pub reached: u64,
+    /// Times that it has failed.
+    pub failed: u64,
+    /// Those since it has last done what it was asked.
+    pub failed_in_a_row: u32,
+    /// Seconds for which it is left out yet, if it is.
+    pub out_for_s: Option<u64>,
 }
 
 /// Which offloads are in force.

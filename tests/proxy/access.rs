@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use corelane::accounts::credentials::password::HashCost;
@@ -11,6 +12,8 @@ use corelane::policy::{Defaults, SharedPolicies};
 use corelane::proxy::access::AccessOptions;
 use corelane::proxy::dial::Guard;
 use corelane::proxy::settings::{Auth, Entrance, Rules};
+use corelane::proxy::upstream::group::{Balance, Group, GroupSettings};
+use corelane::proxy::upstream::{Routes, Rule, Way};
 use corelane::proxy::{Gateway, Listeners};
 use corelane::sys::clock;
 use tempfile::TempDir;
@@ -190,7 +193,37 @@ fn disabling_a_user_closes_a_live_download_at_once_and_says_how_long_that_took()
 
 #[test]
 fn a_rule_denies_the_address_that_is_dialled_and_ends_what_it_denies_later() {
-    let house = House::new(|_| {});
+    assert_ruled(&House::new(|_| {}));
+}
+
+#[test]
+fn a_rule_denies_the_same_through_an_upstream_proxy() {
+    let upstream = crate::harness::Gateway::start(&[]);
+    let settings = GroupSettings {
+        name: "far".parse().unwrap(),
+        servers: vec![format!("socks5://{}", upstream.address).parse().unwrap()],
+        credentials_file: None,
+        balance: Balance::User,
+        check_every: None,
+        check: None,
+    };
+    let rule = Rule {
+        domains: Vec::new(),
+        networks: Vec::new(),
+        ports: Vec::new(),
+        users: vec!["ada".parse().unwrap()],
+        groups: Vec::new(),
+        way: Way::Upstream(0),
+    };
+    assert_ruled(&House::new(|rules| {
+        rules.upstreams = vec![Arc::new(Group::new(settings))];
+        rules.routes = Routes::new(&[rule]);
+    }));
+    assert_eq!(upstream.status().reached, 5, "all came through it");
+}
+
+/// Asserts that the rules of a user go for each connection and hold on.
+fn assert_ruled(house: &House) {
     let (open, shut) = (echo(), echo());
     let address = house.address.to_string();
     let reply = |name: &str, origin: SocketAddr| {

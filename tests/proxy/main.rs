@@ -15,6 +15,7 @@ mod oracle;
 mod pressure;
 mod refusals;
 mod relays;
+mod routes;
 mod secured;
 mod smuggling;
 mod splicing;

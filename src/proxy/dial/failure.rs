@@ -17,6 +17,10 @@ pub enum Failure {
     UserFull,
     /// The user opens connections faster than it may.
     UserTooFast,
+    /// A rule of the gateway blocks it.
+    Blocked,
+    /// An upstream proxy denies it.
+    UpstreamDenied,
     /// Port 0, which nobody listens at.
     NoPort,
     /// The host is there and takes no connections at the port.
@@ -35,17 +39,21 @@ pub enum Failure {
     NameUnavailable,
     /// This host has no descriptors, ports, memory, or threads left for it.
     Exhausted,
+    /// No upstream proxy does what it is asked.
+    Upstream,
     /// Anything else the kernel says.
     Other,
 }
 
 impl Failure {
     /// All of them, by the names under which they are counted, without the kind of a denial.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 17] = [
         "denied",
         "ruled",
         "user_full",
         "user_too_fast",
+        "blocked",
+        "upstream_denied",
         "no_port",
         "refused",
         "timed_out",
@@ -55,6 +63,7 @@ impl Failure {
         "name_not_found",
         "name_unavailable",
         "exhausted",
+        "upstream",
         "other",
     ];
 
@@ -65,16 +74,19 @@ impl Failure {
             Self::Ruled => 1,
             Self::UserFull => 2,
             Self::UserTooFast => 3,
-            Self::NoPort => 4,
-            Self::Refused => 5,
-            Self::TimedOut => 6,
-            Self::HostUnreachable => 7,
-            Self::NetworkUnreachable => 8,
-            Self::Forbidden => 9,
-            Self::NameNotFound => 10,
-            Self::NameUnavailable => 11,
-            Self::Exhausted => 12,
-            Self::Other => 13,
+            Self::Blocked => 4,
+            Self::UpstreamDenied => 5,
+            Self::NoPort => 6,
+            Self::Refused => 7,
+            Self::TimedOut => 8,
+            Self::HostUnreachable => 9,
+            Self::NetworkUnreachable => 10,
+            Self::Forbidden => 11,
+            Self::NameNotFound => 12,
+            Self::NameUnavailable => 13,
+            Self::Exhausted => 14,
+            Self::Upstream => 15,
+            Self::Other => 16,
         }
     }
 }
@@ -114,6 +126,8 @@ impl fmt::Display for Failure {
             Self::UserTooFast => {
                 f.write_str("this account opens connections faster than it may: slow down")
             }
+            Self::Blocked => f.write_str("a rule of this proxy blocks it"),
+            Self::UpstreamDenied => f.write_str("the upstream proxy denies it"),
             Self::NoPort => f.write_str("port 0 is none"),
             Self::Refused => f.write_str("the host refuses connections at that port"),
             Self::TimedOut => f.write_str("the host has not answered in time"),
@@ -123,6 +137,7 @@ impl fmt::Display for Failure {
             Self::NameNotFound => f.write_str("there is no host of that name"),
             Self::NameUnavailable => f.write_str("the name cannot be looked up now"),
             Self::Exhausted => f.write_str("the proxy has nothing left for another connection"),
+            Self::Upstream => f.write_str("no upstream proxy takes the connection now"),
             Self::Other => f.write_str("the host cannot be reached"),
         }
     }
@@ -139,6 +154,8 @@ mod tests {
             Failure::Ruled,
             Failure::UserFull,
             Failure::UserTooFast,
+            Failure::Blocked,
+            Failure::UpstreamDenied,
             Failure::NoPort,
             Failure::Refused,
             Failure::TimedOut,
@@ -148,6 +165,7 @@ mod tests {
             Failure::NameNotFound,
             Failure::NameUnavailable,
             Failure::Exhausted,
+            Failure::Upstream,
             Failure::Other,
         ];
         assert!(all.is_sorted());

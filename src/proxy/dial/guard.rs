@@ -149,7 +149,7 @@ impl Guard {
 }
 
 /// The address that a packet to `address` may end up at: the IPv4 address inside, if there is one.
-fn innermost(address: IpAddr) -> IpAddr {
+pub(in crate::proxy) fn innermost(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     match embedded(v6) {
         Some(v4) => IpAddr::V4(v4),

@@ -31,6 +31,8 @@ use crate::proxy::front::Front;
 use crate::proxy::relay::Relay;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::{End, Moved};
+use crate::proxy::target::Target;
+use crate::proxy::upstream::group::Lease;
 
 use associating::Associating;
 use binding::Binding;
@@ -39,6 +41,7 @@ use super::Context;
 use super::slab::ConnectionId;
 use admission::Visitor;
 use forwarding::Purpose;
+use joining::Via;
 
 mod admission;
 mod announcing;
@@ -47,6 +50,7 @@ mod associating;
 mod binding;
 mod dialling;
 mod forwarding;
+mod joining;
 mod parting;
 mod relaying;
 
@@ -121,6 +125,10 @@ struct Dialling {
     pipelined: Vec<u8>,
     output: Vec<u8>,
     dial: Dial,
+    /// What is asked for, until it is known which way that goes.
+    undecided: Option<Target>,
+    /// The upstream proxies through which it is reached, if it is.
+    via: Option<Via>,
     /// By the number of their sockets, less one.
     attempts: [Option<End>; PROXY_ATTEMPTS_MAX],
     /// When to look whether another attempt is due.
@@ -136,6 +144,11 @@ struct Relaying {
     socket: usize,
     relay: Relay,
     until: Instant,
+    /// What the rules of the user are asked about instead of the origin's socket, where that leads
+    /// to an upstream proxy.
+    judged: Option<SocketAddr>,
+    /// Its place at the upstream proxy that it goes through.
+    _lease: Option<Lease>,
 }
 
 /// A request and its answer pass.
@@ -211,6 +224,9 @@ impl Connection {
         let Some(origin) = socket.checked_sub(1) else { return self.client.notice(event) };
         match &mut self.phase {
             Phase::Dialling(dialling) => {
+                if dialling.via.as_mut().is_some_and(|via| via.notice(socket, event)) {
+                    return;
+                }
                 if let Some(Some(attempt)) = dialling.attempts.get_mut(origin) {
                     attempt.notice(event);
                 }
@@ -274,9 +290,7 @@ impl Connection {
         let phase = match &self.phase {
             Phase::Announcing(announcing) => Some(announcing.until),
             Phase::Asking(asking) => Some(asking.until),
-            Phase::Dialling(dialling) => {
-                Some(dialling.next.map_or(dialling.until, |next| next.min(dialling.until)))
-            }
+            Phase::Dialling(dialling) => dialling.due(),
             Phase::Binding(binding) => Some(binding.until),
             Phase::Relaying(relaying) => {
                 let resumes = relaying.relay.resumes_at();
@@ -305,6 +319,9 @@ impl Connection {
                 cx.counters.refuse(Refusal::TooSlow);
                 asking.front.give_up(&mut asking.output);
                 self.begin_parting(cx);
+            }
+            Phase::Dialling(dialling) if dialling.is_server_late(now) && !is_over => {
+                self.give_up_on_server(cx);
             }
             Phase::Dialling(dialling) if now >= dialling.until || is_over => {
                 self.fail(Failure::TimedOut, cx);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::accounts::model::{Id, SessionEnd};
+use crate::accounts::names::Name;
 use crate::accounts::service::{PassProof, refusal_of};
 use crate::packet::Upper;
 use crate::proxy::access::{MemberSeat, Outcome, Permit, TooMany};
@@ -35,10 +36,16 @@ impl Visitor {
         self.permit.as_ref().is_none_or(|permit| permit.may_reach(address, Upper::Tcp))
     }
 
-    /// Whether it may go on being connected to that origin.
-    pub(super) fn may_keep(&self, origin: &End) -> bool {
+    /// Who it is.
+    pub(super) fn user(&self) -> Option<&Name> {
+        self.permit.as_ref().map(|permit| &permit.member().name)
+    }
+
+    /// Whether it may go on being connected to that origin, which is `judged` if its socket leads
+    /// to an upstream proxy.
+    pub(super) fn may_keep(&self, origin: &End, judged: Option<SocketAddr>) -> bool {
         let Some(permit) = &self.permit else { return true };
-        let address = origin.stream.tcp().peer_addr();
+        let address = judged.map_or_else(|| origin.stream.tcp().peer_addr(), Ok);
         address.is_ok_and(|address| permit.may_reach(address, Upper::Tcp))
     }
 
@@ -126,7 +133,9 @@ impl Connection {
     pub(in super::super) fn review(&mut self, cx: &mut Context) {
         let has_ended = self.visitor.permit.as_ref().is_some_and(|permit| permit.has_ended());
         match &mut self.phase {
-            Phase::Relaying(relaying) if self.visitor.may_keep(&relaying.origin) => {
+            Phase::Relaying(relaying)
+                if self.visitor.may_keep(&relaying.origin, relaying.judged) =>
+            {
                 self.visitor.limit(&mut relaying.relay);
             }
             Phase::Relaying(_) => {

@@ -1,5 +1,8 @@
 //! Hears what a client wants.
 
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
 use zeroize::Zeroize as _;
 
 use crate::limits::PROXY_ATTEMPTS_MAX;
@@ -8,10 +11,12 @@ use crate::proxy::dial::{Answer, Dial, Failure};
 use crate::proxy::front::{Front, Heard, Wish};
 use crate::proxy::settings::Auth;
 use crate::proxy::stream::Moved;
-use crate::proxy::target::{Host, Target};
+use crate::proxy::target::{DomainName, Host, Target};
+use crate::proxy::upstream::{Question, Way};
 
 use super::super::{Context, Order};
 use super::forwarding::Purpose;
+use super::joining::{Via, anywhere};
 use super::{Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
 
 impl Connection {
@@ -112,7 +117,13 @@ impl Connection {
 
     /// Begins to reach an origin. What the client says of itself counts for a relay alone.
     pub(super) fn begin_dialling(&mut self, target: &Target, purpose: Purpose, cx: &mut Context) {
-        let dial = match Dial::begin(target, &self.rules.guard, &cx.own.current()) {
+        let way = self.decide(target, None);
+        let own = cx.own.current();
+        let begun = match way {
+            Some(Way::Block) => Err(Failure::Blocked),
+            _ => Dial::begin(target, &self.rules.guard, &own),
+        };
+        let dial = match begun {
             Ok(dial) => dial,
             Err(failure) => {
                 return match purpose {
@@ -132,25 +143,98 @@ impl Connection {
             pipelined,
             output,
             dial,
+            undecided: way.is_none().then(|| target.clone()),
+            via: None,
             attempts: [const { None }; PROXY_ATTEMPTS_MAX],
             next: None,
             until: cx.now + self.rules.dial_within,
         }));
-        if needs_addresses && let Host::Name(name) = &target.host {
-            let (id, handle) = (self.id, cx.handle.clone());
-            let answer = cx.names.ask(cx.now, name, move |answer| {
-                handle.give(Order::Resolved(id, answer));
-            });
-            if let Some(answer) = answer {
-                self.resolve(&answer, cx);
-            }
+        if let Some(Way::Upstream(number)) = way {
+            self.begin_joining(number, target.clone(), None, cx);
+        } else if needs_addresses && let Host::Name(name) = &target.host {
+            self.look_up(name, cx);
         }
+    }
+
+    /// Looks a name up, and goes on with [`Connection::resolve`].
+    pub(super) fn look_up(&mut self, name: &DomainName, cx: &mut Context) {
+        let (id, handle) = (self.id, cx.handle.clone());
+        let answer = cx.names.ask(cx.now, name, move |answer| {
+            handle.give(Order::Resolved(id, answer));
+        });
+        if let Some(answer) = answer {
+            self.resolve(&answer, cx);
+        }
+    }
+
+    /// The target is reached through a group of upstream proxies.
+    fn begin_joining(
+        &mut self,
+        number: usize,
+        target: Target,
+        addresses: Option<&[IpAddr]>,
+        cx: &mut Context,
+    ) {
+        // The rules of users are about addresses: what is asked for is the one that was judged.
+        let target = match (&target.host, addresses) {
+            (Host::Name(name), None) if self.visitor.is_known() => {
+                let Phase::Dialling(dialling) = &mut self.phase else { return };
+                dialling.undecided = Some(target.clone());
+                return self.look_up(name, cx);
+            }
+            (Host::Name(_), Some(addresses)) if self.visitor.is_known() => {
+                let judge = |ip: &IpAddr| self.rules.guard.judge(*ip, &cx.own.current());
+                if let Some(kind) = addresses.iter().find_map(|ip| judge(ip).err()) {
+                    return self.fail(Failure::Denied(kind), cx);
+                }
+                let to = addresses.iter().map(|ip| SocketAddr::new(*ip, target.port));
+                match to.clone().find(|address| self.visitor.may_reach(*address)) {
+                    Some(address) => Target::from_address(address),
+                    None => return self.fail(Failure::Ruled, cx),
+                }
+            }
+            _ => target,
+        };
+        if target.address().is_some_and(|address| !self.visitor.may_reach(address)) {
+            return self.fail(Failure::Ruled, cx);
+        }
+        let Phase::Dialling(dialling) = &mut self.phase else { return };
+        let Some(group) = self.rules.upstreams.get(number) else {
+            return self.fail(Failure::Upstream, cx);
+        };
+        let key = group.key(self.from.ip(), self.visitor.user());
+        dialling.via = Some(Via::new(Arc::clone(group), target, key, dialling.until));
+        self.try_next_server(Failure::Upstream, cx);
+    }
+
+    /// The way to `target`, whose name has `addresses` if it was looked up; `None` if it has to be.
+    pub(super) fn decide(&self, target: &Target, addresses: Option<&[IpAddr]>) -> Option<Way> {
+        let question = Question { target, addresses, user: self.visitor.user(), groups: &[] };
+        self.rules.routes.decide(&question)
     }
 
     /// The name that the client has asked for was looked up.
     pub(in super::super) fn resolve(&mut self, answer: &Answer, cx: &mut Context) {
         if let Phase::Binding(_) = &self.phase {
             return self.open_port(answer, cx);
+        }
+        let Phase::Dialling(dialling) = &mut self.phase else { return };
+        if dialling.via.is_some() {
+            // Its address was configured, so nobody has to be kept from it.
+            if let Err(failure) = dialling.dial.resolve(answer, &anywhere(), &[]) {
+                self.lose_server(failure, cx);
+            }
+            return;
+        }
+        let undecided = dialling.undecided.take();
+        if let (Some(target), Ok(addresses)) = (undecided, answer) {
+            match self.decide(&target, Some(addresses)) {
+                Some(Way::Block) => return self.fail(Failure::Blocked, cx),
+                Some(Way::Upstream(number)) => {
+                    return self.begin_joining(number, target, Some(addresses), cx);
+                }
+                Some(Way::Direct) | None => {}
+            }
         }
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let resolved = dialling.dial.resolve(answer, &self.rules.guard, &cx.own.current());

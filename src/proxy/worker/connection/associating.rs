@@ -20,7 +20,8 @@ use crate::proxy::dial::{Answer, Failure};
 use crate::proxy::settings::Rules;
 use crate::proxy::socks::association::Association;
 use crate::proxy::stream::{End, Moved};
-use crate::proxy::target::{DomainName, Host};
+use crate::proxy::target::{DomainName, Host, Target};
+use crate::proxy::upstream::{Question, Way};
 use crate::sys::udp::{RecvBatch, SendTarget, UdpError, UdpOptions, UdpSocket};
 
 use super::super::datagrams::{Datagrams, Sent};
@@ -243,13 +244,18 @@ fn has_ended(client: &mut End) -> bool {
 }
 
 /// To which of the addresses of a host a datagram is sent: the first of a family that there is, if
-/// all of them are allowed.
+/// all of them are allowed. One that a rule sends through an upstream proxy is not sent past it.
 fn choose(
+    target: &Target,
     addresses: &[IpAddr],
     outside: &Port,
     rules: &Rules,
     own: &[IpAddr],
 ) -> Result<IpAddr, DatagramDrop> {
+    let question = Question { target, addresses: Some(addresses), user: None, groups: &[] };
+    if rules.routes.decide(&question) != Some(Way::Direct) {
+        return Err(DatagramDrop::Denied);
+    }
     for address in addresses {
         rules.guard.judge(*address, own).map_err(|_| DatagramDrop::Denied)?;
     }
@@ -282,7 +288,7 @@ impl Associating {
                 }
             };
             let chosen = match &target.host {
-                Host::Address(ip) => choose(&[*ip], &self.outside, rules, &own),
+                Host::Address(ip) => choose(&target, &[*ip], &self.outside, rules, &own),
                 Host::Name(name) => {
                     let (handle, asked) = (cx.handle.clone(), name.clone());
                     let waits = self.waiting.has(name);
@@ -292,7 +298,9 @@ impl Associating {
                         })
                     };
                     match if waits { None } else { ask() } {
-                        Some(Ok(addresses)) => choose(&addresses, &self.outside, rules, &own),
+                        Some(Ok(addresses)) => {
+                            choose(&target, &addresses, &self.outside, rules, &own)
+                        }
                         Some(Err(_)) => Err(DatagramDrop::NameUnknown),
                         None if self.waiting.push(name, target.port, payload) => continue,
                         None => Err(DatagramDrop::NamesWaiting),
@@ -340,7 +348,10 @@ impl Associating {
         let own = cx.own.current();
         for (port, payload) in self.waiting.take(name) {
             let chosen = match answer {
-                Ok(addresses) => choose(addresses, &self.outside, rules, &own),
+                Ok(addresses) => {
+                    let target = Target { host: Host::Name(name.clone()), port };
+                    choose(&target, addresses, &self.outside, rules, &own)
+                }
                 Err(_) => Err(DatagramDrop::NameUnknown),
             };
             match chosen {

@@ -15,6 +15,7 @@ use crate::proxy::relay::Relay;
 use crate::proxy::socks::bind::ExpectedPeer;
 use crate::proxy::stream::{End, Stream};
 use crate::proxy::target::{Host, Target};
+use crate::proxy::upstream::Way;
 use crate::sys::names::LookupError;
 
 use super::super::{Context, Order};
@@ -117,6 +118,10 @@ impl Connection {
         cx: &Context,
     ) -> Result<(SocketAddr, TcpListener, ExpectedPeer), Failure> {
         let Phase::Binding(binding) = &self.phase else { return Err(Failure::Other) };
+        // The port is one of this host: nobody comes to it through an upstream proxy.
+        if self.decide(&binding.target, Some(addresses)) != Some(Way::Direct) {
+            return Err(Failure::Blocked);
+        }
         let own = cx.own.current();
         for address in addresses {
             self.rules.guard.judge(*address, &own).map_err(Failure::Denied)?;
@@ -176,6 +181,13 @@ impl Connection {
         let relay = Relay::new(&binding.pipelined, &binding.output, &mut cx.buffers);
         let origin = End::new(Stream::Tcp(stream));
         let until = cx.now + self.rules.idle_max;
-        self.phase = Phase::Relaying(Box::new(Relaying { origin, socket: PEER, relay, until }));
+        self.phase = Phase::Relaying(Box::new(Relaying {
+            origin,
+            socket: PEER,
+            relay,
+            until,
+            judged: None,
+            _lease: None,
+        }));
     }
 }

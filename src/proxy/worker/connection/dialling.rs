@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use mio::Interest;
 
@@ -12,6 +13,7 @@ use crate::proxy::stream::{End, Stream};
 use super::super::Context;
 use super::super::slab::ConnectionId;
 use super::forwarding::Purpose;
+use super::joining::Via;
 use super::{Connection, Dialling, Phase, Relaying, Step, Turn, bound};
 
 impl Connection {
@@ -21,10 +23,15 @@ impl Connection {
         if self.client.is_hung_up() {
             return Step::Turn(Turn::Over);
         }
+        if let Some(step) = self.talk(cx) {
+            return step;
+        }
         let Phase::Dialling(dialling) = &mut self.phase else { return Step::Next };
         if let Some((origin, socket)) = dialling.winner() {
-            if self.visitor.may_keep(&origin) {
-                self.begin_passing(origin, socket, cx);
+            if dialling.via.is_some() {
+                self.begin_talk(origin, socket, cx);
+            } else if self.visitor.may_keep(&origin, None) {
+                self.begin_passing(origin, socket, &[], cx);
             } else {
                 dialling.dial.fail(Failure::Ruled);
             }
@@ -33,7 +40,8 @@ impl Connection {
         loop {
             match dialling.dial.poll(cx.now) {
                 DialStep::Connect(address) => {
-                    if !self.visitor.may_reach(address) {
+                    // The server is not what the client has asked for.
+                    if dialling.via.is_none() && !self.visitor.may_reach(address) {
                         dialling.dial.fail(Failure::Ruled);
                     } else if let Err(error) = dialling.attempt(self.id, address, cx) {
                         dialling.dial.fail(Failure::from(&error));
@@ -44,30 +52,68 @@ impl Connection {
                     return Step::Turn(Turn::Wait);
                 }
                 DialStep::Failed(failure) => {
-                    self.fail(failure, cx);
+                    match dialling.via {
+                        Some(_) => self.lose_server(failure, cx),
+                        None => self.fail(failure, cx),
+                    }
                     return Step::Next;
                 }
             }
         }
     }
 
-    fn begin_passing(&mut self, origin: End, socket: usize, cx: &mut Context) {
+    /// The origin is reached, and has said `ahead` already.
+    pub(super) fn begin_passing(
+        &mut self,
+        origin: End,
+        socket: usize,
+        ahead: &[u8],
+        cx: &mut Context,
+    ) {
         let Phase::Dialling(mut dialling) = std::mem::replace(&mut self.phase, Phase::Over) else {
             return;
         };
         cx.counters.reached.add(1);
         if let Purpose::Forward(passing) = dialling.purpose {
+            // Nobody answers a request that was not sent.
+            if !ahead.is_empty() {
+                return self.fail_request(&passing, Failure::Upstream, cx);
+            }
             return self.pass_over(passing, origin, socket, cx);
         }
         dialling.front.accept(|| bound(&origin), &mut dialling.output);
+        dialling.output.extend_from_slice(ahead);
+        cx.counters.down_bytes.add(ahead.len() as u64);
+        let lease = dialling.take_lease();
+        let judged = dialling.via.as_ref().and_then(Via::judged);
         let mut relay = Relay::new(&dialling.pipelined, &dialling.output, &mut cx.buffers);
         self.visitor.limit(&mut relay);
         let until = cx.now + self.rules.idle_max;
-        self.phase = Phase::Relaying(Box::new(Relaying { origin, socket, relay, until }));
+        self.phase = Phase::Relaying(Box::new(Relaying {
+            origin,
+            socket,
+            relay,
+            until,
+            judged,
+            _lease: lease,
+        }));
     }
 }
 
 impl Dialling {
+    /// When something is to be done even if nothing happens.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let server = self.via.as_ref().filter(|_| !self.dial.needs_addresses());
+        [self.next, Some(self.until), server.map(Via::due)].into_iter().flatten().min()
+    }
+
+    /// Whether the upstream proxy that is being tried has had its time. A name has the whole time
+    /// to be looked up: its answer would be taken for that of the next one.
+    pub(super) fn is_server_late(&self, now: Instant) -> bool {
+        let via = self.via.as_ref().filter(|_| !self.dial.needs_addresses());
+        via.is_some_and(|via| now >= via.due())
+    }
+
     fn attempt(&mut self, id: ConnectionId, address: SocketAddr, cx: &Context) -> io::Result<()> {
         let mut places = self.attempts.iter_mut().zip(1..);
         // The dial begins no more attempts than there are places.

@@ -9,6 +9,8 @@ use crate::proxy::front::{Front, status_of};
 use crate::proxy::http::{Fate, HeadScanner, Status};
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::End;
+use crate::proxy::target::Target;
+use crate::proxy::upstream::Way;
 
 use super::super::Context;
 use super::{Asking, Connection, Forwarding, Parting, Phase, Relaying, Step, Turn};
@@ -32,10 +34,20 @@ impl Connection {
         }
         self.give_up_kept(cx);
         let token = self.id.token(KEPT_SOCKET);
-        match cx.pool.take(&key, &self.rules, &cx.registry, token) {
+        let kept = match self.is_shared(&key.1) {
+            true => cx.pool.take(&key, &self.rules, &cx.registry, token),
+            false => None,
+        };
+        match kept {
             Some(origin) => self.reuse(passing, origin, KEPT_SOCKET, cx),
             None => self.begin_dialling(&key.1, Purpose::Forward(Box::new(passing)), cx),
         }
+    }
+
+    /// Whether a connection to `target` may come from other clients, and go to them: not if it
+    /// depends on rules, which may be others for them, how it is reached.
+    fn is_shared(&self, target: &Target) -> bool {
+        self.decide(target, None) == Some(Way::Direct)
     }
 
     fn reuse(&mut self, mut passing: Passing, origin: Origin, socket: usize, cx: &mut Context) {
@@ -53,7 +65,8 @@ impl Connection {
         cx: &mut Context,
     ) {
         let key = (passing.errand.scheme, passing.errand.to.clone());
-        self.pass(passing, Origin { end, key, is_bound: false }, socket, cx);
+        let is_bound = !self.is_shared(&key.1);
+        self.pass(passing, Origin { end, key, is_bound }, socket, cx);
     }
 
     fn pass(&mut self, passing: Box<Passing>, mut origin: Origin, socket: usize, cx: &mut Context) {
@@ -110,7 +123,8 @@ impl Connection {
                 let relay = passing.switch(&mut cx.buffers);
                 let until = cx.now + self.rules.idle_max;
                 let origin = origin.end;
-                let relaying = Relaying { origin, socket, relay, until };
+                let relaying =
+                    Relaying { origin, socket, relay, until, judged: None, _lease: None };
                 self.phase = Phase::Relaying(Box::new(relaying));
                 return;
             }

@@ -1,0 +1,243 @@
+//! `[[proxy.rule]]` and `[[proxy.upstream]]`: which way the wishes of a proxy's clients go.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::accounts::names::Name;
+use crate::config::problems::{Origin, Problems};
+use crate::config::schema::{Entry, ProxyLasts, Reload, Section, Setting, section};
+use crate::config::types::Unacceptable;
+use crate::config::values::{ConfigValue, Reader, TextValue, quoted};
+use crate::limits::PROXY_UPSTREAM_SERVERS_MAX;
+use crate::proxy::target::Target;
+use crate::proxy::upstream::group::{Balance, Group, GroupSettings, ServerAddress};
+use crate::proxy::upstream::rules::{PortRange, Suffix};
+use crate::proxy::upstream::{Routes, Rule, Way};
+
+section! {
+    /// One `[[proxy.rule]]`
+    RuleSection = "proxy.rule" {
+        domains: Vec<Suffix> = Vec::new(), Live;
+        networks: Vec<IpNet> = Vec::new(), Live;
+        ports: Vec<PortRange> = Vec::new(), Live;
+        users: Vec<Name> = Vec::new(), Live;
+        to: Option<RuleWay> = None, Live;
+    }
+}
+
+section! {
+    /// One `[[proxy.upstream]]`
+    UpstreamSection = "proxy.upstream" {
+        name: Option<Name> = None, Live;
+        servers: Vec<ServerAddress> = Vec::new(), Live;
+        credentials_file: Option<PathBuf> = None, Live;
+        balance: Balance = Balance::default(), Live;
+        check: Option<Target> = None, Live;
+        check_every_s: ProxyLasts = ProxyLasts::clamped(0), Live;
+    }
+}
+
+/// One `[[proxy.upstream]]` and where it is.
+#[derive(Clone, Debug)]
+pub(crate) struct UpstreamTable {
+    pub(crate) place: Origin,
+    pub(crate) keys: UpstreamSection,
+}
+
+/// One `[[proxy.rule]]` and where it is.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleTable {
+    pub(crate) place: Origin,
+    pub(crate) keys: RuleSection,
+}
+
+/// Where a rule says that a wish goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RuleWay {
+    /// To the origin.
+    Direct,
+    /// Nowhere.
+    Block,
+    /// Through the group of upstream proxies of that name.
+    Upstream(Name),
+}
+
+impl FromStr for RuleWay {
+    type Err = Unacceptable;
+
+    fn from_str(text: &str) -> Result<Self, Unacceptable> {
+        match text {
+            "direct" => Ok(Self::Direct),
+            "block" => Ok(Self::Block),
+            name => name.parse().map(Self::Upstream).map_err(|_| Unacceptable("a way")),
+        }
+    }
+}
+
+impl fmt::Display for RuleWay {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Direct => "direct",
+            Self::Block => "block",
+            Self::Upstream(name) => name.as_str(),
+        })
+    }
+}
+
+impl TextValue for Balance {
+    const EXPECTED: &'static str = "\"round-robin\", \"least-connections\", \"source\" or \"user\"";
+
+    fn parse_text(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, balance)| balance)
+    }
+
+    fn to_text(&self) -> String {
+        let found = Self::ALL.into_iter().find(|(_, balance)| balance == self);
+        found.map_or("", |(name, _)| name).to_owned()
+    }
+}
+
+/// A port is a number in TOML, a range of them a text.
+impl ConfigValue for PortRange {
+    fn takes() -> String {
+        "a port such as 443, or a range such as \"8000-8999\"".to_owned()
+    }
+
+    fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        let read = match value.get_ref() {
+            DeValue::String(text) => text.parse().ok(),
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
+            _ => None,
+        };
+        if read.is_none() {
+            reader.refuse(value, &Self::takes());
+        }
+        read
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
+/// Tells `problems` of what is wrong with the rules of a proxy.
+pub(crate) fn check(rules: &[RuleTable], upstreams: &[UpstreamTable], problems: &mut Problems) {
+    check_upstreams(upstreams, problems);
+    let mut is_reached = true;
+    for RuleTable { place, keys } in rules {
+        if keys.to.value.is_none() && keys.to.origin == Origin::Default {
+            let help = "say `to = \"block\"`, `to = \"direct\"`, or the name of an upstream";
+            problems.error_with_help(place.clone(), "a rule has to say where to", help);
+        }
+        if let Some(RuleWay::Upstream(name)) = &keys.to.value
+            && number_of(name, upstreams).is_none()
+        {
+            let what = format!("there is no upstream `{}`", name.as_str());
+            let help = "write a `[[proxy.upstream]]` with this `name` below the same `[[proxy]]`; \
+                        or say \"direct\" or \"block\"";
+            problems.error_with_help(keys.to.origin.clone(), what, help);
+        }
+        if !is_reached {
+            let what = "this rule is never reached: one above it matches everything";
+            let help = "the first rule that matches decides; one without `domains`, `networks`, \
+                        `ports` and `users` matches everything, and comes last";
+            problems.error_with_help(place.clone(), what, help);
+        }
+        is_reached &= !matches_everything(keys);
+    }
+}
+
+fn check_upstreams(upstreams: &[UpstreamTable], problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for UpstreamTable { place, keys } in upstreams {
+        match &keys.name.value {
+            Some(name) if ["direct", "block"].contains(&name.as_str()) => {
+                let what = format!("`{}` has a meaning of its own in rules", name.as_str());
+                problems.error(keys.name.origin.clone(), what);
+            }
+            Some(name) if !seen.insert(name.as_str()) => {
+                let what = format!("there are two upstreams `{}`", name.as_str());
+                problems.error(keys.name.origin.clone(), what);
+            }
+            None if keys.name.origin == Origin::Default => {
+                let help = "such as `name = \"far\"`, for `to = \"far\"` in a rule";
+                problems.error_with_help(place.clone(), "an upstream has no name", help);
+            }
+            Some(_) | None => {}
+        }
+        let count = keys.servers.value.len();
+        if count == 0 && keys.servers.origin == Origin::Default {
+            let help = "such as `servers = [\"socks5://192.0.2.1:1080\"]`";
+            problems.error_with_help(place.clone(), "an upstream has no servers", help);
+        }
+        if count > PROXY_UPSTREAM_SERVERS_MAX {
+            let what = format!("an upstream has at most {PROXY_UPSTREAM_SERVERS_MAX} servers");
+            problems.error(keys.servers.origin.clone(), what);
+        }
+        if keys.check.value.is_some() && keys.check_every_s.value.as_u32() == 0 {
+            let help = "say how often by `check_every_s`";
+            problems.error_with_help(keys.check.origin.clone(), "this is never checked", help);
+        }
+    }
+}
+
+fn number_of(name: &Name, upstreams: &[UpstreamTable]) -> Option<usize> {
+    upstreams.iter().position(|upstream| upstream.keys.name.value.as_ref() == Some(name))
+}
+
+fn matches_everything(keys: &RuleSection) -> bool {
+    let RuleSection { domains, networks, ports, users, to: _ } = keys;
+    let lists = [
+        (domains.value.is_empty(), &domains.origin),
+        (networks.value.is_empty(), &networks.origin),
+        (ports.value.is_empty(), &ports.origin),
+        (users.value.is_empty(), &users.origin),
+    ];
+    lists.into_iter().all(|(is_empty, origin)| is_empty && *origin == Origin::Default)
+}
+
+/// The rules that the tables describe.
+pub(crate) fn routes(rules: &[RuleTable], upstreams: &[UpstreamTable]) -> Routes {
+    let rules: Vec<Rule> = rules.iter().filter_map(|table| rule(&table.keys, upstreams)).collect();
+    Routes::new(&rules)
+}
+
+/// The groups that the tables describe.
+pub(crate) fn groups(upstreams: &[UpstreamTable]) -> Vec<Arc<Group>> {
+    let group = |UpstreamTable { keys, .. }: &UpstreamTable| {
+        let every_s = keys.check_every_s.value.as_u32();
+        Some(Arc::new(Group::new(GroupSettings {
+            // A table without one has been complained of.
+            name: keys.name.value.clone()?,
+            servers: keys.servers.value.clone(),
+            credentials_file: keys.credentials_file.value.clone(),
+            balance: keys.balance.value,
+            check_every: (every_s > 0).then(|| Duration::from_secs(every_s.into())),
+            check: keys.check.value.clone(),
+        })))
+    };
+    upstreams.iter().filter_map(group).collect()
+}
+
+fn rule(keys: &RuleSection, upstreams: &[UpstreamTable]) -> Option<Rule> {
+    Some(Rule {
+        domains: keys.domains.value.clone(),
+        networks: keys.networks.value.clone(),
+        ports: keys.ports.value.clone(),
+        users: keys.users.value.clone(),
+        groups: Vec::new(),
+        way: match keys.to.value.as_ref()? {
+            RuleWay::Upstream(name) => Way::Upstream(number_of(name, upstreams)?),
+            RuleWay::Direct => Way::Direct,
+            RuleWay::Block => Way::Block,
+        },
+    })
+}
