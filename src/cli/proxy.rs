@@ -13,7 +13,7 @@ use crate::proxy::dial::guard::Allowed;
 
 #[derive(Args, Debug)]
 pub(crate) struct ProxyArgs {
-    /// Configuration file, of which `[[proxy]]`, [workers], [log] and [status] count
+    /// Configuration file, of which `[[proxy]]`, `[workers]`, `[log]` and `[status]` count
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address and port to listen on, such as 127.0.0.1:1080 (proxy.listen)

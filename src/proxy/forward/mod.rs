@@ -1,7 +1,7 @@
 //! Forwards requests of HTTP, one at a time for each client.
 //!
-//! An [`Errand`] is a request that is to be forwarded, a [`Passing`] moves it and its answer
-//! between two connections, each direction through a [`Flow`], and the [`Pool`] keeps connections
+//! An [`Errand`] is a request that is to be forwarded, a `Passing` moves it and its answer
+//! between two connections, each direction through a `Flow`, and the `Pool` keeps connections
 //! to origins for further requests.
 
 mod errand;
