@@ -10,6 +10,8 @@
 mod figures;
 #[path = "../runner/machine.rs"]
 mod machine;
+#[path = "../runner/people.rs"]
+mod people;
 #[path = "../runner/process.rs"]
 #[allow(dead_code, reason = "this measurement waits for the end of no program")]
 mod process;

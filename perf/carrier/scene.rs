@@ -1,9 +1,8 @@
 //! A server with accounts on one host, and on another a client that goes the way that it is told.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,6 +21,7 @@ use corelane::telemetry::status::{StatusAnswer, StatusReport, StatusRequest};
 use tempfile::TempDir;
 
 use super::Failure;
+use super::people;
 use super::process::Process;
 
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(addresses::SERVER_V4), 20443);
@@ -64,21 +64,9 @@ impl Scene {
         let pki = PkiDirectory::create(&file("pki"), "perf", now, &mut rng)?;
         let here = [ServerAddress::Address(SERVER.ip())];
         pki.issue_server(&here, Validity::days(now, 30), &mut rng)?;
-        write_secret(&file("server.key"), &PrivateKey::generate(&mut rng).to_base64())?;
-        write_secret(&file("password"), PASSWORD)?;
-        let server = format!(
-            "[server]\nlisten = [\"{SERVER}\"]\nprivate_key_file = {:?}\n\
-             [tun]\naddresses = [\"{INNER}/16\"]\n\
-             [login]\nlisten = [\"{SERVER}\"]\ncertificate_file = {:?}\nkey_file = {:?}\n\
-             [accounts]\nserver_name = \"vpn\"\n\
-             database = {:?}\nspool_file = {:?}\nsocket = {:?}\n",
-            file("server.key"),
-            pki.server_certificate(),
-            pki.server_key(),
-            file("accounts.db"),
-            file("spool"),
-            file("accounts.sock"),
-        );
+        people::write_secret(&file("server.key"), &PrivateKey::generate(&mut rng).to_base64())?;
+        people::write_secret(&file("password"), PASSWORD)?;
+        let server = people::server_config(SERVER, INNER, &pki, file);
         fs::write(file("server.toml"), server)?;
         for way in [Way::Udp, Way::Tls] {
             let client = format!(
@@ -148,11 +136,6 @@ impl Scene {
             Ok(report.receiver.bits_per_second)
         })
     }
-}
-
-fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
-    fs::write(path, secret)?;
-    Ok(fs::set_permissions(path, Permissions::from_mode(0o600))?)
 }
 
 fn add_user(database: &Path, spool: &Path) -> Result<(), Failure> {

@@ -14,6 +14,8 @@ mod guest;
 mod load;
 #[path = "../runner/machine.rs"]
 mod machine;
+#[path = "../runner/people.rs"]
+mod people;
 mod scene;
 
 use std::collections::BTreeMap;

@@ -1,8 +1,7 @@
 //! A real server with accounts, and a client that is online, on hosts of a laboratory.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -25,6 +24,7 @@ use super::Failure;
 use super::crowd::{self, PASSWORD};
 use super::guest::{self, Proof, SOURCES};
 use super::load;
+use super::people;
 
 const PORT: u16 = 20443;
 const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(addresses::SERVER_V4), PORT);
@@ -87,22 +87,13 @@ impl Scene {
         let tls = ClientTls::new(&Trust::Pin(pki.pin()?), None)?;
         let scene =
             Self { lab, program: program()?, tls, people, next: AtomicUsize::new(0), directory };
-        scene.write_secret("server.key", &PrivateKey::generate(&mut rng).to_base64())?;
-        scene.write_secret("password", PASSWORD)?;
+        people::write_secret(
+            &scene.file("server.key"),
+            &PrivateKey::generate(&mut rng).to_base64(),
+        )?;
+        people::write_secret(&scene.file("password"), PASSWORD)?;
         let file = |name: &str| scene.file(name).display().to_string();
-        let server = format!(
-            "[server]\nlisten = [\"{SERVER}\"]\nprivate_key_file = {:?}\n\
-             [tun]\naddresses = [\"{INNER}/16\"]\n\
-             [login]\nlisten = [\"{SERVER}\"]\ncertificate_file = {:?}\nkey_file = {:?}\n\
-             [accounts]\nserver_name = \"vpn\"\n\
-             database = {:?}\nspool_file = {:?}\nsocket = {:?}\n",
-            file("server.key"),
-            pki.server_certificate(),
-            pki.server_key(),
-            file("accounts.db"),
-            file("spool"),
-            file("accounts.sock"),
-        );
+        let server = people::server_config(SERVER, INNER, &pki, |name| scene.file(name));
         fs::write(scene.file("server.toml"), server)?;
         // The last of the people is the one who is online; guests are the others.
         let client = format!(
@@ -128,11 +119,6 @@ impl Scene {
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
-    }
-
-    fn write_secret(&self, name: &str, secret: &str) -> Result<(), Failure> {
-        fs::write(self.file(name), secret)?;
-        Ok(fs::set_permissions(self.file(name), Permissions::from_mode(0o600))?)
     }
 
     fn spawn(&self, host: &Host, words: &[&str], config: &str) -> Result<Daemon, Failure> {

@@ -241,15 +241,7 @@ pub(crate) fn connections(
         }
         Ok(())
     };
-    thread::scope(|scope| {
-        let comers: Vec<_> = (0..COMERS).map(|_| scope.spawn(come)).collect();
-        let span = look(lasts, cpu, || done.load(Ordering::Relaxed));
-        over.store(true, Ordering::Relaxed);
-        for comer in comers {
-            comer.join().map_err(|_| "a client panicked")??;
-        }
-        span
-    })
+    keep_coming(come, &done, &over, lasts, cpu)
 }
 
 /// Pages that are fetched by HTTP, one after the other by each of the comers, over connections that
@@ -285,8 +277,20 @@ pub(crate) fn requests(
         }
         Ok(())
     };
+    keep_coming(come, &done, &over, lasts, cpu)
+}
+
+/// Has all comers `come` until `over` is set, and looks for as long as it lasts at how often one is
+/// `done`.
+fn keep_coming(
+    come: impl Fn() -> io::Result<()> + Sync,
+    done: &AtomicU64,
+    over: &AtomicBool,
+    lasts: Duration,
+    cpu: CpuClock<'_>,
+) -> Result<Span, Failure> {
     thread::scope(|scope| {
-        let comers: Vec<_> = (0..COMERS).map(|_| scope.spawn(come)).collect();
+        let comers: Vec<_> = (0..COMERS).map(|_| scope.spawn(&come)).collect();
         let span = look(lasts, cpu, || done.load(Ordering::Relaxed));
         over.store(true, Ordering::Relaxed);
         for comer in comers {

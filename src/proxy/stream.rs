@@ -10,7 +10,6 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use crate::login::tls::ClientCertificate;
 use crate::sys::pipe::Pipe;
 
 pub use tls::TlsStream;
@@ -104,14 +103,6 @@ impl Stream {
         match self {
             Self::Tcp(_) => false,
             Self::Tls(stream) => stream.has_unsent(),
-        }
-    }
-
-    /// The certificate that the far end has shown and proved to be its own.
-    pub fn certificate(&self) -> Option<ClientCertificate> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Tls(stream) => stream.certificate(),
         }
     }
 

@@ -13,7 +13,7 @@ use mio::net::TcpStream;
 use rustls::{Connection, ServerConnection};
 
 use crate::limits::{PROXY_BUFFER_LEN, TLS_RECORD_LEN_MAX};
-use crate::login::tls::{ClientCertificate, ServerTls};
+use crate::login::tls::ServerTls;
 
 /// A TLS connection, of either side, and the TCP connection that carries it.
 pub struct TlsStream {
@@ -57,11 +57,6 @@ impl TlsStream {
     /// Whether the handshake is still going on.
     pub fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
-    }
-
-    /// The certificate that the far end has shown and proved to be its own.
-    pub fn certificate(&self) -> Option<ClientCertificate> {
-        ClientCertificate::read(self.tls.peer_certificates()?.first()?)
     }
 
     /// Whether only the kernel can tell of more to read.

@@ -30,13 +30,13 @@ fn mend_udp(world: &mut World) {
     world.filter = Box::new(|_, _| false);
 }
 
-fn use_carrier(world: &mut World, relay: Option<SocketAddr>) {
+pub(super) fn use_carrier(world: &mut World, relay: Option<SocketAddr>) {
     let now = world.clocks(Who::Client);
     world.client.engine.use_carrier(now, relay);
     world.pump();
 }
 
-fn told(world: &World, wanted: impl Fn(&EngineEvent) -> bool) -> usize {
+pub(super) fn told(world: &World, wanted: impl Fn(&EngineEvent) -> bool) -> usize {
     world.client.events.iter().filter(|(_, event)| wanted(event)).count()
 }
 
@@ -44,7 +44,7 @@ fn silences(world: &World) -> usize {
     told(world, |event| matches!(event, EngineEvent::UdpSilent { .. }))
 }
 
-fn returns(world: &World) -> usize {
+pub(super) fn returns(world: &World) -> usize {
     told(world, |event| matches!(event, EngineEvent::UdpRestored { .. }))
 }
 

@@ -1,5 +1,6 @@
 //! A client whose UDP loses much goes on by a carrier, if that does better, and comes back.
 
+use super::carrier::{returns, told, use_carrier};
 use super::connecting::current_session;
 use super::*;
 use crate::limits::{LOSS_LINGER, LOSSY_AGAIN_FIRST, UDP_HOLD_LOSSY, UDP_TRIAL_MAX};
@@ -17,22 +18,8 @@ fn watched(server_workers: u8, client_workers: u8) -> World {
     world
 }
 
-fn use_carrier(world: &mut World, relay: Option<SocketAddr>) {
-    let now = world.clocks(Who::Client);
-    world.client.engine.use_carrier(now, relay);
-    world.pump();
-}
-
-fn told(world: &World, wanted: impl Fn(&EngineEvent) -> bool) -> usize {
-    world.client.events.iter().filter(|(_, event)| wanted(event)).count()
-}
-
 fn losses(world: &World) -> usize {
     told(world, |event| matches!(event, EngineEvent::UdpLossy { .. }))
-}
-
-fn returns(world: &World) -> usize {
-    told(world, |event| matches!(event, EngineEvent::UdpRestored { .. }))
 }
 
 /// Runs on, with a carrier whenever one is wanted. How often that was.
