@@ -87,15 +87,23 @@ impl House {
 
     /// Connected by SOCKS5 as ada.
     fn reach(&self, origin: SocketAddr) -> TcpStream {
+        let (stream, reply) = self.ask(1, origin);
+        assert_eq!(reply, 0);
+        stream
+    }
+
+    /// Asks by SOCKS5 as ada for a command (RFC 1928 section 4). The reply comes, too.
+    fn ask(&self, command: u8, origin: SocketAddr) -> (TcpStream, u8) {
         let mut stream = connect(self.address);
         let SocketAddr::V4(origin) = origin else { panic!("{origin}") };
-        let mut said = b"\x05\x01\x02\x01\x03ada\x0bright horse\x05\x01\x00\x01".to_vec();
+        let mut said = b"\x05\x01\x02\x01\x03ada\x0bright horse".to_vec();
+        said.extend_from_slice(&[5, command, 0, 1]);
         said.extend_from_slice(&origin.ip().octets());
         said.extend_from_slice(&origin.port().to_be_bytes());
         stream.write_all(&said).unwrap();
         let answer = read_exactly(&mut stream, 14);
-        assert_eq!(answer[..6], [5, 2, 1, 0, 5, 0], "{answer:?}");
-        stream
+        assert_eq!(answer[..5], [5, 2, 1, 0, 5], "{answer:?}");
+        (stream, answer[5])
     }
 
     /// Bytes that ada has moved by the database: to origins, and back.
@@ -143,6 +151,23 @@ fn curl_gets_in_with_right_credentials_and_with_no_others() {
     let status = house.gateway.status();
     // One who is asked first, by `--proxy-anyauth`, is among the former.
     assert_eq!((status.refused["no_login"], status.refused["login_refused"]), (4, 4), "{status:?}");
+}
+
+#[test]
+fn what_the_rules_of_users_do_not_reach_is_refused_to_those_who_are_let_in() {
+    let house = House::new(|_| {});
+    let origin = http("the page");
+    for command in [2, 3] {
+        assert_eq!(house.ask(command, origin).1, 2, "BIND is 2, UDP ASSOCIATE is 3");
+    }
+    let (proxy, url) = (house.address.to_string(), format!("http://{origin}/"));
+    let shown = ["--proxy", &proxy, "--proxy-user", "ada:right horse"];
+    let (_, text) = curl(&[&shown[..], &["--include", &url]].concat());
+    assert!(text.starts_with("HTTP/1.1 501 ") && !text.contains("the page"), "{text}");
+    // The same origin by what is served.
+    let (code, text) = curl(&[&shown[..], &["--proxytunnel", &url]].concat());
+    assert_eq!((code, text.as_str()), (Some(0), "the page"));
+    assert_eq!(house.ask(1, origin).1, 0);
 }
 
 #[test]
