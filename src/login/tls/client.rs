@@ -17,7 +17,8 @@ use rustls::{
 };
 
 use super::{
-    ALPN, Identity, TlsSetupError, VERSIONS, authorities, certificates, fingerprint, provider,
+    ALPN, Identity, PROXY_ALPN, TlsSetupError, VERSIONS, authorities, certificates, fingerprint,
+    provider,
 };
 
 /// SHA-256 of a CA's certificate: enough to know the CA by.
@@ -85,11 +86,27 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// A client that trusts so, and shows `identity` to a server that asks.
+    /// A client of the control channel that trusts so, and shows `identity` to a server that asks.
     ///
     /// # Errors
     /// The files of either are not what they should be.
     pub fn new(trust: &Trust, identity: Option<Identity>) -> Result<Self, TlsSetupError> {
+        Self::speaking(ALPN, trust, identity)
+    }
+
+    /// The same of a proxy.
+    ///
+    /// # Errors
+    /// The files of either are not what they should be.
+    pub fn for_proxy(trust: &Trust, identity: Option<Identity>) -> Result<Self, TlsSetupError> {
+        Self::speaking(PROXY_ALPN, trust, identity)
+    }
+
+    fn speaking(
+        alpn: &[u8],
+        trust: &Trust,
+        identity: Option<Identity>,
+    ) -> Result<Self, TlsSetupError> {
         let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(VERSIONS)
@@ -108,7 +125,7 @@ impl ClientTls {
                 .map_err(|error| TlsSetupError::unusable(&path, error))?,
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Self { config: Arc::new(config) })
     }

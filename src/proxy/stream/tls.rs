@@ -10,10 +10,11 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::{Connection, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::limits::{PROXY_BUFFER_LEN, TLS_RECORD_LEN_MAX};
-use crate::login::tls::ServerTls;
+use crate::login::tls::{ClientTls, ServerTls};
 
 /// A TLS connection, of either side, and the TCP connection that carries it.
 pub struct TlsStream {
@@ -37,6 +38,20 @@ impl TlsStream {
     /// rustls finds fault with the configuration.
     pub fn server(tcp: TcpStream, tls: &ServerTls) -> io::Result<Box<Self>> {
         let connection = ServerConnection::new(Arc::clone(&tls.config));
+        connection.map(|connection| Self::new(tcp, connection.into())).map_err(io::Error::other)
+    }
+
+    /// A client's side over `tcp`, to a server that has to show that it is `server`. The handshake
+    /// begins when there is room to write, and is made by reading.
+    ///
+    /// # Errors
+    /// rustls finds fault with the configuration.
+    pub fn client(
+        tcp: TcpStream,
+        tls: &ClientTls,
+        server: ServerName<'static>,
+    ) -> io::Result<Box<Self>> {
+        let connection = ClientConnection::new(Arc::clone(&tls.config), server);
         connection.map(|connection| Self::new(tcp, connection.into())).map_err(io::Error::other)
     }
 
