@@ -64,17 +64,18 @@ pub enum Wish {
 
 impl Front {
     /// Reads what the client has said. Returns how much of it has been dealt with as well: the
-    /// rest, its first data among it, is to come again. `client` is its address; one that
-    /// `is_known` has said who it is.
+    /// rest, its first data among it, is to come again. `client` is its address, and `is_known_by`
+    /// says whether it is known by the very thing that it shows: each request of HTTP shows
+    /// something, and behind another proxy requests of several people come on one connection.
     pub fn advance(
         &mut self,
         input: &[u8],
         client: IpAddr,
         rules: &Rules,
-        is_known: bool,
+        is_known_by: &dyn Fn(&PassProof) -> bool,
         out: &mut Vec<u8>,
     ) -> (usize, Heard) {
-        let needs_login = rules.auth == Auth::Required && !is_known;
+        let needs_login = rules.auth == Auth::Required;
         if let Self::Silent = self {
             let Some(first) = input.first() else { return (0, Heard::Part) };
             *self = match Protocol::of(*first).filter(|protocol| rules.has(*protocol)) {
@@ -104,7 +105,7 @@ impl Front {
                     (0, Heard::Refused(refusal))
                 }
             },
-            Self::Http(scanner) => hear_http(scanner, input, client, rules, needs_login, out),
+            Self::Http(scanner) => hear_http(scanner, input, client, rules, is_known_by, out),
         }
     }
 
@@ -184,28 +185,32 @@ fn hear_socks(step: Step, out: &mut Vec<u8>) -> (usize, Heard) {
     }
 }
 
-/// Asks who the client is; nothing of its request is used then.
+/// Asks who the client is, unless it is known by what this request shows: then nothing of it is
+/// used.
 fn hear_credentials(
     head: &RequestHead<'_, '_>,
-    scanner: &mut HeadScanner,
+    is_known_by: &dyn Fn(&PassProof) -> bool,
     out: &mut Vec<u8>,
-) -> Heard {
+) -> Option<Heard> {
     let text = match Credentials::of_proxy_request(head.fields) {
         Ok(Some(credentials)) => {
-            *scanner = HeadScanner::default();
-            return Heard::Wish(Wish::Login(match credentials {
+            let proof = match credentials {
                 Credentials::Basic { user, password } => {
                     let password = Secret::new(password.to_string());
                     PassProof::Password { user, password }
                 }
                 Credentials::Bearer(token) => PassProof::Token(Secret::new(token.to_string())),
-            }));
+            };
+            return (!is_known_by(&proof)).then_some(Heard::Wish(Wish::Login(proof)));
         }
+        // Whoever was known before may not be the one who asks now.
         Ok(None) => "this proxy serves those alone who say who they are".to_owned(),
         Err(error) => error.to_string(),
     };
-    Page::closing(Status::ProxyAuthenticationRequired, &text).write(out);
-    Heard::Refused(Refusal::NoLogin)
+    let to_head = head.method == Method::Head;
+    let status = Status::ProxyAuthenticationRequired;
+    Page { to_head, ..Page::closing(status, &text) }.write(out);
+    Some(Heard::Refused(Refusal::NoLogin))
 }
 
 fn hear_http(
@@ -213,7 +218,7 @@ fn hear_http(
     input: &[u8],
     client: IpAddr,
     rules: &Rules,
-    needs_login: bool,
+    is_known_by: &dyn Fn(&PassProof) -> bool,
     out: &mut Vec<u8>,
 ) -> (usize, Heard) {
     let head = match scanner.scan(input) {
@@ -227,22 +232,23 @@ fn hear_http(
     let used = head.end;
     let behind = input.get(used..).unwrap_or_default();
     let mut slots = Slots::new();
-    let heard = match RequestHead::parse(input.get(head).unwrap_or_default(), &mut slots) {
+    let head = match RequestHead::parse(input.get(head).unwrap_or_default(), &mut slots) {
         Err(error) => {
             Page::closing(error.request_status(), &error.to_string()).write(out);
-            Heard::Refused(Refusal::Malformed)
+            return (used, Heard::Refused(Refusal::Malformed));
         }
-        Ok(head) if needs_login => return (0, hear_credentials(&head, scanner, out)),
-        Ok(RequestHead { target: RequestTarget::Authority(target), .. }) => {
-            Heard::Wish(Wish::Connect(target))
-        }
-        // Connections that are kept to origins know nothing of users.
-        Ok(_) if rules.auth == Auth::Required => {
-            let text = "those who say who they are get tunnels here: use CONNECT";
-            Page::closing(Status::NotImplemented, text).write(out);
-            Heard::Refused(Refusal::NotServed)
-        }
-        Ok(head) => hear_errand(&head, client, rules, behind, out),
+        Ok(head) => head,
+    };
+    if rules.auth == Auth::Required
+        && let Some(heard) = hear_credentials(&head, is_known_by, out)
+    {
+        // Once it is known, the same request is heard again.
+        *scanner = HeadScanner::default();
+        return (0, heard);
+    }
+    let heard = match head.target {
+        RequestTarget::Authority(target) => Heard::Wish(Wish::Connect(target)),
+        _ => hear_errand(&head, client, rules, behind, out),
     };
     (used, heard)
 }

@@ -58,7 +58,7 @@ fn a_protocol_that_is_not_spoken_is_refused() {
 
 /// Runs a Python script through the gateway; what it printed. The distribution's Python is the one
 /// that has its packages.
-fn python(script: &str, arguments: &[&str]) -> String {
+pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     let output =
         Command::new("/usr/bin/python3").args(["-c", script]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -52,6 +52,10 @@ pub struct AccessOptions {
 /// What became of showing who one is.
 pub type Outcome = Result<Arc<Permit>, Refusal>;
 
+/// What somebody has shown, and from where, in a form that tells nobody what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown(Key);
+
 /// Where people show who they are. Cheap to clone.
 #[derive(Clone)]
 pub struct Access {
@@ -99,6 +103,11 @@ impl Access {
     /// What becomes of passes from now on.
     pub(super) fn notices(&self) -> Receiver<Notice> {
         self.accounts.subscribe()
+    }
+
+    /// What was shown from there, to be compared with what was shown before.
+    pub fn seal(&self, from: IpAddr, proof: &PassProof) -> Shown {
+        Shown(self.shared.key_of(from, proof))
     }
 
     /// Says who somebody is, if that is known; otherwise `answer` is called with it later, from

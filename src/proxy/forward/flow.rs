@@ -114,18 +114,16 @@ impl Flow {
         self.start += std::mem::take(&mut self.skip);
     }
 
-    /// Writes what may go. Returns how much has gone.
+    /// Writes what may go.
     ///
     /// # Errors
     /// The reader's connection is broken.
-    pub(super) fn write(&mut self, reader: &mut End, buffers: &mut Buffers) -> io::Result<usize> {
-        let mut gone = 0;
+    pub(super) fn write(&mut self, reader: &mut End, buffers: &mut Buffers) -> io::Result<()> {
         while self.is_pending() {
             let is_own = self.own_sent < self.own.len();
             let Some(bytes) = self.pending().find(|bytes| !bytes.is_empty()) else { break };
             match reader.write(bytes)? {
                 Moved::Bytes(len) => {
-                    gone += len;
                     self.bytes += len as u64;
                     if is_own { self.own_sent += len } else { self.advance(len) }
                 }
@@ -134,7 +132,7 @@ impl Flow {
             }
         }
         self.give_back(buffers);
-        Ok(gone)
+        Ok(())
     }
 
     /// What was written here has gone, and its room may be used again.
@@ -150,11 +148,16 @@ impl Flow {
         self.own_sent = 0;
     }
 
-    /// Reads once, behind what is there.
+    /// Reads once, at most so many bytes, behind what is there.
     ///
     /// # Errors
     /// The writer's connection is broken.
-    pub(super) fn read(&mut self, writer: &mut End, buffers: &mut Buffers) -> io::Result<Moved> {
+    pub(super) fn read(
+        &mut self,
+        writer: &mut End,
+        most: usize,
+        buffers: &mut Buffers,
+    ) -> io::Result<Moved> {
         if !writer.is_readable() {
             return Ok(Moved::Blocked);
         }
@@ -163,7 +166,8 @@ impl Flow {
             buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let room = buffer.get_mut(self.end..).unwrap_or_default();
+        let end = buffer.len().min(self.end.saturating_add(most));
+        let room = buffer.get_mut(self.end..end).unwrap_or_default();
         // The bounds of heads and trailers leave room; a full buffer would look like an end.
         let read = match room.is_empty() {
             true => Err(io::ErrorKind::OutOfMemory.into()),

@@ -1,10 +1,13 @@
 //! Moves a request to its origin, and the answer back.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::limits::PROXY_RELAY_TURN_LEN;
+use crate::policy::bucket::Bucket;
 use crate::proxy::http::{Fate, HttpError, Page, Status};
-use crate::proxy::relay::{Buffers, Relay};
+use crate::proxy::relay::{Buffers, Limit, Relay};
 use crate::proxy::stream::{End, Moved};
 
 use super::{Errand, Flow};
@@ -19,6 +22,11 @@ pub(in crate::proxy) struct Passing {
     room: Vec<u8>,
     /// The origin takes no more of the request; it may have said something before.
     is_up_lost: bool,
+    /// What limits the client's user. What was written is what is charged, heads included.
+    up_limit: Limit,
+    down_limit: Limit,
+    /// When it goes on, if a limit has made the last turn end.
+    resumes_at: Option<Instant>,
 }
 
 /// How a turn ended.
@@ -68,7 +76,33 @@ impl Passing {
         let mut up = Flow::new(std::mem::take(&mut errand.head));
         up.feed(&input, buffers);
         input.clear();
-        Self { errand, up, down: Flow::new(room), room: input, is_up_lost: false }
+        Self {
+            errand,
+            up,
+            down: Flow::new(room),
+            room: input,
+            is_up_lost: false,
+            up_limit: Limit::default(),
+            down_limit: Limit::default(),
+            resumes_at: None,
+        }
+    }
+
+    /// What limits each direction from here on, if anything does.
+    pub(in crate::proxy) fn set_limits(
+        &mut self,
+        up: Option<Arc<Bucket>>,
+        down: Option<Arc<Bucket>>,
+    ) {
+        // What has been read is charged when it is written.
+        self.up_limit.set(up, 0);
+        self.down_limit.set(down, 0);
+        self.resumes_at = None;
+    }
+
+    /// When it goes on, if it is a limit that makes it wait.
+    pub(in crate::proxy) fn resumes_at(&self) -> Option<Instant> {
+        self.resumes_at
     }
 
     /// Moves what can be moved, within bounds. Returns how it goes on.
@@ -77,15 +111,17 @@ impl Passing {
     /// It does not.
     pub(in crate::proxy) fn turn(
         &mut self,
+        now: Instant,
         client: &mut End,
         origin: &mut End,
         buffers: &mut Buffers,
     ) -> Result<Pace, Mishap> {
         let before = self.moved();
+        self.resumes_at = None;
         loop {
             let helping = self.moved();
-            let more = self.pump_up(client, origin, buffers)?;
-            let more = self.pump_down(client, origin, buffers)? || more;
+            let more = self.pump_up(now, client, origin, buffers)?;
+            let more = self.pump_down(now, client, origin, buffers)? || more;
             if !self.down.is_pending() {
                 match self.errand.exchange.fate() {
                     Fate::Running => {}
@@ -118,14 +154,19 @@ impl Passing {
     /// Moves a helping of the request. Returns whether there may be more.
     fn pump_up(
         &mut self,
+        now: Instant,
         client: &mut End,
         origin: &mut End,
         buffers: &mut Buffers,
     ) -> Result<bool, Mishap> {
         let exchange = &mut self.errand.exchange;
-        if self.is_up_lost {
+        if self.is_up_lost || (exchange.is_sent() && !self.up.is_pending()) {
             return Ok(false);
         }
+        let Some(room) = self.up_limit.room(now) else {
+            self.resumes_at = earliest(self.resumes_at, &self.up_limit);
+            return Ok(false);
+        };
         let mut has_read = false;
         while !self.up.is_clearing() && !exchange.is_sent() {
             let run = exchange.from_client(self.up.unread()).map_err(Mishap::Request)?;
@@ -137,17 +178,20 @@ impl Passing {
             if has_read || self.up.is_pending() {
                 break;
             }
-            match self.up.read(client, buffers) {
+            match self.up.read(client, room, buffers) {
                 Ok(Moved::Bytes(_)) => has_read = true,
                 Ok(Moved::Blocked) => break,
                 Ok(Moved::End) | Err(_) => return Err(Mishap::ClientGone),
             }
         }
-        match self.up.write(origin, buffers) {
+        let before = self.up.bytes();
+        let written = self.up.write(origin, buffers);
+        charge(&mut self.up_limit, now, self.up.bytes() - before);
+        match written {
             // Whether it is gone altogether is found out by reading.
             Err(_) => self.is_up_lost = true,
-            Ok(_) if self.up.is_pending() => return Ok(origin.is_writable()),
-            Ok(_) => {}
+            Ok(()) if self.up.is_pending() => return Ok(origin.is_writable()),
+            Ok(()) => {}
         }
         Ok(has_read || (!exchange.is_sent() && client.is_readable()))
     }
@@ -155,11 +199,20 @@ impl Passing {
     /// Moves a helping of the answer. Returns whether there may be more.
     fn pump_down(
         &mut self,
+        now: Instant,
         client: &mut End,
         origin: &mut End,
         buffers: &mut Buffers,
     ) -> Result<bool, Mishap> {
         let exchange = &mut self.errand.exchange;
+        let is_awaiting = self.down.unread().is_empty() && !origin.is_readable();
+        if !self.down.is_pending() && (is_awaiting || exchange.fate() != Fate::Running) {
+            return Ok(false);
+        }
+        let Some(room) = self.down_limit.room(now) else {
+            self.resumes_at = earliest(self.resumes_at, &self.down_limit);
+            return Ok(false);
+        };
         let mut has_read = false;
         while !self.down.is_clearing() && exchange.fate() == Fate::Running {
             let (unread, own) = self.down.unread_and_own();
@@ -173,7 +226,7 @@ impl Passing {
             if has_read || self.down.is_pending() {
                 break;
             }
-            match self.down.read(origin, buffers) {
+            match self.down.read(origin, room, buffers) {
                 Ok(Moved::Bytes(_)) => has_read = true,
                 Ok(Moved::Blocked) => break,
                 Ok(Moved::End) => {
@@ -183,7 +236,10 @@ impl Passing {
                 Err(error) => return Err(Mishap::OriginGone(error)),
             }
         }
-        self.down.write(client, buffers).map_err(|_| Mishap::ClientGone)?;
+        let before = self.down.bytes();
+        let written = self.down.write(client, buffers);
+        charge(&mut self.down_limit, now, self.down.bytes() - before);
+        written.map_err(|_| Mishap::ClientGone)?;
         if self.down.is_pending() {
             return Ok(client.is_writable());
         }
@@ -236,6 +292,16 @@ impl Passing {
         let mut answer = self.down.pending().collect::<Vec<_>>().concat();
         self.up.end(&mut pipelined, buffers);
         self.down.end(&mut answer, buffers);
-        Relay::new(&pipelined, &answer, buffers)
+        Relay::of_words(&pipelined, &answer, buffers)
     }
+}
+
+fn charge(limit: &mut Limit, now: Instant, written: u64) {
+    if written > 0 {
+        limit.charge(now, usize::try_from(written).unwrap_or(usize::MAX));
+    }
+}
+
+fn earliest(resumes_at: Option<Instant>, limit: &Limit) -> Option<Instant> {
+    [resumes_at, limit.resumes_at()].into_iter().flatten().min()
 }

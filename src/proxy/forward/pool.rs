@@ -1,6 +1,7 @@
 //! Connections to origins that are kept for further requests.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use crate::proxy::http::Scheme;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::End;
 use crate::proxy::target::Target;
+use crate::proxy::upstream::group::Lease;
 
 /// A connection to an origin that is between two exchanges.
 #[derive(Debug)]
@@ -19,12 +21,19 @@ pub(in crate::proxy) struct Origin {
     pub(in crate::proxy) end: End,
     /// Whom it leads to, and how.
     pub(in crate::proxy) key: (Scheme, Target),
-    /// Whether it is the client's own, because it may be authenticated as such.
+    /// Whether it is the client's own, because it may be authenticated as such, or because others
+    /// might have to go another way.
     pub(in crate::proxy) is_bound: bool,
+    /// What the rules of users are asked about, as far as it is known: the address to which it
+    /// leads, perhaps by way of an upstream proxy.
+    pub(in crate::proxy) address: Option<SocketAddr>,
+    /// Its place at the upstream proxy that it goes through.
+    pub(in crate::proxy) lease: Option<Lease>,
 }
 
 /// Connections that nobody uses. One is used again only for the very target that it was dialled
-/// for, and only under the very rules by which its address was judged.
+/// for, only under the very rules by which its address was judged, and only by those whose own
+/// rules let them reach that address now.
 ///
 /// The kernel tells of each under a token of its own: one that has something to say, its end
 /// mostly, is dropped.
@@ -99,12 +108,13 @@ impl Pool {
         self.sweep_at.get_or_insert(now + PROXY_KEPT_SWEEP_EVERY);
     }
 
-    /// A connection to an origin that may be used under `rules` and is, as far as the kernel knows,
-    /// still open; from here on the kernel tells of it under `token`.
+    /// A connection to an origin that may be used under `rules` by one who `may_use` it and is, as
+    /// far as the kernel knows, still open; from here on the kernel tells of it under `token`.
     pub(in crate::proxy) fn take(
         &mut self,
         key: &(Scheme, Target),
         rules: &Arc<Rules>,
+        may_use: impl Fn(&Origin) -> bool,
         registry: &Registry,
         token: Token,
     ) -> Option<Origin> {
@@ -112,7 +122,7 @@ impl Pool {
             let places = self.by_origin.get(key)?;
             let is_fit = |place: &&usize| {
                 let idle = self.places.get(**place).and_then(Option::as_ref);
-                idle.is_some_and(|idle| Arc::ptr_eq(&idle.rules, rules))
+                idle.is_some_and(|idle| Arc::ptr_eq(&idle.rules, rules) && may_use(&idle.origin))
             };
             let place = places.iter().rev().find(is_fit).copied()?;
             let mut origin = self.remove(place)?;

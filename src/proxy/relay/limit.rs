@@ -1,5 +1,5 @@
-//! What limits one direction of a relay: bits per second, which it may share with other relays of
-//! its user and with the tunnel.
+//! What limits one direction of a relay or an exchange: bits per second, which it may share with
+//! others of its user and with the tunnel.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::policy::bucket::{Bucket, Charge};
 /// A bucket, and how it stands with it. Bytes are charged when they are taken in, and pass at once:
 /// what has to wait is taking in more, until the queue of the bucket is short.
 #[derive(Debug, Default)]
-pub(super) struct Limit {
+pub(in crate::proxy) struct Limit {
     bucket: Option<Arc<Bucket>>,
     /// Bytes that passed and could not be charged yet.
     owed: usize,
@@ -21,7 +21,7 @@ pub(super) struct Limit {
 
 impl Limit {
     /// From here on this limits it. Of what is `pending` nothing was charged if nothing did before.
-    pub(super) fn set(&mut self, bucket: Option<Arc<Bucket>>, pending: usize) {
+    pub(in crate::proxy) fn set(&mut self, bucket: Option<Arc<Bucket>>, pending: usize) {
         self.owed = match (&self.bucket, &bucket) {
             (_, None) => 0,
             (Some(_), Some(_)) => self.owed,
@@ -31,12 +31,12 @@ impl Limit {
     }
 
     /// When more may be taken in, while it has to wait.
-    pub(super) fn resumes_at(&self) -> Option<Instant> {
+    pub(in crate::proxy) fn resumes_at(&self) -> Option<Instant> {
         self.resumes_at
     }
 
     /// How much may be taken in; `None` if that has to wait.
-    pub(super) fn room(&mut self, now: Instant) -> Option<usize> {
+    pub(in crate::proxy) fn room(&mut self, now: Instant) -> Option<usize> {
         let Some(bucket) = &self.bucket else { return Some(usize::MAX) };
         let charge = bucket.charge(now, self.owed, true);
         if charge != Charge::Refused {
@@ -62,7 +62,7 @@ impl Limit {
     }
 
     /// So much was taken in.
-    pub(super) fn charge(&mut self, now: Instant, len: usize) {
+    pub(in crate::proxy) fn charge(&mut self, now: Instant, len: usize) {
         if let Some(bucket) = &self.bucket
             && bucket.charge(now, len, true) == Charge::Refused
         {

@@ -30,7 +30,7 @@ use super::stream::{End, Moved};
 
 use buffers::Load;
 pub use buffers::{Buffers, Chunk};
-use limit::Limit;
+pub(super) use limit::Limit;
 pub use pipes::Pipes;
 
 /// A relay between a client and an origin.
@@ -92,6 +92,13 @@ impl Relay {
             relay.down.waiting = Some(Load::Chunk(Chunk::copy_of(reply, buffers)));
             relay.down.own = reply.len();
         }
+        relay
+    }
+
+    /// One that begins with bytes of both sides, which were read already.
+    pub(super) fn of_words(up: &[u8], down: &[u8], buffers: &mut Buffers) -> Self {
+        let mut relay = Self::new(up, down, buffers);
+        relay.down.own = 0;
         relay
     }
 

@@ -159,6 +159,20 @@ impl Routes {
         }
         Some(Way::Direct)
     }
+
+    /// Whether it makes no difference to the way to a target who asks.
+    pub fn is_same_for_all(&self, target: &Target) -> bool {
+        let question = Question { target, addresses: None, user: None, groups: &[] };
+        for rule in &self.0 {
+            match rule.judge_destination(&question) {
+                Match::No => {}
+                Match::Yes | Match::Unclear if rule.is_for_some() => return false,
+                Match::Yes => return true,
+                Match::Unclear => {}
+            }
+        }
+        true
+    }
 }
 
 impl Compiled {
@@ -177,9 +191,14 @@ impl Compiled {
     }
 
     fn judge(&self, question: &Question<'_>) -> Match {
+        if self.is_for(question) { self.judge_destination(question) } else { Match::No }
+    }
+
+    /// The same, whoever asks.
+    fn judge_destination(&self, question: &Question<'_>) -> Match {
         let port = question.target.port;
         let is_port = self.ports.is_empty() || self.ports.iter().any(|range| range.contains(port));
-        if !is_port || !self.is_for(question) {
+        if !is_port {
             return Match::No;
         }
         if self.domains.is_empty() && self.networks.is_empty() {
@@ -197,8 +216,13 @@ impl Compiled {
         if matched { Match::Yes } else { Match::No }
     }
 
+    /// Whether it is for some alone.
+    fn is_for_some(&self) -> bool {
+        !(self.users.is_empty() && self.groups.is_empty())
+    }
+
     fn is_for(&self, question: &Question<'_>) -> bool {
-        if self.users.is_empty() && self.groups.is_empty() {
+        if !self.is_for_some() {
             return true;
         }
         question.user.is_some_and(|user| self.users.contains(user))
@@ -309,6 +333,25 @@ mod tests {
         ] {
             let rules = [rule(text, Way::Block)];
             assert_eq!(decide(&rules, target, None, None, &[]), expected, "{text} for {target}");
+        }
+    }
+
+    #[test]
+    fn a_way_is_the_same_for_all_unless_a_rule_for_some_is_about_it() {
+        for (texts, target, expected) in [
+            (&[][..], "example.org:80", true),
+            (&["domain=example.org", "user=ada"], "example.org:80", true),
+            (&["domain=example.org", "user=ada"], "example.com:80", false),
+            (&["user=ada port=443"], "example.com:80", true),
+            (&["user=ada port=443"], "example.com:443", false),
+            (&["group=staff domain=example.org"], "www.example.org:80", false),
+            (&["group=staff net=192.0.2.0/24"], "192.0.3.1:80", true),
+            (&["group=staff net=192.0.2.0/24"], "example.org:80", false),
+            (&["net=192.0.2.0/24", "user=ada"], "example.org:80", false),
+        ] {
+            let rules: Vec<Rule> = texts.iter().map(|text| rule(text, Way::Direct)).collect();
+            let is_same = Routes::new(&rules).is_same_for_all(&target.parse().unwrap());
+            assert_eq!(is_same, expected, "{texts:?} for {target}");
         }
     }
 

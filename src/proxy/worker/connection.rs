@@ -23,6 +23,7 @@ use std::time::Instant;
 use mio::event::Event;
 
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_REQUEST_LEN_MAX};
+use crate::proxy::access::Shown;
 use crate::proxy::counters::Refusal;
 use crate::proxy::crowd::Seat;
 use crate::proxy::dial::{Dial, Failure};
@@ -112,8 +113,8 @@ struct Asking {
     until: Instant,
     /// Whether it has had an answer before.
     again: bool,
-    /// Whether it has shown who it is, and that is being decided.
-    login_pending: bool,
+    /// What it has shown, while that is being decided.
+    login_pending: Option<Shown>,
 }
 
 /// The origin is being reached.
@@ -296,7 +297,10 @@ impl Connection {
                 let resumes = relaying.relay.resumes_at();
                 Some(resumes.map_or(relaying.until, |resumes| resumes.min(relaying.until)))
             }
-            Phase::Forwarding(forwarding) => Some(forwarding.until),
+            Phase::Forwarding(forwarding) => {
+                let resumes = forwarding.passing.resumes_at();
+                Some(resumes.map_or(forwarding.until, |resumes| resumes.min(forwarding.until)))
+            }
             Phase::Associating(associating) => Some(associating.until),
             Phase::Parting(parting) => Some(parting.until),
             Phase::Over => None,
@@ -416,7 +420,7 @@ impl Phase {
             output,
             until,
             again: false,
-            login_pending: false,
+            login_pending: None,
         })
     }
 }

@@ -1,26 +1,33 @@
 //! Learns who a client is, and sees to it that it does no more than it may.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::names::Name;
+use crate::accounts::refusal as accounts;
 use crate::accounts::service::{PassProof, refusal_of};
 use crate::packet::Upper;
-use crate::proxy::access::{MemberSeat, Outcome, Permit, TooMany};
+use crate::proxy::access::{Access, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::Failure;
+use crate::proxy::forward::{Origin, Passing};
+use crate::proxy::front::status_of;
+use crate::proxy::http::Status;
 use crate::proxy::relay::Relay;
 use crate::proxy::settings::Auth;
 use crate::proxy::stream::End;
 
 use super::super::{Context, Order};
+use super::forwarding::Purpose;
 use super::{Connection, Phase};
 
 /// Who a client is, if that is known.
 #[derive(Debug, Default)]
 pub(super) struct Visitor {
     permit: Option<Arc<Permit>>,
+    /// What it has shown for that.
+    shown: Option<Shown>,
     /// Its place among the connections of its user.
     seat: Option<MemberSeat>,
 }
@@ -29,6 +36,28 @@ impl Visitor {
     /// Whether it has said who it is.
     pub(super) fn is_known(&self) -> bool {
         self.permit.is_some()
+    }
+
+    /// Whether it is known by the very thing that it shows from there.
+    pub(super) fn is_known_by(
+        &self,
+        access: &Option<Access>,
+        from: IpAddr,
+        proof: &PassProof,
+    ) -> bool {
+        let is_good = self.permit.as_ref().is_some_and(|permit| !permit.has_ended());
+        let shown = || access.as_ref().map(|access| access.seal(from, proof));
+        is_good && self.shown.is_some() && self.shown == shown()
+    }
+
+    /// It is whom the permit is for. Its place among the connections of a user stays where it is
+    /// the same user.
+    fn become_known(&mut self, permit: Arc<Permit>, shown: Shown) {
+        let is_same = |before: &Arc<Permit>| before.member().user == permit.member().user;
+        if !self.permit.as_ref().is_some_and(is_same) {
+            self.seat = None;
+        }
+        (self.permit, self.shown) = (Some(permit), Some(shown));
     }
 
     /// Whether it may be connected to that address over TCP.
@@ -47,6 +76,22 @@ impl Visitor {
         let Some(permit) = &self.permit else { return true };
         let address = judged.map_or_else(|| origin.stream.tcp().peer_addr(), Ok);
         address.is_ok_and(|address| permit.may_reach(address, Upper::Tcp))
+    }
+
+    /// Whether a request of it may go by that connection to an origin.
+    pub(super) fn may_use(&self, origin: &Origin) -> bool {
+        let may_reach = |permit: &Arc<Permit>| {
+            origin.address.is_some_and(|address| permit.may_reach(address, Upper::Tcp))
+        };
+        self.permit.as_ref().is_none_or(may_reach)
+    }
+
+    /// Has an exchange keep to what limits the user.
+    pub(super) fn limit_exchange(&self, passing: &mut Passing) {
+        if let Some(permit) = &self.permit {
+            let policy = permit.policy();
+            passing.set_limits(policy.up.clone(), policy.down.clone());
+        }
     }
 
     /// Has a relay keep to what limits the user.
@@ -70,38 +115,40 @@ impl Connection {
     pub(super) fn begin_login(&mut self, proof: PassProof, cx: &mut Context) {
         let from = self.from.ip();
         let Phase::Asking(asking) = &mut self.phase else { return };
-        asking.login_pending = true;
         let (id, handle) = (self.id, cx.handle.clone());
         let answer = move |outcome| handle.give(Order::Known(id, outcome));
-        let known = match &cx.access {
-            Some(access) => access.ask(cx.now, from, proof, answer).map(Ok),
+        let Some(access) = &cx.access else {
             // Without accounts nobody is anybody.
-            None => Some(Err(refusal_of(SessionEnd::Revoked))),
+            return self.refuse_login(&refusal_of(SessionEnd::Revoked), cx);
         };
-        if let Some(outcome) = known {
-            self.settle_login(outcome, cx);
+        asking.login_pending = Some(access.seal(from, &proof));
+        if let Some(permit) = access.ask(cx.now, from, proof, answer) {
+            self.settle_login(Ok(permit), cx);
         }
     }
 
     /// It was decided who the client is.
     pub(in super::super) fn settle_login(&mut self, outcome: Outcome, cx: &mut Context) {
         let Phase::Asking(asking) = &mut self.phase else { return };
-        if !std::mem::take(&mut asking.login_pending) {
-            return;
-        }
+        let Some(shown) = asking.login_pending.take() else { return };
         let is_good = |permit: &Arc<Permit>| !permit.has_ended();
         let revoked = || refusal_of(SessionEnd::Revoked);
         match outcome.and_then(|permit| Some(permit).filter(is_good).ok_or_else(revoked)) {
             Ok(permit) => {
                 asking.front.admit(&mut asking.output);
-                self.visitor.permit = Some(permit);
+                // What was done for one is not used for another unasked.
+                self.give_up_kept(cx);
+                self.visitor.become_known(permit, shown);
             }
-            Err(refusal) => {
-                cx.counters.refuse(Refusal::LoginRefused);
-                asking.front.turn_down(&refusal, &mut asking.output);
-                self.begin_parting(cx);
-            }
+            Err(refusal) => self.refuse_login(&refusal, cx),
         }
+    }
+
+    fn refuse_login(&mut self, refusal: &accounts::Refusal, cx: &Context) {
+        let Phase::Asking(asking) = &mut self.phase else { return };
+        cx.counters.refuse(Refusal::LoginRefused);
+        asking.front.turn_down(refusal, &mut asking.output);
+        self.begin_parting(cx);
     }
 
     /// Lets the client have what it wants, if it may have another connection.
@@ -132,6 +179,10 @@ impl Connection {
     /// The pass is no longer good, or other terms hold: what the client may not have any more ends.
     pub(in super::super) fn review(&mut self, cx: &mut Context) {
         let has_ended = self.visitor.permit.as_ref().is_some_and(|permit| permit.has_ended());
+        // Nobody can tell when the next request comes.
+        if self.kept.as_ref().is_some_and(|(origin, _)| !self.visitor.may_use(origin)) {
+            self.give_up_kept(cx);
+        }
         match &mut self.phase {
             Phase::Relaying(relaying)
                 if self.visitor.may_keep(&relaying.origin, relaying.judged) =>
@@ -142,12 +193,34 @@ impl Connection {
                 cx.counters.revoked.add(1);
                 self.reset();
             }
-            Phase::Asking(_) | Phase::Dialling(_) if has_ended => {
-                self.turn_away(Refusal::LoginRefused, cx);
+            Phase::Forwarding(forwarding) if self.visitor.may_use(&forwarding.origin) => {
+                self.visitor.limit_exchange(&mut forwarding.passing);
             }
-            // An address is judged when it is dialled, and when it is reached; for those who say
-            // who they are no requests are forwarded.
+            Phase::Forwarding(_) => {
+                cx.counters.revoked.add(1);
+                let (status, text) = why_ended(has_ended);
+                self.end_with_page(status, &text, cx);
+            }
+            Phase::Dialling(dialling) if has_ended => match &dialling.purpose {
+                Purpose::Relay => self.turn_away(Refusal::LoginRefused, cx),
+                Purpose::Forward(passing) => {
+                    cx.counters.refuse(Refusal::LoginRefused);
+                    let (status, text) = why_ended(has_ended);
+                    let output = passing.page(status, &text);
+                    self.part_with(output, cx);
+                }
+            },
+            Phase::Asking(_) if has_ended => self.turn_away(Refusal::LoginRefused, cx),
+            // An address is judged when it is dialled, and when it is reached.
             _ => {}
         }
+    }
+}
+
+/// What a client hears whose request may not go on.
+fn why_ended(has_ended: bool) -> (Status, String) {
+    match has_ended {
+        true => (Status::ProxyAuthenticationRequired, refusal_of(SessionEnd::Revoked).message),
+        false => (status_of(Failure::Ruled), Failure::Ruled.to_string()),
     }
 }

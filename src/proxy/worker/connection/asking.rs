@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroize as _;
 
+use crate::accounts::service::PassProof;
 use crate::limits::PROXY_ATTEMPTS_MAX;
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::{Answer, Dial, Failure};
@@ -28,18 +29,19 @@ impl Connection {
             self.kept = None;
         }
         let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
-        if asking.login_pending {
+        if asking.login_pending.is_some() {
             let is_gone = self.client.is_hung_up();
             return Step::Turn(if is_gone { Turn::Over } else { Turn::Wait });
         }
-        let (is_known, is_secret) = (self.visitor.is_known(), self.rules.auth == Auth::Required);
+        let (from, is_secret) = (self.from.ip(), self.rules.auth == Auth::Required);
+        let is_known_by = |proof: &PassProof| self.visitor.is_known_by(&cx.access, from, proof);
         loop {
             // What is to be said waits until nothing more can be heard: a client that has said
             // everything at once is answered at once.
             if !asking.input.is_empty() {
-                let (from, input, output) = (self.from.ip(), &asking.input, &mut asking.output);
+                let (input, output) = (&asking.input, &mut asking.output);
                 let (used, heard) =
-                    asking.front.advance(input, from, &self.rules, is_known, output);
+                    asking.front.advance(input, from, &self.rules, &is_known_by, output);
                 if is_secret && let Some(read) = asking.input.get_mut(..used) {
                     read.zeroize();
                 }

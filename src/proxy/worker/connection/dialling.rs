@@ -74,18 +74,19 @@ impl Connection {
             return;
         };
         cx.counters.reached.add(1);
+        let lease = dialling.take_lease();
+        let judged = dialling.via.as_ref().and_then(Via::judged);
         if let Purpose::Forward(passing) = dialling.purpose {
             // Nobody answers a request that was not sent.
             if !ahead.is_empty() {
                 return self.fail_request(&passing, Failure::Upstream, cx);
             }
-            return self.pass_over(passing, origin, socket, cx);
+            return self.pass_over(passing, (origin, socket), judged, lease, cx);
         }
         dialling.front.accept(|| bound(&origin), &mut dialling.output);
         dialling.output.extend_from_slice(ahead);
         cx.counters.down_bytes.add(ahead.len() as u64);
-        let lease = dialling.take_lease();
-        let judged = dialling.via.as_ref().and_then(Via::judged);
+        self.visitor.count(0, ahead.len() as u64);
         let mut relay = Relay::new(&dialling.pipelined, &dialling.output, &mut cx.buffers);
         self.visitor.limit(&mut relay);
         let until = cx.now + self.rules.idle_max;

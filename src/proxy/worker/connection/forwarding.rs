@@ -1,5 +1,6 @@
 //! Forwards a request of HTTP.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proxy::counters::Refusal;
@@ -11,6 +12,7 @@ use crate::proxy::settings::Rules;
 use crate::proxy::stream::End;
 use crate::proxy::target::Target;
 use crate::proxy::upstream::Way;
+use crate::proxy::upstream::group::Lease;
 
 use super::super::Context;
 use super::{Asking, Connection, Forwarding, Parting, Phase, Relaying, Step, Turn};
@@ -25,8 +27,10 @@ impl Connection {
         let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
         cx.counters.requests.add(1);
         let key = (errand.scheme, errand.to.clone());
-        let passing = Passing::new(errand, asking.input, asking.output, &mut cx.buffers);
-        let own = self.kept.take_if(|(origin, _)| origin.key == key);
+        let mut passing = Passing::new(errand, asking.input, asking.output, &mut cx.buffers);
+        self.visitor.limit_exchange(&mut passing);
+        let visitor = &self.visitor;
+        let own = self.kept.take_if(|(it, _)| it.key == key && visitor.may_use(it));
         if let Some((mut origin, socket)) = own
             && origin.end.is_quiet()
         {
@@ -35,7 +39,10 @@ impl Connection {
         self.give_up_kept(cx);
         let token = self.id.token(KEPT_SOCKET);
         let kept = match self.is_shared(&key.1) {
-            true => cx.pool.take(&key, &self.rules, &cx.registry, token),
+            true => {
+                let may_use = |origin: &Origin| self.visitor.may_use(origin);
+                cx.pool.take(&key, &self.rules, may_use, &cx.registry, token)
+            }
             false => None,
         };
         match kept {
@@ -47,7 +54,7 @@ impl Connection {
     /// Whether a connection to `target` may come from other clients, and go to them: not if it
     /// depends on rules, which may be others for them, how it is reached.
     fn is_shared(&self, target: &Target) -> bool {
-        self.decide(target, None) == Some(Way::Direct)
+        self.decide(target, None) == Some(Way::Direct) && self.rules.routes.is_same_for_all(target)
     }
 
     fn reuse(&mut self, mut passing: Passing, origin: Origin, socket: usize, cx: &mut Context) {
@@ -60,13 +67,15 @@ impl Connection {
     pub(super) fn pass_over(
         &mut self,
         passing: Box<Passing>,
-        end: End,
-        socket: usize,
+        (end, socket): (End, usize),
+        judged: Option<SocketAddr>,
+        lease: Option<Lease>,
         cx: &mut Context,
     ) {
         let key = (passing.errand.scheme, passing.errand.to.clone());
         let is_bound = !self.is_shared(&key.1);
-        self.pass(passing, Origin { end, key, is_bound }, socket, cx);
+        let address = judged.or_else(|| end.stream.tcp().peer_addr().ok());
+        self.pass(passing, Origin { end, key, is_bound, address, lease }, socket, cx);
     }
 
     fn pass(&mut self, passing: Box<Passing>, mut origin: Origin, socket: usize, cx: &mut Context) {
@@ -90,12 +99,14 @@ impl Connection {
         }
         let Forwarding { passing, origin, until, .. } = &mut **forwarding;
         let (up, down, waited) = (passing.up.bytes(), passing.down.bytes(), passing.waits());
-        let pace = passing.turn(&mut self.client, &mut origin.end, &mut cx.buffers);
+        let pace = passing.turn(cx.now, &mut self.client, &mut origin.end, &mut cx.buffers);
         let (up, down) = (passing.up.bytes() - up, passing.down.bytes() - down);
-        if up + down > 0 || passing.waits() != waited {
+        // Time that a limit of the user takes is nobody's delay.
+        if up + down > 0 || passing.waits() != waited || passing.resumes_at().is_some() {
             *until = cx.now + patience(passing.waits(), &self.rules);
             cx.counters.up_bytes.add(up);
             cx.counters.down_bytes.add(down);
+            self.visitor.count(up, down);
         }
         match pace {
             Ok(Pace::Wait) => Step::Turn(Turn::Wait),
@@ -120,11 +131,11 @@ impl Connection {
         let (client_kept, origin_kept) = match fate {
             Fate::Finished { client_kept, origin_kept } => (client_kept, origin_kept),
             Fate::Switched | Fate::Running => {
-                let relay = passing.switch(&mut cx.buffers);
+                let mut relay = passing.switch(&mut cx.buffers);
+                self.visitor.limit(&mut relay);
                 let until = cx.now + self.rules.idle_max;
-                let origin = origin.end;
-                let relaying =
-                    Relaying { origin, socket, relay, until, judged: None, _lease: None };
+                let Origin { end: origin, address: judged, lease: _lease, .. } = origin;
+                let relaying = Relaying { origin, socket, relay, until, judged, _lease };
                 self.phase = Phase::Relaying(Box::new(relaying));
                 return;
             }
@@ -145,7 +156,7 @@ impl Connection {
         let within =
             if input.is_empty() { self.rules.keep_alive } else { self.rules.request_within };
         self.phase = Phase::Asking(Asking {
-            login_pending: false,
+            login_pending: None,
             front: Front::Http(HeadScanner::default()),
             input,
             output,

@@ -1,0 +1,137 @@
+//! A gateway whose clients have to say who they are, with accounts.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+use corelane::accounts::credentials::password::HashCost;
+use corelane::accounts::operations::{Actor, Operation, Outcome};
+use corelane::accounts::service::{Accounts, AccountsOptions};
+use corelane::policy::{Defaults, SharedPolicies};
+use corelane::proxy::access::AccessOptions;
+use corelane::proxy::dial::Guard;
+use corelane::proxy::settings::{Auth, Entrance, Rules};
+use corelane::proxy::{Gateway, Listeners};
+use tempfile::TempDir;
+
+use crate::harness::{await_that, connect, read_exactly};
+
+/// A gateway with accounts, in this process.
+pub(crate) struct House {
+    pub(crate) gateway: Gateway,
+    pub(crate) accounts: Accounts,
+    pub(crate) address: SocketAddr,
+    _directory: TempDir,
+}
+
+impl House {
+    /// One with two workers, where ada has an account.
+    pub(crate) fn new(change: impl FnOnce(&mut Rules)) -> Self {
+        Self::with_workers(2, change)
+    }
+
+    pub(crate) fn with_workers(workers: usize, change: impl FnOnce(&mut Rules)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("accounts.db").to_str().unwrap().parse().unwrap();
+        let options = AccountsOptions {
+            hash_cost: HashCost { memory_kib: 8, passes: 1 },
+            ..AccountsOptions::new(
+                database,
+                directory.path().join("spool"),
+                "here".parse().unwrap(),
+            )
+        };
+        let accounts = Accounts::open(options).unwrap();
+        let guard = Guard { allowed: vec!["loopback".parse().unwrap()] };
+        let mut rules = Rules { auth: Auth::Required, guard, ..Rules::default() };
+        change(&mut rules);
+        let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        let entrance = Entrance { listen, listen_tls: Vec::new(), tls: None, rules };
+        let listeners = Listeners::bind(vec![entrance], workers).unwrap();
+        let access = AccessOptions {
+            accounts: accounts.clone(),
+            policies: SharedPolicies::default(),
+            defaults: Defaults::default(),
+            pools: Vec::new(),
+        };
+        let cpus = vec![None; workers];
+        let gateway =
+            Gateway::start(listeners, &cpus, Some(access), |why| panic!("{why}")).unwrap();
+        let address = gateway.addresses()[0];
+        let house = Self { gateway, accounts, address, _directory: directory };
+        house.add("ada", "right horse");
+        house
+    }
+
+    pub(crate) fn add(&self, user: &str, password: &str) {
+        self.run(&format!(
+            r#"{{"operation":"user_add","name":"{user}","groups":[],
+                "password":{{"given":"{password}"}}}}"#
+        ));
+    }
+
+    pub(crate) fn run(&self, json: &str) -> Outcome {
+        let operation: Operation = serde_json::from_str(json).unwrap();
+        self.accounts.execute(&Actor::local(0), operation).unwrap()
+    }
+
+    pub(crate) fn token(&self, scope: &str) -> String {
+        let outcome = self.run(&format!(
+            r#"{{"operation":"token_create","user":"ada","label":"x","scope":"{scope}",
+                "expires_s":null}}"#
+        ));
+        let Outcome::Token(made) = outcome else { panic!("{outcome:?}") };
+        made.token.expose().to_owned()
+    }
+
+    /// Sets ada's limits and rules.
+    pub(crate) fn set(&self, limits: &str, acl: &str) {
+        self.set_of("ada", limits, acl);
+    }
+
+    pub(crate) fn set_of(&self, user: &str, limits: &str, acl: &str) {
+        self.run(&format!(
+            r#"{{"operation":"user_set","name":"{user}","limits":{{"set":{limits},"acl":{acl}}}}}"#
+        ));
+    }
+
+    /// Connected by SOCKS5 as ada.
+    pub(crate) fn reach(&self, origin: SocketAddr) -> TcpStream {
+        let (stream, reply) = self.ask(1, origin);
+        assert_eq!(reply, 0);
+        stream
+    }
+
+    /// Asks by SOCKS5 as ada for a command (RFC 1928 section 4). The reply comes, too.
+    pub(crate) fn ask(&self, command: u8, origin: SocketAddr) -> (TcpStream, u8) {
+        let mut stream = connect(self.address);
+        let SocketAddr::V4(origin) = origin else { panic!("{origin}") };
+        let mut said = b"\x05\x01\x02\x01\x03ada\x0bright horse".to_vec();
+        said.extend_from_slice(&[5, command, 0, 1]);
+        said.extend_from_slice(&origin.ip().octets());
+        said.extend_from_slice(&origin.port().to_be_bytes());
+        stream.write_all(&said).unwrap();
+        let answer = read_exactly(&mut stream, 14);
+        assert_eq!(answer[..5], [5, 2, 1, 0, 5], "{answer:?}");
+        (stream, answer[5])
+    }
+
+    /// Bytes that ada has moved by the database: to origins, and back.
+    pub(crate) fn moved(&self) -> (u64, u64) {
+        self.moved_by("ada")
+    }
+
+    pub(crate) fn moved_by(&self, user: &str) -> (u64, u64) {
+        let stats =
+            format!(r#"{{"operation":"stats","user":"{user}","since_s":86400,"by":"user"}}"#);
+        let Outcome::Usage(usage) = self.run(&stats) else { panic!() };
+        usage.first().map_or((0, 0), |usage| (usage.received_bytes, usage.sent_bytes))
+    }
+
+    /// Waits until the database has what a user has moved.
+    pub(crate) fn await_moved(&self, user: &str, expected: (u64, u64)) {
+        await_that("what was moved", || {
+            let moved = self.moved_by(user);
+            if moved == expected { Ok(()) } else { Err(format!("{moved:?}, not {expected:?}")) }
+        });
+    }
+}
