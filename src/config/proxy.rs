@@ -16,6 +16,7 @@ use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
 use crate::proxy::dial::Guard;
 use crate::proxy::http::{Disclosure, Mark};
+use crate::proxy::origins::Origins;
 use crate::proxy::settings::{Auth, Entrance, EntranceTls, Kept, Rules};
 
 /// Everything `corelane proxy` needs to know.
@@ -310,6 +311,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
             routes: routes::routes(&table.rules, &table.upstreams),
             upstreams: routes::groups(&table.upstreams),
+            origins: Arc::new(Origins::new(keys.origin_ca_file.value.clone())),
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),
             response_within: seconds(keys.response_within_s.value.as_u32()),

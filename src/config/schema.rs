@@ -390,6 +390,7 @@ section! {
         protocols: Vec<ProxyProtocol> = ProxyProtocol::all(), Live;
         allow: Vec<Allowed> = Vec::new(), Live;
         udp_ports: Option<PortRange> = None, Live;
+        origin_ca_file: Option<PathBuf> = None, Live;
         request_within_s: ProxySeconds =
             ProxySeconds::clamped(limits::PROXY_REQUEST_WITHIN.as_secs()), Live;
         dial_within_s: ProxySeconds =

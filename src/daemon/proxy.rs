@@ -18,9 +18,11 @@ use crate::daemon::reload::{self, Configuration};
 use crate::daemon::{DaemonError, notify, tunnel};
 use crate::host::privileges;
 use crate::limits::PROXY_DRAIN_WITHIN;
+use crate::login::tls::TlsSetupError;
 use crate::proxy::access::AccessOptions;
+use crate::proxy::detect::Protocol;
 use crate::proxy::settings::{Entrance, Rules};
-use crate::proxy::{Gateway, Listeners};
+use crate::proxy::{Gateway, GatewayError, Listeners};
 use crate::sys::clock;
 use crate::telemetry::status::{
     OffloadStatus, ProxyStatus, STATUS_SCHEMA, StatusAnswer, StatusReport, StatusRequest,
@@ -40,14 +42,12 @@ const STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy.sock";
 /// See [`DaemonError`].
 pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::allow_many_files();
-    let upstreams = config.entrances.iter().flat_map(|entrance| &entrance.rules.upstreams);
-    let credentials: Vec<PathBuf> =
-        upstreams.filter_map(|group| group.settings.credentials_file.clone()).collect();
+    let of_rules = files_of_rules(&config.entrances);
     let gateway = bind(config.entrances, &config.workers)?;
     let io_error = DaemonError::io("making the poll of the proxy's main thread");
     let poll = Poll::new().map_err(io_error)?;
     let status = status_socket(config.status_socket, &poll)?;
-    let files = source.file.iter().chain(&credentials);
+    let files = source.file.iter().chain(&of_rules);
     let is_needed = || files.clone().any(|file| reload::is_forbidden(file));
     let reserve =
         privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
@@ -84,7 +84,7 @@ pub(super) struct Bound {
 
 /// Opens the sockets of a gateway, as long as the rights for that are there.
 fn bind(entrances: Vec<Entrance>, workers: &WorkersConfig) -> Result<Bound, DaemonError> {
-    load_credentials(&entrances)?;
+    load_files_of_rules(&entrances)?;
     let placement = Placement::choose(workers);
     let listeners = Listeners::bind(entrances, placement.workers())?;
     Ok(Bound { listeners, placement })
@@ -101,10 +101,31 @@ impl Bound {
     }
 }
 
-/// Reads the credentials for upstream proxies, as long as the rights for that are there.
-pub(super) fn load_credentials(entrances: &[Entrance]) -> Result<(), DaemonError> {
+/// The files that a reload reads: credentials for upstream proxies, authorities for origins.
+pub(super) fn files_of_rules(entrances: &[Entrance]) -> Vec<PathBuf> {
+    let upstreams = entrances.iter().flat_map(|entrance| &entrance.rules.upstreams);
+    let credentials = upstreams.filter_map(|group| group.settings.credentials_file.clone());
+    let origins = entrances.iter().filter_map(|entrance| entrance.rules.origins.ca_file.clone());
+    credentials.chain(origins).collect()
+}
+
+/// Reads those files, as long as the rights for that are there.
+pub(super) fn load_files_of_rules(entrances: &[Entrance]) -> Result<(), DaemonError> {
     for group in entrances.iter().flat_map(|entrance| &entrance.rules.upstreams) {
         group.load_credentials()?;
+    }
+    let serves_http = |entrance: &&Entrance| entrance.rules.has(Protocol::Http);
+    for Entrance { rules, .. } in entrances.iter().filter(serves_http) {
+        match rules.origins.load() {
+            // Everything else goes without.
+            Err(error @ TlsSetupError::NoSystemRoots(_)) => {
+                log::warn!(
+                    "requests for https:// URLs will be answered 502, as no authority is trusted \
+                     (`origin_ca_file` names one): {error}"
+                );
+            }
+            loaded => loaded.map_err(GatewayError::Origins)?,
+        }
     }
     Ok(())
 }
@@ -281,7 +302,7 @@ impl MainThread {
         let load = |source: &Source| Ok(source.load_proxy()?);
         let (config, ()) = self
             .configuration
-            .read_again(load, |config| load_credentials(&config.entrances))
+            .read_again(load, |config| load_files_of_rules(&config.entrances))
             .inspect_err(|error| log::error!("configuration not applied: {error}"))?;
         apply(&self.gateway, &config.entrances);
         log::info!("configuration read again");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -15,7 +16,7 @@ use crate::control::runtime::{
 use crate::daemon::desk::Desk;
 use crate::daemon::logins::Logins;
 use crate::daemon::pool::{Placement, Pool, WorkerSeat};
-use crate::daemon::proxy::{Beside, load_credentials};
+use crate::daemon::proxy::{Beside, files_of_rules, load_files_of_rules};
 use crate::daemon::randomness::Randomness;
 use crate::daemon::reload::Configuration;
 use crate::daemon::resolve::find_leftovers;
@@ -56,8 +57,7 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     let (nat, host) = set_up_nat(&config, &tun.name)?;
     let poll = ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
     make_socket_directories(&config)?;
-    let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
-    let reserve = tunnel::drop_privileges(source.file.iter().chain(keys))?;
+    let reserve = tunnel::drop_privileges(source.file.iter().chain(&files_read_again(&config)))?;
 
     let listening = || listeners.control.iter().filter_map(|sockets| sockets.first());
     let offloads =
@@ -107,6 +107,12 @@ pub fn serve(config: ServeConfig, source: Source) -> Result<(), DaemonError> {
     pool.join();
     gateway.await_end();
     Ok(outcome?)
+}
+
+/// The files beside its own that are read with the configuration.
+fn files_read_again(config: &ServeConfig) -> Vec<PathBuf> {
+    let keys = config.peers.iter().filter_map(|peer| peer.preshared_key_file.clone());
+    keys.chain(files_of_rules(&config.proxies)).collect()
 }
 
 /// Makes the directories of both sockets, as long as the rights for that are there.
@@ -272,7 +278,7 @@ impl ControlHooks for ServerHooks {
 
     fn reload(&mut self) -> Result<Reload, String> {
         let load_peers = |config: &ServeConfig| {
-            load_credentials(&config.proxies)?;
+            load_files_of_rules(&config.proxies)?;
             peer_setups(&config.peers, &self.own_key)
         };
         let (config, peers) =

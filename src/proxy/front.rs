@@ -11,7 +11,7 @@ use super::detect::Protocol;
 use super::dial::Failure;
 use super::forward::Errand;
 use super::http::{
-    Credentials, HeadScanner, Method, Page, RequestHead, RequestTarget, Scheme, Slots, Status,
+    Credentials, HeadScanner, Method, Page, RequestHead, RequestTarget, Slots, Status,
 };
 use super::settings::{Auth, Rules};
 use super::socks::reply::Reply;
@@ -267,18 +267,13 @@ fn hear_errand(
         Heard::Refused(refusal)
     };
     match &head.target {
-        RequestTarget::Absolute(to) if to.scheme == Scheme::Http => {
-            match Errand::begin(head, to, client, rules, behind) {
-                Ok(errand) => Heard::Wish(Wish::Forward(errand)),
-                Err(error) => refuse(error.status(), &error.to_string(), Refusal::Malformed),
-            }
-        }
-        RequestTarget::Absolute(_) => {
-            let text = "this proxy does not speak TLS for its clients: ask for a tunnel (CONNECT)";
-            refuse(Status::NotImplemented, text, Refusal::NotServed)
-        }
+        RequestTarget::Absolute(to) => match Errand::begin(head, to, client, rules, behind) {
+            Ok(errand) => Heard::Wish(Wish::Forward(errand)),
+            Err(error) => refuse(error.status(), &error.to_string(), Refusal::Malformed),
+        },
         _ => {
-            let text = "this is a proxy: it takes http://HOST/PATH, or CONNECT HOST:PORT";
+            let text = "this is a proxy: it takes http://HOST/PATH, https://HOST/PATH, or CONNECT \
+                        HOST:PORT";
             refuse(Status::NotFound, text, Refusal::NotServed)
         }
     }
@@ -294,9 +289,11 @@ fn reply_of(failure: Failure) -> Reply {
         | Failure::Blocked
         | Failure::UpstreamDenied
         | Failure::Forbidden => Reply::NotAllowed,
-        Failure::NoPort | Failure::Exhausted | Failure::Upstream | Failure::Other => {
-            Reply::GeneralFailure
-        }
+        Failure::NoPort
+        | Failure::Exhausted
+        | Failure::Tls(_)
+        | Failure::Upstream
+        | Failure::Other => Reply::GeneralFailure,
         Failure::Refused => Reply::ConnectionRefused,
         Failure::TimedOut => Reply::TtlExpired,
         Failure::HostUnreachable | Failure::NameNotFound | Failure::NameUnavailable => {
@@ -320,6 +317,7 @@ pub(super) fn status_of(failure: Failure) -> Status {
         | Failure::HostUnreachable
         | Failure::NetworkUnreachable
         | Failure::NameNotFound
+        | Failure::Tls(_)
         | Failure::Upstream
         | Failure::Other => Status::BadGateway,
         Failure::TimedOut => Status::GatewayTimeout,

@@ -41,6 +41,9 @@ pub enum GatewayError {
     /// The certificates are not in order.
     #[error("cannot offer TLS to proxy clients: {0}")]
     Tls(#[from] TlsSetupError),
+    /// The authorities that origins are believed by are not in order.
+    #[error("cannot speak TLS to origins (`origin_ca_file`): {0}")]
+    Origins(TlsSetupError),
     /// The kernel gives no thread or descriptor.
     #[error("cannot start the proxy gateway: {0}; are there too many open files or processes?")]
     Start(#[from] io::Error),

@@ -22,6 +22,7 @@ pub mod fuzz;
 mod gateway;
 pub mod header;
 pub mod http;
+pub mod origins;
 mod reader;
 pub mod relay;
 pub mod settings;

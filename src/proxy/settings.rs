@@ -13,6 +13,7 @@ use crate::login::tls::TlsFiles;
 use super::detect::Protocol;
 use super::dial::Guard;
 use super::http::Disclosure;
+use super::origins::Origins;
 use super::upstream::{Group, Routes};
 
 /// One way into the gateway: addresses, and the rules that go for those who come there.
@@ -64,6 +65,8 @@ pub struct Rules {
     pub routes: Routes,
     /// The upstream proxies that these ways may lead through, by number.
     pub upstreams: Vec<Arc<Group>>,
+    /// By whom origins are believed that requests go to inside TLS.
+    pub origins: Arc<Origins>,
     /// How long a client may take to ask for something.
     pub request_within: Duration,
     /// How long reaching an origin may take.
@@ -122,6 +125,7 @@ impl Default for Rules {
             udp_ports: None,
             routes: Routes::default(),
             upstreams: Vec::new(),
+            origins: Arc::default(),
             request_within: limits::PROXY_REQUEST_WITHIN,
             dial_within: limits::PROXY_DIAL_WITHIN,
             response_within: limits::PROXY_RESPONSE_WITHIN,

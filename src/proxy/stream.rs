@@ -89,6 +89,14 @@ impl Stream {
         }
     }
 
+    /// Whether it is TLS, and both ends have agreed on it.
+    pub fn is_secured(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(stream) => !stream.is_handshaking(),
+        }
+    }
+
     /// Whether there may be more to read after a read that has not filled its buffer.
     fn may_have_more(&self) -> bool {
         match self {
@@ -162,12 +170,32 @@ impl End {
         self.far_end_closed |= event.is_read_closed();
         self.failed |= event.is_error();
         self.hung_up |= event.is_error() || (event.is_read_closed() && event.is_write_closed());
-        if self.writable && self.stream.has_unsent() {
-            match self.stream.flush() {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(_) => (self.failed, self.hung_up) = (true, true),
-            }
+        if self.writable && self.flush().is_err() {
+            (self.failed, self.hung_up) = (true, true);
+        }
+    }
+
+    /// Puts a layer around the stream, of which what the kernel has said stays true.
+    ///
+    /// # Errors
+    /// Those of the layer.
+    pub fn wrap(self, layer: impl FnOnce(Stream) -> io::Result<Stream>) -> io::Result<Self> {
+        let stream = layer(self.stream)?;
+        Ok(Self { stream, ..self })
+    }
+
+    /// Hands the kernel what was taken and not handed over yet, as far as it takes it now; the rest
+    /// follows when it says that there is room.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if !self.stream.has_unsent() {
+            return Ok(());
+        }
+        match self.stream.flush() {
+            Err(error) => Self::blocked(error, &mut self.writable).map(drop),
+            Ok(()) => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -37,6 +38,13 @@ impl Gateway {
     /// One that reads its configuration from a file, which is `config` at first.
     pub(crate) fn start_with_file(config: &str) -> Self {
         Self::run(&[], Some(config))
+    }
+
+    /// The same on a system whose certificate authorities are those in `roots`.
+    pub(crate) fn start_with_roots(roots: &Path, config: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+        command.arg("proxy").env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR");
+        Self::spawn(command, tempfile::tempdir().unwrap(), Some(config))
     }
 
     /// One beside the tunnel of a server on `host`, whose file is `config` and which has a key.

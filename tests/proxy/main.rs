@@ -14,6 +14,7 @@ mod house;
 mod life;
 mod members;
 mod oracle;
+mod origins;
 mod pressure;
 mod refusals;
 mod relays;

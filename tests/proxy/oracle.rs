@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use crate::harness::serve;
 
 /// A request as the origin has understood it.
@@ -44,6 +46,25 @@ impl Oracle {
     /// One that answers every request with what `answer` makes of it, all bytes of it. An empty
     /// answer is the end of the connection.
     pub(crate) fn start(answer: impl Fn(&Request) -> Vec<u8> + Clone + Send + 'static) -> Self {
+        Self::over(|stream| stream, answer)
+    }
+
+    /// The same inside TLS: the bytes that it notes are those that were in it.
+    pub(crate) fn secured(
+        tls: ServerConfig,
+        answer: impl Fn(&Request) -> Vec<u8> + Clone + Send + 'static,
+    ) -> Self {
+        let tls = Arc::new(tls);
+        let over_tls = move |stream| {
+            StreamOwned::new(ServerConnection::new(Arc::clone(&tls)).unwrap(), stream)
+        };
+        Self::over(over_tls, answer)
+    }
+
+    fn over<S: Read + Write>(
+        layer: impl Fn(TcpStream) -> S + Clone + Send + 'static,
+        answer: impl Fn(&Request) -> Vec<u8> + Clone + Send + 'static,
+    ) -> Self {
         let visits = Arc::<Mutex<Vec<Visit>>>::default();
         let noted = Arc::clone(&visits);
         let address = serve(move |stream| {
@@ -52,7 +73,7 @@ impl Oracle {
                 visits.push(Visit::default());
                 visits.len() - 1
             };
-            converse(stream, &answer, &noted, number);
+            converse(layer(stream), &answer, &noted, number);
         });
         Self { address, visits }
     }
@@ -87,7 +108,7 @@ pub(crate) fn ok(body: &[u8]) -> Vec<u8> {
 }
 
 fn converse(
-    mut stream: TcpStream,
+    mut stream: impl Read + Write,
     answer: &dyn Fn(&Request) -> Vec<u8>,
     visits: &Mutex<Vec<Visit>>,
     number: usize,
@@ -114,7 +135,7 @@ fn converse(
 }
 
 /// The first request in `bytes`, if it is there as a whole, and how long it is.
-fn parse(bytes: &[u8], stream: &mut TcpStream) -> Option<(Request, usize)> {
+fn parse(bytes: &[u8], stream: &mut impl Write) -> Option<(Request, usize)> {
     let head_len = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&bytes[..head_len]).into_owned();
     let mut request = Request { head, body: Vec::new() };

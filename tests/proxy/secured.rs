@@ -24,7 +24,7 @@ type Tls = StreamOwned<ClientConnection, TcpStream>;
 /// An authority with a certificate for 127.0.0.1 and localhost.
 pub(crate) struct Site {
     directory: TempDir,
-    pki: PkiDirectory,
+    pub(crate) pki: PkiDirectory,
 }
 
 impl Site {

@@ -9,11 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    SignatureScheme, SupportedProtocolVersion,
 };
 
 use super::{
@@ -91,7 +91,7 @@ impl ClientTls {
     /// # Errors
     /// The files of either are not what they should be.
     pub fn new(trust: &Trust, identity: Option<Identity>) -> Result<Self, TlsSetupError> {
-        Self::speaking(ALPN, trust, identity)
+        Self::speaking(ALPN, (provider(), VERSIONS), trust, identity)
     }
 
     /// The same of a proxy.
@@ -99,17 +99,27 @@ impl ClientTls {
     /// # Errors
     /// The files of either are not what they should be.
     pub fn for_proxy(trust: &Trust, identity: Option<Identity>) -> Result<Self, TlsSetupError> {
-        Self::speaking(PROXY_ALPN, trust, identity)
+        Self::speaking(PROXY_ALPN, (provider(), VERSIONS), trust, identity)
+    }
+
+    /// A client of the web's servers, of which some have no TLS 1.3, and some none of the groups
+    /// that are enough elsewhere.
+    ///
+    /// # Errors
+    /// The file is not what it should be, or the system has no authorities.
+    pub fn for_origins(trust: &Trust) -> Result<Self, TlsSetupError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Self::speaking(PROXY_ALPN, (provider, rustls::DEFAULT_VERSIONS), trust, None)
     }
 
     fn speaking(
         alpn: &[u8],
+        (provider, versions): (Arc<CryptoProvider>, &[&'static SupportedProtocolVersion]),
         trust: &Trust,
         identity: Option<Identity>,
     ) -> Result<Self, TlsSetupError> {
-        let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(VERSIONS)
+            .with_protocol_versions(versions)
             .map_err(|error| TlsSetupError::NoSystemRoots(error.to_string()))?;
         let builder = match trust {
             Trust::Authority(path) => builder.with_root_certificates(authorities(path)?),
@@ -258,4 +268,56 @@ fn why_refused(alert: AlertDescription) -> String {
         other => return format!("the server refuses TLS: {other:?}"),
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::login::testing::Site;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+    /// What becomes of a handshake with a server that speaks these versions alone.
+    fn agree(
+        client: &ClientTls,
+        site: &Site,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<(), Error> {
+        let files = site.pki.tls_files();
+        let Identity { chain, key, .. } = Identity::load(&files.certificate, &files.key).unwrap();
+        let server = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_protocol_versions(versions)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let mut client = ClientConnection::new(Arc::clone(&client.config), name)?;
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            wire.clear();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn tls_1_2_is_spoken_to_origins_alone() {
+        let site = Site::new();
+        let trust = Trust::Authority(site.pki.certificate());
+        let origins = ClientTls::for_origins(&trust).unwrap();
+        let control = ClientTls::new(&trust, None).unwrap();
+        let proxies = ClientTls::for_proxy(&trust, None).unwrap();
+        for client in [&origins, &control, &proxies] {
+            assert_eq!(agree(client, &site, &[&TLS13]), Ok(()));
+        }
+        assert_eq!(agree(&origins, &site, &[&TLS12]), Ok(()));
+        for client in [control, proxies] {
+            assert!(agree(&client, &site, &[&TLS12]).is_err());
+        }
+    }
 }

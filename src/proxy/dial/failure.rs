@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::guard::Kind;
+use super::tls::TlsFault;
 
 /// Why an origin was not reached, the causes that tell most first: where several addresses were
 /// tried, the first of theirs in this order is the one that is reported.
@@ -39,6 +40,8 @@ pub enum Failure {
     NameUnavailable,
     /// This host has no descriptors, ports, memory, or threads left for it.
     Exhausted,
+    /// The origin is there, and nothing is said to it, since it has not shown who it is.
+    Tls(TlsFault),
     /// No upstream proxy does what it is asked.
     Upstream,
     /// Anything else the kernel says.
@@ -46,8 +49,9 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// All of them, by the names under which they are counted, without the kind of a denial.
-    pub const NAMES: [&'static str; 17] = [
+    /// All of them, by the names under which they are counted, without the kind of a denial
+    /// or fault.
+    pub const NAMES: [&'static str; 18] = [
         "denied",
         "ruled",
         "user_full",
@@ -63,6 +67,7 @@ impl Failure {
         "name_not_found",
         "name_unavailable",
         "exhausted",
+        "tls",
         "upstream",
         "other",
     ];
@@ -85,8 +90,9 @@ impl Failure {
             Self::NameNotFound => 12,
             Self::NameUnavailable => 13,
             Self::Exhausted => 14,
-            Self::Upstream => 15,
-            Self::Other => 16,
+            Self::Tls(_) => 15,
+            Self::Upstream => 16,
+            Self::Other => 17,
         }
     }
 }
@@ -137,6 +143,7 @@ impl fmt::Display for Failure {
             Self::NameNotFound => f.write_str("there is no host of that name"),
             Self::NameUnavailable => f.write_str("the name cannot be looked up now"),
             Self::Exhausted => f.write_str("the proxy has nothing left for another connection"),
+            Self::Tls(fault) => fault.fmt(f),
             Self::Upstream => f.write_str("no upstream proxy takes the connection now"),
             Self::Other => f.write_str("the host cannot be reached"),
         }
@@ -165,6 +172,7 @@ mod tests {
             Failure::NameNotFound,
             Failure::NameUnavailable,
             Failure::Exhausted,
+            Failure::Tls(TlsFault::Expired),
             Failure::Upstream,
             Failure::Other,
         ];

@@ -9,6 +9,7 @@ pub mod failure;
 pub mod guard;
 pub mod names;
 pub mod own;
+pub mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;

@@ -43,6 +43,7 @@ use super::slab::ConnectionId;
 use admission::Visitor;
 use forwarding::Purpose;
 use joining::Via;
+use securing::Securing;
 
 mod admission;
 mod announcing;
@@ -54,6 +55,7 @@ mod forwarding;
 mod joining;
 mod parting;
 mod relaying;
+mod securing;
 
 /// A client's connection, and the one to the origin once there is one.
 #[derive(Debug)]
@@ -130,6 +132,8 @@ struct Dialling {
     undecided: Option<Target>,
     /// The upstream proxies through which it is reached, if it is.
     via: Option<Via>,
+    /// The handshake with the origin, once that is connected, where there has to be one.
+    securing: Option<Securing>,
     /// By the number of their sockets, less one.
     attempts: [Option<End>; PROXY_ATTEMPTS_MAX],
     /// When to look whether another attempt is due.
@@ -226,6 +230,9 @@ impl Connection {
         match &mut self.phase {
             Phase::Dialling(dialling) => {
                 if dialling.via.as_mut().is_some_and(|via| via.notice(socket, event)) {
+                    return;
+                }
+                if dialling.securing.as_mut().is_some_and(|it| it.notice(socket, event)) {
                     return;
                 }
                 if let Some(Some(attempt)) = dialling.attempts.get_mut(origin) {

@@ -147,6 +147,7 @@ impl Connection {
             dial,
             undecided: way.is_none().then(|| target.clone()),
             via: None,
+            securing: None,
             attempts: [const { None }; PROXY_ATTEMPTS_MAX],
             next: None,
             until: cx.now + self.rules.dial_within,

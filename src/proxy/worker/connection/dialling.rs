@@ -23,7 +23,7 @@ impl Connection {
         if self.client.is_hung_up() {
             return Step::Turn(Turn::Over);
         }
-        if let Some(step) = self.talk(cx) {
+        if let Some(step) = self.secure(cx).or_else(|| self.talk(cx)) {
             return step;
         }
         let Phase::Dialling(dialling) = &mut self.phase else { return Step::Next };
@@ -70,6 +70,15 @@ impl Connection {
         ahead: &[u8],
         cx: &mut Context,
     ) {
+        let Phase::Dialling(dialling) = &self.phase else { return };
+        match dialling.is_to_be_secured() && ahead.is_empty() {
+            true => self.begin_securing(origin, socket, cx),
+            false => self.go_over(origin, socket, ahead, cx),
+        }
+    }
+
+    /// The same, and it has shown who it is, if it has to.
+    pub(super) fn go_over(&mut self, origin: End, socket: usize, ahead: &[u8], cx: &mut Context) {
         let Phase::Dialling(mut dialling) = std::mem::replace(&mut self.phase, Phase::Over) else {
             return;
         };
@@ -104,15 +113,19 @@ impl Connection {
 impl Dialling {
     /// When something is to be done even if nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
-        let server = self.via.as_ref().filter(|_| !self.dial.needs_addresses());
+        let server = self.server_being_tried();
         [self.next, Some(self.until), server.map(Via::due)].into_iter().flatten().min()
     }
 
     /// Whether the upstream proxy that is being tried has had its time. A name has the whole time
     /// to be looked up: its answer would be taken for that of the next one.
     pub(super) fn is_server_late(&self, now: Instant) -> bool {
-        let via = self.via.as_ref().filter(|_| !self.dial.needs_addresses());
-        via.is_some_and(|via| now >= via.due())
+        self.server_being_tried().is_some_and(|via| now >= via.due())
+    }
+
+    fn server_being_tried(&self) -> Option<&Via> {
+        let is_tried = !self.dial.needs_addresses() && self.securing.is_none();
+        self.via.as_ref().filter(|_| is_tried)
     }
 
     fn attempt(&mut self, id: ConnectionId, address: SocketAddr, cx: &Context) -> io::Result<()> {
