@@ -295,6 +295,10 @@ fn proxy(
         let (all, reused) = (units::count(proxy.requests), units::count(proxy.reused));
         line("requests", &format!("{all} of HTTP, {reused} over a connection that was there"));
     }
+    if proxy.vouched > 0 {
+        let vouched = units::count(proxy.vouched);
+        line("vouched", &format!("for {vouched} clients of other proxies"));
+    }
     line("traffic", &format!("{up} up, {down} down"));
     if proxy.associations > 0 {
         let (up, down) = (units::count(proxy.up_datagrams), units::count(proxy.down_datagrams));

@@ -207,6 +207,13 @@ pub(crate) fn ensure_accounts(sections: &Sections, has_accounts: bool, problems:
                         in [login]), or leave `auth` out";
             problems.error_with_help(keys.auth.origin.clone(), what, help);
         }
+        if !keys.auth_from.value.is_empty() && !has_accounts {
+            let what = "other proxies are to be told who their clients are, and there are no \
+                        accounts that know them";
+            let help = "run it beside a tunnel that has accounts (`corelane serve`, with `listen` \
+                        in [login]), or leave `auth_from` out";
+            problems.error_with_help(keys.auth_from.origin.clone(), what, help);
+        }
     }
 }
 
@@ -307,6 +314,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             auth: keys.auth.value.0,
             protocols: keys.protocols.value.iter().map(|protocol| protocol.0).collect(),
             proxy_protocol_from: keys.proxy_protocol_from.value.clone(),
+            auth_from: keys.auth_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
             udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
             routes: routes::routes(&table.rules, &table.upstreams),

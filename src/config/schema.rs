@@ -387,6 +387,7 @@ section! {
         certificate_required: bool = true, Restart;
         proxy_protocol_from: Vec<IpNet> = Vec::new(), Live;
         auth: ProxyAuth = ProxyAuth(Auth::Off), Live;
+        auth_from: Vec<IpNet> = Vec::new(), Live;
         protocols: Vec<ProxyProtocol> = ProxyProtocol::all(), Live;
         allow: Vec<Allowed> = Vec::new(), Live;
         udp_ports: Option<PortRange> = None, Live;

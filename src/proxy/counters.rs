@@ -124,6 +124,8 @@ pub struct ProxyCounters {
     pub requests: Counter,
     /// Those of them for which a connection to the origin was there already.
     pub reused: Counter,
+    /// Clients of other proxies that are who they say they are.
+    pub vouched: Counter,
     /// Bytes from clients to origins.
     pub up_bytes: Counter,
     /// Bytes from origins to clients.

@@ -6,6 +6,7 @@ use crate::accounts::refusal::{self as accounts, RefusalCode};
 use crate::accounts::secret::Secret;
 use crate::accounts::service::PassProof;
 
+use super::auth_endpoint::Inquiry;
 use super::counters::Refusal;
 use super::detect::Protocol;
 use super::dial::Failure;
@@ -60,6 +61,8 @@ pub enum Wish {
     /// To be known. The answer is [`Front::admit`] or [`Front::turn_down`]; what it wants comes
     /// afterwards.
     Login(PassProof),
+    /// To be told whether somebody else is who he says.
+    Vouch(Inquiry),
 }
 
 impl Front {
@@ -124,12 +127,8 @@ impl Front {
             Self::Silent => {}
             Self::Socks(server) => out.extend_from_slice(server.verdict(false)),
             Self::Http(_) => {
-                let status = match refusal.code {
-                    RefusalCode::TooManyFailures => Status::TooManyRequests,
-                    RefusalCode::Busy => Status::ServiceUnavailable,
-                    RefusalCode::QuotaExceeded => Status::Forbidden,
-                    _ => Status::ProxyAuthenticationRequired,
-                };
+                let otherwise = Status::ProxyAuthenticationRequired;
+                let status = status_of_refusal(refusal.code, otherwise);
                 let retry_after_s = refusal.retry_after.map(|wait| wait.as_secs().max(1));
                 Page { retry_after_s, ..Page::closing(status, &refusal.message) }.write(out);
             }
@@ -239,6 +238,9 @@ fn hear_http(
         }
         Ok(head) => head,
     };
+    if let Some(inquiry) = Inquiry::hear(&head, client, rules) {
+        return (used, Heard::Wish(Wish::Vouch(inquiry)));
+    }
     if rules.auth == Auth::Required
         && let Some(heard) = hear_credentials(&head, is_known_by, out)
     {
@@ -300,6 +302,16 @@ fn reply_of(failure: Failure) -> Reply {
             Reply::HostUnreachable
         }
         Failure::NetworkUnreachable => Reply::NetworkUnreachable,
+    }
+}
+
+/// What a client of HTTP hears of not being let in: `otherwise` if it has to show something else.
+pub(super) fn status_of_refusal(code: RefusalCode, otherwise: Status) -> Status {
+    match code {
+        RefusalCode::TooManyFailures => Status::TooManyRequests,
+        RefusalCode::Busy => Status::ServiceUnavailable,
+        RefusalCode::QuotaExceeded => Status::Forbidden,
+        _ => otherwise,
     }
 }
 

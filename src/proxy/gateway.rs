@@ -258,6 +258,7 @@ impl Gateway {
             reached: sum(|counters| &counters.reached),
             requests: sum(|counters| &counters.requests),
             reused: sum(|counters| &counters.reused),
+            vouched: sum(|counters| &counters.vouched),
             up_bytes: sum(|counters| &counters.up_bytes),
             down_bytes: sum(|counters| &counters.down_bytes),
             timed_out: sum(|counters| &counters.timed_out),

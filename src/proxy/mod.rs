@@ -8,9 +8,11 @@
 //!
 //! What the two ends of a connection say is read and written by machines without a socket or a
 //! clock: [`target`] is what every request asks for, [`detect`] tells the protocols apart,
-//! [`socks`] is SOCKS at either end, [`http`] is HTTP/1.1, and [`header`] is the PROXY protocol.
+//! [`socks`] is SOCKS at either end, [`http`] is HTTP/1.1, [`header`] is the PROXY protocol, and
+//! [`auth_endpoint`] is what other proxies ask about their clients.
 
 pub mod access;
+pub mod auth_endpoint;
 pub mod counters;
 mod crowd;
 pub mod detect;

@@ -57,6 +57,8 @@ pub struct Rules {
     pub protocols: Vec<Protocol>,
     /// Whose connections begin with a PROXY header, which says for whom they are made.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// Who may ask about clients of its own, and is believed who they are.
+    pub auth_from: Vec<IpNet>,
     /// Which addresses may be dialled.
     pub guard: Guard,
     /// The ports at which clients of UDP associations send; the kernel chooses if `None`.
@@ -121,6 +123,7 @@ impl Default for Rules {
             auth: Auth::Off,
             protocols: vec![Protocol::Socks5, Protocol::Socks4, Protocol::Http],
             proxy_protocol_from: Vec::new(),
+            auth_from: Vec::new(),
             guard: Guard::default(),
             udp_ports: None,
             routes: Routes::default(),
@@ -147,6 +150,17 @@ impl Rules {
     pub fn expects_header_from(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         self.proxy_protocol_from.iter().any(|prefix| prefix.contains(&source))
+    }
+
+    /// Whether `source` is told whether its own clients are who they say they are.
+    pub fn hears_inquiries_from(&self, source: IpAddr) -> bool {
+        let source = source.to_canonical();
+        self.auth_from.iter().any(|prefix| prefix.contains(&source))
+    }
+
+    /// Whether what clients say has secrets in it.
+    pub fn has_secrets(&self) -> bool {
+        self.auth == Auth::Required || !self.auth_from.is_empty()
     }
 
     /// Whether clients may speak `protocol`.

@@ -94,6 +94,9 @@ pub struct ProxyStatus {
     /// Those of them for which a connection to the origin was there already.
     #[serde(default)]
     pub reused: u64,
+    /// Clients of other proxies that are who they say they are.
+    #[serde(default)]
+    pub vouched: u64,
     /// Bytes from clients to origins.
     pub up_bytes: u64,
     /// Bytes from origins to clients.

@@ -24,6 +24,7 @@ use mio::event::Event;
 
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_REQUEST_LEN_MAX};
 use crate::proxy::access::Shown;
+use crate::proxy::auth_endpoint::AnswerForm;
 use crate::proxy::counters::Refusal;
 use crate::proxy::crowd::Seat;
 use crate::proxy::dial::{Dial, Failure};
@@ -56,6 +57,7 @@ mod joining;
 mod parting;
 mod relaying;
 mod securing;
+mod vouching;
 
 /// A client's connection, and the one to the origin once there is one.
 #[derive(Debug)]
@@ -117,6 +119,8 @@ struct Asking {
     again: bool,
     /// What it has shown, while that is being decided.
     login_pending: Option<Shown>,
+    /// How the answer is written where it is about somebody else.
+    vouching: Option<AnswerForm>,
 }
 
 /// The origin is being reached.
@@ -428,6 +432,7 @@ impl Phase {
             until,
             again: false,
             login_pending: None,
+            vouching: None,
         })
     }
 }

@@ -133,7 +133,11 @@ impl Connection {
         let Some(shown) = asking.login_pending.take() else { return };
         let is_good = |permit: &Arc<Permit>| !permit.has_ended();
         let revoked = || refusal_of(SessionEnd::Revoked);
-        match outcome.and_then(|permit| Some(permit).filter(is_good).ok_or_else(revoked)) {
+        let outcome = outcome.and_then(|permit| Some(permit).filter(is_good).ok_or_else(revoked));
+        if let Some(form) = asking.vouching.take() {
+            return self.vouch(form, outcome, cx);
+        }
+        match outcome {
             Ok(permit) => {
                 asking.front.admit(&mut asking.output);
                 // What was done for one is not used for another unasked.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zeroize::Zeroize as _;
 
 use crate::accounts::service::PassProof;
-use crate::limits::PROXY_ATTEMPTS_MAX;
+use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::{Answer, Dial, Failure};
 use crate::proxy::front::{Front, Heard, Wish};
@@ -33,7 +33,10 @@ impl Connection {
             let is_gone = self.client.is_hung_up();
             return Step::Turn(if is_gone { Turn::Over } else { Turn::Wait });
         }
-        let (from, is_secret) = (self.from.ip(), self.rules.auth == Auth::Required);
+        if asking.output.len() > PROXY_ROOM_KEPT_MAX {
+            return self.make_room();
+        }
+        let (from, is_secret) = (self.from.ip(), self.rules.has_secrets());
         let is_known_by = |proof: &PassProof| self.visitor.is_known_by(&cx.access, from, proof);
         loop {
             // What is to be said waits until nothing more can be heard: a client that has said
@@ -49,10 +52,7 @@ impl Connection {
                 match heard {
                     Heard::Whole => continue,
                     Heard::Part => {}
-                    Heard::Wish(wish) => {
-                        self.begin(wish, cx);
-                        return Step::Next;
-                    }
+                    Heard::Wish(wish) => return self.grant(wish, cx),
                     Heard::Refused(refusal) => {
                         cx.counters.refuse(refusal);
                         self.begin_parting(cx);
@@ -92,17 +92,37 @@ impl Connection {
         }
     }
 
+    /// Has the client take its answers before it gets another: they are not heaped up.
+    fn make_room(&mut self) -> Step {
+        let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
+        match write_out(&mut self.client, &mut asking.output) {
+            Ok(true) => Step::Next,
+            Ok(false) => Step::Turn(Turn::Wait),
+            Err(_) => Step::Turn(Turn::Over),
+        }
+    }
+
+    /// Begins with what the client wants. Whoever asks one question after the other lets others
+    /// have their turn in between.
+    fn grant(&mut self, wish: Wish, cx: &mut Context) -> Step {
+        let is_question = matches!(wish, Wish::Vouch(_));
+        self.begin(wish, cx);
+        if is_question { Step::Turn(Turn::Again) } else { Step::Next }
+    }
+
     /// The client wants something.
     fn begin(&mut self, wish: Wish, cx: &mut Context) {
-        if let Wish::Login(proof) = wish {
-            return self.begin_login(proof, cx);
-        }
+        let wish = match wish {
+            Wish::Login(proof) => return self.begin_login(proof, cx),
+            Wish::Vouch(inquiry) => return self.begin_vouching(inquiry, cx),
+            wish => wish,
+        };
         if let Err(failure) = self.ensure_welcome(cx) {
             return self.fail(failure, cx);
         }
         match wish {
             // Decided above.
-            Wish::Login(_) => {}
+            Wish::Login(_) | Wish::Vouch(_) => {}
             // The rules of users do not reach these.
             Wish::Bind(_) | Wish::Associate(_) if self.rules.auth == Auth::Required => {
                 self.fail(Failure::Ruled, cx);

@@ -157,6 +157,7 @@ impl Connection {
             if input.is_empty() { self.rules.keep_alive } else { self.rules.request_within };
         self.phase = Phase::Asking(Asking {
             login_pending: None,
+            vouching: None,
             front: Front::Http(HeadScanner::default()),
             input,
             output,
