@@ -4,6 +4,7 @@
 
 mod commands;
 mod port;
+mod traefik;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

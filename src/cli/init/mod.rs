@@ -1,5 +1,7 @@
 //! `corelane init`: everything that a server needs, made in one go.
 
+mod proxy;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,9 @@ pub(crate) enum InitCommand {
     /// Make a server ready to serve: authority, certificate, keys, configuration, database
     #[command(after_help = "Example: corelane init vpn --domain vpn.example.org")]
     Vpn(VpnArgs),
+    /// Print the part of a server's file that makes it a proxy; or set Traefik up in front of it
+    #[command(after_help = "Example: corelane init proxy >> /etc/corelane/server.toml")]
+    Proxy(proxy::ProxyArgs),
 }
 
 #[derive(Args, Debug)]
@@ -60,6 +65,7 @@ enum Nat {
 pub(super) fn run(command: &InitCommand) -> Result<(), CliError> {
     match command {
         InitCommand::Vpn(args) => vpn(args),
+        InitCommand::Proxy(args) => proxy::run(args),
     }
 }
 
