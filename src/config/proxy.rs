@@ -322,6 +322,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             origins: Arc::new(Origins::new(keys.origin_ca_file.value.clone())),
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),
+            bind_within: seconds(keys.bind_within_s.value.as_u32()),
             response_within: seconds(keys.response_within_s.value.as_u32()),
             keep_alive: seconds(keys.keep_alive_s.value.as_u32()),
             disclosure: Disclosure {

@@ -396,6 +396,8 @@ section! {
             ProxySeconds::clamped(limits::PROXY_REQUEST_WITHIN.as_secs()), Live;
         dial_within_s: ProxySeconds =
             ProxySeconds::clamped(limits::PROXY_DIAL_WITHIN.as_secs()), Live;
+        bind_within_s: ProxySeconds =
+            ProxySeconds::clamped(limits::PROXY_BIND_WITHIN.as_secs()), Live;
         response_within_s: ProxySeconds =
             ProxySeconds::clamped(limits::PROXY_RESPONSE_WITHIN.as_secs()), Live;
         keep_alive_s: ProxySeconds =

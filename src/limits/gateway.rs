@@ -65,7 +65,8 @@ pub const PROXY_DATAGRAMS_WAITING_MAX: usize = 16;
 pub const PROXY_DATAGRAMS_WAITING_LEN_MAX: usize = 64 * 1024;
 /// Ports of the configured range that are tried for an association.
 pub const PROXY_DATAGRAM_PORT_TRIES: u32 = 256;
-/// How long a port that a client had opened (BIND) waits for who is expected.
+/// How long a port that a client had opened (BIND) waits for who is expected, unless configured
+/// otherwise.
 pub const PROXY_BIND_WITHIN: Duration = Duration::from_secs(60);
 /// How long relays may go on when the gateway stops, unless configured otherwise.
 pub const PROXY_DRAIN_WITHIN: Duration = Duration::from_secs(30);

@@ -73,6 +73,8 @@ pub struct Rules {
     pub request_within: Duration,
     /// How long reaching an origin may take.
     pub dial_within: Duration,
+    /// How long a port that a client had opened (BIND) waits for who is expected.
+    pub bind_within: Duration,
     /// How long an origin may take to begin its answer to a request of HTTP that it has got.
     pub response_within: Duration,
     /// How long a client that has had an answer of HTTP may take before it asks again.
@@ -131,6 +133,7 @@ impl Default for Rules {
             origins: Arc::default(),
             request_within: limits::PROXY_REQUEST_WITHIN,
             dial_within: limits::PROXY_DIAL_WITHIN,
+            bind_within: limits::PROXY_BIND_WITHIN,
             response_within: limits::PROXY_RESPONSE_WITHIN,
             keep_alive: limits::PROXY_KEEP_ALIVE,
             disclosure: Disclosure::default(),

@@ -2,10 +2,11 @@
 
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) child: Child,
     directory: TempDir,
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
 }
 
 impl Gateway {
@@ -58,6 +59,27 @@ impl Gateway {
         Self::spawn(command, directory, Some(config))
     }
 
+    /// One on a host, with the defaults and more flags.
+    pub(crate) fn start_on(host: &Host, flags: &[&str]) -> Self {
+        let mut command = host.command(env!("CARGO_BIN_EXE_corelane")).unwrap();
+        command.args(["proxy", "--listen", "127.0.0.1:0"]).args(flags);
+        Self::spawn(command, tempfile::tempdir().unwrap(), None)
+    }
+
+    /// The same, where names are looked up at `name_server`.
+    pub(crate) fn start_resolving_at(host: &Host, name_server: IpAddr, flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("resolv.conf");
+        let text = format!("nameserver {name_server}\noptions timeout:1 attempts:1\n");
+        std::fs::write(&file, text).unwrap();
+        let mut command = host.command("unshare").unwrap();
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).arg(file);
+        command.args([env!("CARGO_BIN_EXE_corelane"), "proxy", "--listen", "127.0.0.1:0"]);
+        command.args(flags);
+        Self::spawn(command, directory, None)
+    }
+
     fn run(flags: &[&str], config: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
         command.arg("proxy").args(flags);
@@ -83,7 +105,7 @@ impl Gateway {
             }
         });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut gateway = Self { address, child, directory, log };
+        let mut gateway = Self { address, child, directory, log: Mutex::new(log) };
         let line = gateway.await_log("serving proxy clients");
         let (_, address) = line.rsplit_once(" on ").unwrap();
         gateway.address = address.split(',').next().unwrap().parse().unwrap();
@@ -98,7 +120,7 @@ impl Gateway {
     /// The next line of the log that has `text` in it.
     pub(crate) fn await_log(&self, text: &str) -> String {
         loop {
-            let line = self.log.recv_timeout(LONG);
+            let line = self.log.lock().unwrap().recv_timeout(LONG);
             let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
             if line.contains(text) {
                 return line;

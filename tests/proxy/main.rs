@@ -11,6 +11,7 @@ mod datagrams;
 mod forwarding;
 mod harness;
 mod house;
+mod ipv6;
 mod life;
 mod members;
 mod oracle;

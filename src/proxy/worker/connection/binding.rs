@@ -8,7 +8,7 @@ use mio::Interest;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 
-use crate::limits::{PROXY_ACCEPTS_PER_TURN, PROXY_BIND_WITHIN};
+use crate::limits::PROXY_ACCEPTS_PER_TURN;
 use crate::proxy::dial::{self, Answer, Failure};
 use crate::proxy::front::Front;
 use crate::proxy::relay::Relay;
@@ -78,7 +78,7 @@ impl Connection {
             target,
             open: None,
             is_knocked: false,
-            until: cx.now + PROXY_BIND_WITHIN,
+            until: cx.now + self.rules.bind_within,
         }));
         let answer = match named {
             Host::Address(address) => Some(Ok([address].into())),
