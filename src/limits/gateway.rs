@@ -110,6 +110,8 @@ pub const PROXY_LOOKUPS_WAITING_MAX: usize = 4096;
 pub const PROXY_LOOKUP_WAITERS_MAX: usize = 4096;
 /// Names whose addresses are remembered.
 pub const PROXY_NAMES_MAX: usize = 16_384;
+/// Addresses of one name that are kept: whoever has a domain may give it thousands.
+pub const PROXY_NAME_ADDRESSES_MAX: usize = 64;
 /// How long the addresses of a name are remembered. The system's resolver does not say how long
 /// they hold, and has a cache of its own where that matters.
 pub const PROXY_NAME_LASTS: Duration = Duration::from_secs(30);
@@ -165,6 +167,7 @@ const _: () = {
     assert!(PROXY_SPLICE_LEN_MIN <= PROXY_BUFFER_LEN, "what begins to splice goes on");
     assert!(PROXY_BUFFER_LEN >= 3 * TLS_RECORD_LEN_MAX, "room for a record in each form, and one");
     assert!(PROXY_PARTING_WITHIN.as_secs() < 10, "RFC 1928 section 6");
+    assert!(PROXY_NAME_ADDRESSES_MAX >= PROXY_ADDRESSES_MAX);
     assert!(PROXY_ATTEMPT_DELAY.as_millis() >= 100, "RFC 8305 section 5");
     assert!(PROXY_ATTEMPT_DELAY.as_millis() <= 2000, "RFC 8305 section 5");
     assert!(PROXY_TICKS.is_multiple_of(64), "a word has 64 bits");

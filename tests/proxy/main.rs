@@ -14,6 +14,7 @@ mod house;
 mod ipv6;
 mod life;
 mod members;
+mod names;
 mod oracle;
 mod origins;
 mod outside;

@@ -1,9 +1,12 @@
 //! Many clients, slow readers, and too few descriptors.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use corelane::lab::Host;
+use corelane::limits::PROXY_ASKING_MAX;
 use corelane::sys::process::{cpu_time, resident_bytes};
 
 use crate::harness::{Gateway, connect, echo, leave_descriptors, origin, read_exactly};
@@ -84,4 +87,64 @@ fn silent_clients_keep_nobody_out() {
     assert_eq!(read_exactly(&mut client, 1), b"x");
     drop(silent);
     gateway.await_status("they are gone", |status| status.connections == 1);
+}
+
+/// Opens connections from an address of its own until it is told to end.
+const SILENT: &str = "\
+import resource, socket, sys
+source, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = [socket.create_connection(('127.0.0.1', port), 60, (source, 0)) for _ in range(count)]
+print('ready', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_hundred_thousand_who_say_nothing_keep_nobody_out() {
+    const SOURCES: u8 = 25;
+    const OF_EACH: usize = 4000;
+    const ALL: u64 = SOURCES as u64 * OF_EACH as u64;
+    const KEPT: u64 = 2 * PROXY_ASKING_MAX as u64;
+    // The namespace takes what is left of them away with it.
+    let host = Host::create("gateway").unwrap();
+    let gateway = Gateway::start_on(&host, &["--allow", "loopback", "--workers", "2"]);
+    let pid = gateway.child.id();
+    let origin = host.run(echo).unwrap();
+    let reach = || host.run(|| gateway.reach(origin)).unwrap();
+    let mut early = reach();
+    let before = resident_bytes(pid).unwrap();
+    let (port, count) = (gateway.address.port().to_string(), OF_EACH.to_string());
+    // Several processes, since each may have a part of the descriptors that it takes.
+    let mut half_open: Vec<Child> = (1..=SOURCES)
+        .map(|last| {
+            let source = format!("127.1.0.{last}");
+            let mut command = host.command("/usr/bin/python3").unwrap();
+            command.args(["-c", SILENT, &source, &port, &count]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for process in &mut half_open {
+        let mut line = [0; 6];
+        process.stdout.take().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"ready\n");
+    }
+    gateway.await_status("all have come", |status| status.accepted == ALL + 1);
+    let grown = resident_bytes(pid).unwrap().saturating_sub(before);
+    let mut late = reach();
+    for client in [&mut early, &mut late] {
+        client.write_all(b"x").unwrap();
+        assert_eq!(read_exactly(client, 1), b"x");
+    }
+    let status = gateway.status();
+    let made_room = status.refused["made_room"];
+    assert_eq!(status.connections, ALL - made_room + 2, "{status:?}");
+    // Fewer where descriptors are scarcer.
+    assert!(status.connections <= KEPT + 2, "{status:?}");
+    assert!(grown < KEPT * 4096, "{grown} bytes for {KEPT} who say nothing");
+    for process in &mut half_open {
+        drop(process.stdin.take());
+        process.wait().unwrap();
+    }
+    gateway.await_status("they are gone", |status| status.connections == 2);
 }

@@ -11,7 +11,10 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::limits::{PROXY_LOOKUP_STACK_LEN, PROXY_LOOKUP_THREADS, PROXY_LOOKUPS_WAITING_MAX};
+use crate::limits::{
+    PROXY_LOOKUP_STACK_LEN, PROXY_LOOKUP_THREADS, PROXY_LOOKUPS_WAITING_MAX,
+    PROXY_NAME_ADDRESSES_MAX,
+};
 use crate::proxy::target::DomainName;
 use crate::sys::clock;
 use crate::sys::names::{self, LookupError};
@@ -80,7 +83,11 @@ impl Names {
 
 fn work(cache: &Mutex<Cache<Waiter>>, pending: &Receiver<DomainName>, look_up: &LookUp) {
     for name in pending {
-        let answer = look_up(name.as_str()).map(Arc::from);
+        let answer = look_up(name.as_str()).map(|mut addresses| {
+            // What is forgotten here is neither judged nor dialled.
+            addresses.truncate(PROXY_NAME_ADDRESSES_MAX);
+            Arc::from(addresses)
+        });
         let waiters = lock(cache).learn(clock::now(), &name, &answer);
         for waiter in waiters {
             waiter(answer.clone());
@@ -108,6 +115,18 @@ mod tests {
 
     fn name(text: &str) -> DomainName {
         DomainName::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn of_a_name_with_many_addresses_the_first_are_kept() {
+        let many = |_: &str| Ok((0..1000_u32).map(|it| IpAddr::from(it.to_be_bytes())).collect());
+        let names = Names::with(Arc::new(many)).unwrap();
+        let (sender, answers) = unbounded();
+        let told = move |answer| sender.send(answer).unwrap();
+        assert_eq!(names.ask(clock::now(), &name("many.example"), told), None);
+        let kept = answers.recv_timeout(LONG).unwrap().unwrap();
+        assert_eq!(kept.len(), PROXY_NAME_ADDRESSES_MAX);
+        assert_eq!(kept[0], IpAddr::from([0, 0, 0, 0]));
     }
 
     #[test]
