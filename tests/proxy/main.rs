@@ -12,6 +12,7 @@ mod forwarding;
 mod harness;
 mod house;
 mod ipv6;
+mod known;
 mod life;
 mod members;
 mod names;
