@@ -17,9 +17,12 @@ use crate::config::schema::{Entry, ProxyLasts, Reload, Section, Setting, section
 use crate::config::types::Unacceptable;
 use crate::config::values::{ConfigValue, Reader, TextValue, quoted};
 use crate::limits::PROXY_UPSTREAM_SERVERS_MAX;
+use crate::login::tls::Pin;
 use crate::proxy::target::Target;
 use crate::proxy::upstream::group::{Balance, Group, GroupSettings, ServerAddress};
+use crate::proxy::upstream::handshake::Scheme;
 use crate::proxy::upstream::rules::{PortRange, Suffix};
+use crate::proxy::upstream::tls::TlsSettings;
 use crate::proxy::upstream::{Routes, Rule, Way};
 
 section! {
@@ -39,6 +42,11 @@ section! {
         name: Option<Name> = None, Live;
         servers: Vec<ServerAddress> = Vec::new(), Live;
         credentials_file: Option<PathBuf> = None, Live;
+        token_file: Option<PathBuf> = None, Live;
+        ca_file: Option<PathBuf> = None, Live;
+        ca_pin: Option<Pin> = None, Live;
+        certificate_file: Option<PathBuf> = None, Live;
+        key_file: Option<PathBuf> = None, Live;
         balance: Balance = Balance::default(), Live;
         check: Option<Target> = None, Live;
         check_every_s: ProxyLasts = ProxyLasts::clamped(0), Live;
@@ -182,10 +190,46 @@ fn check_upstreams(upstreams: &[UpstreamTable], problems: &mut Problems) {
             let what = format!("an upstream has at most {PROXY_UPSTREAM_SERVERS_MAX} servers");
             problems.error(keys.servers.origin.clone(), what);
         }
+        check_tls(keys, problems);
         if keys.check.value.is_some() && keys.check_every_s.value.as_u32() == 0 {
             let help = "say how often by `check_every_s`";
             problems.error_with_help(keys.check.origin.clone(), "this is never checked", help);
         }
+    }
+}
+
+/// Tells of keys that contradict each other, or go for other servers than the group has.
+fn check_tls(keys: &UpstreamSection, problems: &mut Problems) {
+    let has = |scheme| keys.servers.value.iter().any(|server| server.scheme == scheme);
+    let files = [&keys.ca_file, &keys.certificate_file, &keys.key_file];
+    let mut of_tls: Vec<&Origin> =
+        files.into_iter().filter(|file| file.value.is_some()).map(|file| &file.origin).collect();
+    of_tls.extend(keys.ca_pin.value.map(|_| &keys.ca_pin.origin));
+    if let Some(origin) = of_tls.first()
+        && !has(Scheme::Https)
+    {
+        let help = "such as `servers = [\"https://proxy.example.org:8443\"]`";
+        let what = "this goes for servers that speak TLS, and the group has none";
+        problems.error_with_help((*origin).clone(), what, help);
+    }
+    if keys.ca_file.value.is_some() && keys.ca_pin.value.is_some() {
+        let what = "whom to trust is said twice: by `ca_file` and by `ca_pin`";
+        problems.error(keys.ca_pin.origin.clone(), what);
+    }
+    let (certificate, key) = (&keys.certificate_file, &keys.key_file);
+    if certificate.value.is_some() != key.value.is_some() {
+        let origin = if certificate.value.is_some() { &certificate.origin } else { &key.origin };
+        problems.error(origin.clone(), "`certificate_file` and `key_file` go together");
+    }
+    if keys.token_file.value.is_none() {
+        return;
+    }
+    let origin = keys.token_file.origin.clone();
+    if keys.credentials_file.value.is_some() {
+        problems.error(origin, "who asks is said twice: by `credentials_file` and by `token_file`");
+    } else if has(Scheme::Socks5) {
+        let help = "give user and token as USER:TOKEN in `credentials_file`";
+        problems.error_with_help(origin, "SOCKS5 has no way to show a token alone", help);
     }
 }
 
@@ -219,6 +263,12 @@ pub(crate) fn groups(upstreams: &[UpstreamTable]) -> Vec<Arc<Group>> {
             name: keys.name.value.clone()?,
             servers: keys.servers.value.clone(),
             credentials_file: keys.credentials_file.value.clone(),
+            token_file: keys.token_file.value.clone(),
+            tls: TlsSettings {
+                ca_file: keys.ca_file.value.clone(),
+                pin: keys.ca_pin.value,
+                identity: keys.certificate_file.value.clone().zip(keys.key_file.value.clone()),
+            },
             balance: keys.balance.value,
             check_every: (every_s > 0).then(|| Duration::from_secs(every_s.into())),
             check: keys.check.value.clone(),

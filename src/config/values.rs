@@ -372,7 +372,7 @@ text_values! {
     Suffix: "a domain such as \"example.org\"";
     RuleWay: "\"direct\", \"block\", or the name of an upstream";
     ServerAddress: "a proxy such as \"socks5://192.0.2.1:1080\" or \
-                    \"http://proxy.example.org:3128\"";
+                    \"https://proxy.example.org:8443\"";
     Target: "a host and port such as \"example.org:443\"";
     ProxyProtocol: "\"socks5\", \"socks4\" or \"http\"";
     ViaName: "a name of letters, digits and . _ - : such as \"proxy.example.org\"";

@@ -18,7 +18,7 @@ use crate::host::routes::RoutesError;
 use crate::login::server::{ListenError, LoginStartError};
 use crate::login::tls::TlsSetupError;
 use crate::proxy::GatewayError;
-use crate::proxy::upstream::group::CredentialsFileError;
+use crate::proxy::upstream::group::LoadError;
 use crate::sys::tun::TunError;
 use crate::sys::udp::UdpError;
 
@@ -76,9 +76,9 @@ pub enum DaemonError {
     /// The proxy gateway cannot be started.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
-    /// The credentials for an upstream proxy cannot be had.
+    /// A group of upstream proxies cannot be used.
     #[error(transparent)]
-    UpstreamCredentials(#[from] CredentialsFileError),
+    Upstream(#[from] LoadError),
     /// A worker of the proxy gateway has ended.
     #[error("{0}")]
     GatewayFailed(String),
@@ -147,7 +147,7 @@ impl DaemonError {
             Self::Firewall(FirewallError::Forbidden) => ExitCode::Denied,
             Self::State(error) => error.exit_code(),
             Self::TlsSetup(_) => ExitCode::ConfigInvalid,
-            Self::UpstreamCredentials(error) => error.exit_code(),
+            Self::Upstream(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
             Self::Control(ControlError::DeviceGone { .. }) => ExitCode::DeviceGone,
             _ => ExitCode::Failure,

@@ -101,18 +101,18 @@ impl Bound {
     }
 }
 
-/// The files that a reload reads: credentials for upstream proxies, authorities for origins.
+/// The files that a reload reads: those of upstream proxies, authorities for origins.
 pub(super) fn files_of_rules(entrances: &[Entrance]) -> Vec<PathBuf> {
     let upstreams = entrances.iter().flat_map(|entrance| &entrance.rules.upstreams);
-    let credentials = upstreams.filter_map(|group| group.settings.credentials_file.clone());
+    let of_upstreams = upstreams.flat_map(|group| group.settings.files()).cloned();
     let origins = entrances.iter().filter_map(|entrance| entrance.rules.origins.ca_file.clone());
-    credentials.chain(origins).collect()
+    of_upstreams.chain(origins).collect()
 }
 
 /// Reads those files, as long as the rights for that are there.
 pub(super) fn load_files_of_rules(entrances: &[Entrance]) -> Result<(), DaemonError> {
     for group in entrances.iter().flat_map(|entrance| &entrance.rules.upstreams) {
-        group.load_credentials()?;
+        group.load()?;
     }
     let serves_http = |entrance: &&Entrance| entrance.rules.has(Protocol::Http);
     for Entrance { rules, .. } in entrances.iter().filter(serves_http) {

@@ -118,14 +118,9 @@ fn a_rule_denies_the_address_that_is_dialled_and_ends_what_it_denies_later() {
 #[test]
 fn a_rule_denies_the_same_through_an_upstream_proxy() {
     let upstream = crate::harness::Gateway::start(&[]);
-    let settings = GroupSettings {
-        name: "far".parse().unwrap(),
-        servers: vec![format!("socks5://{}", upstream.address).parse().unwrap()],
-        credentials_file: None,
-        balance: Balance::User,
-        check_every: None,
-        check: None,
-    };
+    let servers = vec![format!("socks5://{}", upstream.address).parse().unwrap()];
+    let settings = GroupSettings::new("far".parse().unwrap(), servers);
+    let settings = GroupSettings { balance: Balance::User, ..settings };
     let rule = Rule {
         domains: Vec::new(),
         networks: Vec::new(),

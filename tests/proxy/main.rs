@@ -6,6 +6,7 @@ mod access;
 mod announced;
 mod beside;
 mod binding;
+mod chained;
 mod clients;
 mod datagrams;
 mod forwarding;

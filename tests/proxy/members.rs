@@ -392,14 +392,9 @@ fn a_connection_between_two_requests_is_one_of_its_users_and_of_no_other() {
 #[test]
 fn a_rule_is_asked_again_about_what_is_kept_through_an_upstream_proxy() {
     let upstream = crate::harness::Gateway::start(&[]);
-    let settings = GroupSettings {
-        name: "far".parse().unwrap(),
-        servers: vec![format!("http://{}", upstream.address).parse().unwrap()],
-        credentials_file: None,
-        balance: Balance::LeastConnections,
-        check_every: None,
-        check: None,
-    };
+    let servers = vec![format!("http://{}", upstream.address).parse().unwrap()];
+    let settings = GroupSettings::new("far".parse().unwrap(), servers);
+    let settings = GroupSettings { balance: Balance::LeastConnections, ..settings };
     let rule = Rule {
         domains: Vec::new(),
         networks: Vec::new(),

@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// What curl fetches.
-fn curl(arguments: &[&str]) -> String {
+pub(crate) fn fetch(arguments: &[&str]) -> String {
     let more = ["--silent", "--show-error", "--max-time", "60", "--noproxy", ""];
     let output = Command::new("curl").args(more).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
@@ -58,7 +58,7 @@ fn a_rule_blocks_what_is_reached_without_it() {
         let url = format!("http://localhost:{}/", page.port());
         let proxy = format!("http://{}", gateway.address);
         let code = ["--output", "/dev/null", "--write-out", "%{http_code}"];
-        assert_eq!(curl(&[&code[..], &["--proxy", &proxy, &url]].concat()), expected);
+        assert_eq!(fetch(&[&code[..], &["--proxy", &proxy, &url]].concat()), expected);
     }
     let mut stream = by_name.connect();
     stream.write_all(&greeting_and_request(origin)).unwrap();
@@ -74,7 +74,7 @@ fn peer_teller() -> SocketAddr {
 }
 
 /// A proxy that sends what goes to `port` through a group with these servers.
-fn chained(port: u16, servers: &str, more: &str) -> Gateway {
+pub(crate) fn chained(port: u16, servers: &str, more: &str) -> Gateway {
     Gateway::start_with_file(&format!(
         "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\ndial_within_s = 10\n\
          [[proxy.upstream]]\nname = \"far\"\nservers = [{servers}]\n{more}\n\
@@ -97,16 +97,16 @@ fn two_proxies_are_chained_in_either_protocol() {
         for proxy in ["socks5h", "socks4a", "http"] {
             let proxy = format!("{proxy}://{}", near.address);
             let url = format!("http://localhost:{}/", far.port());
-            assert_eq!(curl(&["--proxytunnel", "--proxy", &proxy, &url]), "from afar");
+            assert_eq!(fetch(&["--proxytunnel", "--proxy", &proxy, &url]), "from afar");
         }
         assert_eq!(end.status().reached - before, 3, "{scheme}: all came through it");
         let url = format!("http://localhost:{}/", far.port());
         let proxy = format!("http://{}", near.address);
-        assert_eq!(curl(&["--proxy", &proxy, &url]), "from afar");
+        assert_eq!(fetch(&["--proxy", &proxy, &url]), "from afar");
         assert_eq!(end.status().reached - before, 4, "{scheme}: a request that is forwarded, too");
         let url = format!("http://localhost:{}/", other.port());
         let proxy = format!("socks5h://{}", near.address);
-        assert_eq!(curl(&["--proxy", &proxy, &url]), "from nearby");
+        assert_eq!(fetch(&["--proxy", &proxy, &url]), "from nearby");
         assert_eq!(end.status().reached - before, 4, "{scheme}: a rule for one port only");
         let status = near.status();
         let [server] = &status.upstreams[..] else { panic!("{status:?}") };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane::login::pki::{Certificate, PkiDirectory, Purpose, Validity};
+use corelane::login::tls::Pin;
 use corelane::sys::clock;
 use corelane::sys::process::{cpu_time, resident_bytes};
 use rand::RngCore;
@@ -54,24 +55,34 @@ impl Site {
         )
     }
 
-    fn gateway(&self, more: &str) -> Gateway {
+    pub(crate) fn gateway(&self, more: &str) -> Gateway {
         Gateway::start_with_file(&self.config(more))
     }
 
+    /// The file with the certificate of the authority.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.pki.certificate()
+    }
+
+    /// The pin of the authority.
+    pub(crate) fn pin(&self) -> String {
+        Pin::of_file(&self.authority()).unwrap().to_string()
+    }
+
     /// The keys that demand a certificate of this authority.
-    fn mutual(&self) -> String {
+    pub(crate) fn mutual(&self) -> String {
         let (ca, crl) = (self.pki.certificate(), self.pki.revocation_list());
         format!("client_ca_file = {ca:?}\nclient_crl_file = {crl:?}\n")
     }
 
-    fn user(&self, name: &str) -> Certificate {
+    pub(crate) fn user(&self, name: &str) -> Certificate {
         let validity = Validity::days(clock::unix_time(), 30);
         let purpose = Purpose::User(name.parse().unwrap());
         self.pki.issue(&purpose, validity, &mut rand::rng()).unwrap()
     }
 
     /// Files with a certificate and its key, as curl takes them.
-    fn files(&self, certificate: &Certificate) -> [PathBuf; 2] {
+    pub(crate) fn files(&self, certificate: &Certificate) -> [PathBuf; 2] {
         let paths = ["pem", "key"]
             .map(|kind| self.directory.path().join(format!("{}.{kind}", certificate.serial)));
         std::fs::write(&paths[0], &certificate.pem).unwrap();

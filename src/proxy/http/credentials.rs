@@ -147,6 +147,13 @@ impl ProxyAuthorization {
         Ok(Self(value))
     }
 
+    /// A token, of the scheme Bearer. The error names one that has other characters than RFC 6750
+    /// section 2.1 allows.
+    pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
+        bearer(token.as_bytes()).ok_or(CredentialsError::Bearer)?;
+        Ok(Self(Zeroizing::new([b"Bearer ", token.as_bytes()].concat())))
+    }
+
     /// The value itself.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -3,25 +3,26 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::accounts::names::Name;
-use crate::accounts::secret::Secret;
 use crate::exit::ExitCode;
-use crate::limits::PROXY_CREDENTIALS_LEN_MAX;
-use crate::proxy::socks::Credentials;
+use crate::login::tls::{ClientTls, TlsSetupError};
+use crate::proxy::origins::server_name;
 use crate::proxy::target::{Target, TargetError};
-use crate::sys::private_file::{self, PrivateFileError};
 use crate::telemetry::status::UpstreamStatus;
 
 use super::handshake::Scheme;
 use super::health::Health;
+use super::proof::{Proof, ProofFileError};
+use super::tls::TlsSettings;
 
-/// Where an upstream proxy is, and what it speaks: `socks5://HOST:PORT` or `http://HOST:PORT`.
+/// Where an upstream proxy is, and what it speaks: `socks5://HOST:PORT`,
+/// `http://HOST:PORT` or `https://HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServerAddress {
     /// What it speaks.
@@ -34,8 +35,11 @@ pub struct ServerAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadServerAddress {
     /// It does not say what the proxy speaks.
-    #[error("expected socks5:// or http:// in front")]
+    #[error("expected socks5://, http:// or https:// in front")]
     Scheme,
+    /// It speaks TLS, and no certificate can have such a name.
+    #[error("no certificate can be for a host of this name")]
+    Certificate,
     /// The host or the port is none.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -51,6 +55,9 @@ impl FromStr for ServerAddress {
         let target: Target = rest.strip_suffix('/').unwrap_or(rest).parse()?;
         match target.port {
             0 => Err(TargetError::Port.into()),
+            _ if scheme == Scheme::Https && server_name(&target.host).is_none() => {
+                Err(BadServerAddress::Certificate)
+            }
             _ => Ok(Self { scheme, target }),
         }
     }
@@ -96,6 +103,10 @@ pub struct GroupSettings {
     pub servers: Vec<ServerAddress>,
     /// File with `USER:PASSWORD`, for all of them.
     pub credentials_file: Option<PathBuf>,
+    /// File with a token instead.
+    pub token_file: Option<PathBuf>,
+    /// TLS to those that speak it.
+    pub tls: TlsSettings,
     /// How connections are shared out.
     pub balance: Balance,
     /// How often each server is tried on its own account, if it is.
@@ -104,12 +115,34 @@ pub struct GroupSettings {
     pub check: Option<Target>,
 }
 
+impl GroupSettings {
+    /// A group that has nothing but servers.
+    pub fn new(name: Name, servers: Vec<ServerAddress>) -> Self {
+        Self {
+            name,
+            servers,
+            credentials_file: None,
+            token_file: None,
+            tls: TlsSettings::default(),
+            balance: Balance::default(),
+            check_every: None,
+            check: None,
+        }
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.credentials_file.iter().chain(&self.token_file).chain(self.tls.files())
+    }
+}
+
 /// A group of upstream proxies, shared by all workers.
 #[derive(Debug)]
 pub struct Group {
     /// What it was told.
     pub settings: GroupSettings,
-    credentials: OnceLock<Credentials>,
+    proof: OnceLock<Proof>,
+    tls: OnceLock<ClientTls>,
     members: Vec<Member>,
     turn: AtomicUsize,
     /// When its servers are to be tried next.
@@ -133,44 +166,30 @@ impl PartialEq for Group {
 
 impl Eq for Group {}
 
-/// Why the credentials for a group cannot be had.
+/// Why a group cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum CredentialsFileError {
-    /// The file cannot be read, or others could read it.
-    #[error("the credentials for an upstream proxy: {0}")]
-    File(#[from] PrivateFileError),
-    /// It has something else.
-    #[error(
-        "the credentials for an upstream proxy: {} has to be one line USER:PASSWORD, each of 1 to \
-         255 bytes without control characters", .0.display()
-    )]
-    Malformed(PathBuf),
+pub enum LoadError {
+    /// Its credentials cannot be had.
+    #[error(transparent)]
+    Proof(#[from] ProofFileError),
+    /// Its TLS cannot be set up.
+    #[error("TLS to the upstream proxy {name}: {source}", name = .name.as_str())]
+    Tls {
+        /// The group.
+        name: Name,
+        /// What is wrong.
+        source: TlsSetupError,
+    },
 }
 
-impl CredentialsFileError {
+impl LoadError {
     /// The exit code of a command that ends with this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::File(error) => {
-                error.io_error().map_or(ExitCode::ConfigInvalid, ExitCode::of_io_error)
-            }
-            Self::Malformed(_) => ExitCode::ConfigInvalid,
+            Self::Proof(error) => error.exit_code(),
+            Self::Tls { .. } => ExitCode::ConfigInvalid,
         }
     }
-}
-
-fn read_credentials(path: &Path) -> Result<Credentials, CredentialsFileError> {
-    let bytes = private_file::read(path, PROXY_CREDENTIALS_LEN_MAX)?;
-    let malformed = || CredentialsFileError::Malformed(path.to_owned());
-    let text = str::from_utf8(&bytes).map_err(|_| malformed())?;
-    let (user, password) =
-        text.trim_end_matches(['\r', '\n']).split_once(':').ok_or_else(malformed)?;
-    let is_good =
-        |part: &str| (1..=255).contains(&part.len()) && !part.chars().any(char::is_control);
-    if !is_good(user) || !is_good(password) {
-        return Err(malformed());
-    }
-    Ok(Credentials { user: user.to_owned(), password: Secret::new(password.to_owned()) })
 }
 
 /// A server as it stands when one is chosen.
@@ -212,28 +231,49 @@ impl Group {
         let members = settings.servers.iter().map(|_| Member::default()).collect();
         Self {
             settings,
-            credentials: OnceLock::new(),
+            proof: OnceLock::new(),
+            tls: OnceLock::new(),
             members,
             turn: AtomicUsize::new(0),
             check_due: Mutex::default(),
         }
     }
 
-    /// Reads the credentials, if there are to be any.
+    /// Reads the files that it names: credentials, and what TLS needs where a server speaks it.
     ///
     /// # Errors
-    /// The file is not as it should be.
-    pub fn load_credentials(&self) -> Result<(), CredentialsFileError> {
-        if let Some(path) = &self.settings.credentials_file {
-            let read = read_credentials(path)?;
-            self.credentials.get_or_init(|| read);
+    /// One is not as it should be.
+    pub fn load(&self) -> Result<(), LoadError> {
+        let GroupSettings { credentials_file, token_file, tls, servers, name, .. } = &self.settings;
+        let proof = match (credentials_file, token_file) {
+            (Some(path), _) => Some(Proof::of_credentials_file(path)?),
+            (None, Some(path)) => Some(Proof::of_token_file(path)?),
+            (None, None) => None,
+        };
+        if let Some(proof) = proof {
+            self.set_proof(proof);
+        }
+        if servers.iter().any(|server| server.scheme == Scheme::Https) {
+            let failed = |source| LoadError::Tls { name: name.clone(), source };
+            let tls = tls.load().map_err(failed)?;
+            self.tls.get_or_init(|| tls);
         }
         Ok(())
     }
 
-    /// The credentials for its servers.
-    pub fn credentials(&self) -> Option<&Credentials> {
-        self.credentials.get()
+    /// What is shown to its servers, unless that is known already.
+    pub fn set_proof(&self, proof: Proof) {
+        self.proof.get_or_init(|| proof);
+    }
+
+    /// What is shown to its servers.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.proof.get()
+    }
+
+    /// TLS to its servers, once that was loaded.
+    pub fn tls(&self) -> Option<&ClientTls> {
+        self.tls.get()
     }
 
     /// The address of a server.
@@ -368,14 +408,9 @@ mod tests {
 
     fn group(balance: Balance, count: usize) -> Arc<Group> {
         let server = |number| format!("socks5://192.0.2.{number}:1080").parse().unwrap();
-        Arc::new(Group::new(GroupSettings {
-            name: "far".parse().unwrap(),
-            servers: (1..=count).map(server).collect(),
-            credentials_file: None,
-            balance,
-            check_every: None,
-            check: None,
-        }))
+        let servers = (1..=count).map(server).collect();
+        let settings = GroupSettings::new("far".parse().unwrap(), servers);
+        Arc::new(Group::new(GroupSettings { balance, ..settings }))
     }
 
     fn candidate(
@@ -472,27 +507,13 @@ mod tests {
         for text in ["socks5://192.0.2.1:1080", "http://proxy.example:3128", "http://[::1]:1"] {
             assert_eq!(text.parse::<ServerAddress>().unwrap().to_string(), text);
         }
+        for text in ["https://proxy.example:8443", "https://192.0.2.1:1", "https://[::1]:1"] {
+            assert_eq!(text.parse::<ServerAddress>().unwrap().to_string(), text);
+        }
         for text in ["192.0.2.1:1080", "ftp://a:1", "http://a", "http://a:0", "http://u:p@a:1"] {
             assert!(text.parse::<ServerAddress>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn credentials_are_one_private_line() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("credentials");
-        let read = |content: &str, mode| {
-            std::fs::write(&path, content).unwrap();
-            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-            read_credentials(&path)
-        };
-        let good = read("me:se:cret\n", 0o600).unwrap();
-        assert_eq!((good.user.as_str(), good.password.expose()), ("me", "se:cret"));
-        for content in ["", "me", ":secret", "me:", "me:a\nb:c", "me:a\u{7}"] {
-            let error = read(content, 0o600).unwrap_err().to_string();
-            assert!(error.contains("USER:PASSWORD"), "{content:?}: {error}");
-        }
-        assert!(matches!(read("me:secret\n", 0o644), Err(CredentialsFileError::File(_))));
+        let nameless = format!("https://{}:1", ["a"; 128].join("."));
+        assert_eq!(nameless.parse::<ServerAddress>(), Err(BadServerAddress::Certificate));
     }
 }

@@ -1,14 +1,18 @@
 //! Asks an upstream proxy for a connection, in whichever protocol it speaks. Without a socket.
 
+use std::io;
+
 use zeroize::Zeroizing;
 
 use crate::limits::PROXY_UPSTREAM_ANSWER_LEN_MAX;
 use crate::proxy::dial::Failure;
 use crate::proxy::http::{ConnectError, ConnectReply, ProxyAuthorization, write_connect};
-use crate::proxy::socks::Credentials;
 use crate::proxy::socks::client::{Client, ClientError, ClientStep, Command};
 use crate::proxy::socks::reply::Reply;
 use crate::proxy::target::Target;
+
+use super::proof::Proof;
+use super::tls;
 
 /// What an upstream proxy speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,11 +21,14 @@ pub enum Scheme {
     Socks5,
     /// HTTP/1.1, of which CONNECT is used.
     Http,
+    /// The same inside TLS.
+    Https,
 }
 
 impl Scheme {
     /// All of them, with the names that addresses begin with.
-    pub const ALL: [(&'static str, Self); 2] = [("socks5", Self::Socks5), ("http", Self::Http)];
+    pub const ALL: [(&'static str, Self); 3] =
+        [("socks5", Self::Socks5), ("http", Self::Http), ("https", Self::Https)];
 }
 
 /// The conversation with an upstream proxy.
@@ -39,7 +46,7 @@ pub enum Handshake {
 }
 
 /// Why an upstream proxy does not do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// It said so in SOCKS.
     #[error(transparent)]
@@ -50,6 +57,12 @@ pub enum HandshakeError {
     /// The credentials cannot be sent in HTTP.
     #[error("the credentials have a character that HTTP cannot send")]
     Credentials,
+    /// A token is shown by HTTP alone.
+    #[error("SOCKS5 has no way to show a token alone: give user and token in `credentials_file`")]
+    Token,
+    /// TLS has failed, for this reason.
+    #[error("{0}")]
+    Tls(String),
     /// It has closed the connection instead of an answer.
     #[error("the upstream proxy has closed the connection instead of an answer")]
     Closed {
@@ -81,22 +94,22 @@ impl Handshake {
     pub fn begin(
         scheme: Scheme,
         target: &Target,
-        credentials: Option<&Credentials>,
+        proof: Option<&Proof>,
         out: &mut Vec<u8>,
     ) -> Result<Self, HandshakeError> {
         match scheme {
             Scheme::Socks5 => {
-                let mut client =
-                    Client::new(Command::Connect, target.clone(), credentials.cloned())?;
+                let credentials = match proof {
+                    Some(Proof::Password(credentials)) => Some(credentials.clone()),
+                    Some(Proof::Token(_)) => return Err(HandshakeError::Token),
+                    None => None,
+                };
+                let mut client = Client::new(Command::Connect, target.clone(), credentials)?;
                 out.extend_from_slice(&client.open(false));
                 Ok(Self::Socks { client: Box::new(client), has_heard: false })
             }
-            Scheme::Http => {
-                let basic = |it: &Credentials| {
-                    ProxyAuthorization::basic(&it.user, it.password.expose())
-                        .map_err(|_| HandshakeError::Credentials)
-                };
-                let authorization = credentials.map(basic).transpose()?;
+            Scheme::Http | Scheme::Https => {
+                let authorization = proof.map(authorization).transpose()?;
                 write_connect(target, authorization.as_ref(), out);
                 Ok(Self::Http(ConnectReply::default()))
             }
@@ -150,11 +163,26 @@ impl Handshake {
     }
 }
 
+/// How HTTP shows who asks.
+fn authorization(proof: &Proof) -> Result<ProxyAuthorization, HandshakeError> {
+    let written = match proof {
+        Proof::Password(it) => ProxyAuthorization::basic(&it.user, it.password.expose()),
+        Proof::Token(token) => ProxyAuthorization::bearer(token.expose()),
+    };
+    written.map_err(|_| HandshakeError::Credentials)
+}
+
 impl HandshakeError {
+    /// What a connection that has failed with `error` means, where the proxy knew what is asked for
+    /// or not.
+    pub fn of_io(error: &io::Error, was_told: bool) -> Self {
+        tls::why(error).map_or(Self::Closed { was_told }, Self::Tls)
+    }
+
     /// Whose fault it is.
-    pub fn fault(self) -> Fault {
+    pub fn fault(&self) -> Fault {
         match self {
-            Self::Socks(ClientError::Refused(code)) => match Reply::of(code) {
+            Self::Socks(ClientError::Refused(code)) => match Reply::of(*code) {
                 Some(
                     Reply::NotAllowed
                     | Reply::NetworkUnreachable
@@ -171,14 +199,14 @@ impl HandshakeError {
             Self::Socks(_) | Self::Http(_) | Self::Credentials | Self::Closed { .. } => {
                 Fault::Server
             }
-            Self::TooLong => Fault::Server,
+            Self::TooLong | Self::Token | Self::Tls(_) => Fault::Server,
         }
     }
 
     /// What the client hears if nobody else does it.
-    pub fn failure(self) -> Failure {
+    pub fn failure(&self) -> Failure {
         match self {
-            Self::Socks(ClientError::Refused(code)) => match Reply::of(code) {
+            Self::Socks(ClientError::Refused(code)) => match Reply::of(*code) {
                 Some(Reply::NotAllowed) => Failure::UpstreamDenied,
                 Some(Reply::NetworkUnreachable) => Failure::NetworkUnreachable,
                 Some(Reply::HostUnreachable) => Failure::HostUnreachable,
@@ -216,8 +244,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_asked_for_by_name_and_what_follows_is_kept() {
-        let credentials =
-            Credentials { user: "me".to_owned(), password: Secret::new("secret".to_owned()) };
+        let credentials = Proof::password("me", Secret::new("secret".to_owned())).unwrap();
         let target = "example.org:443".parse().unwrap();
         let mut out = Zeroizing::new(Vec::new());
         Handshake::begin(Scheme::Http, &target, Some(&credentials), &mut out).unwrap();
@@ -227,6 +254,13 @@ mod tests {
              Proxy-Authorization: Basic bWU6c2VjcmV0\r\n\r\n"
         );
         out.clear();
+        let token = Proof::Token(Secret::new("abc".to_owned()));
+        Handshake::begin(Scheme::Https, &target, Some(&token), &mut out).unwrap();
+        let text = String::from_utf8_lossy(&out);
+        assert!(text.ends_with("\r\nProxy-Authorization: Bearer abc\r\n\r\n"), "{text}");
+        out.clear();
+        let without = Handshake::begin(Scheme::Socks5, &target, Some(&token), &mut out);
+        assert_eq!((without.unwrap_err(), out.len()), (HandshakeError::Token, 0));
         let mut socks =
             Handshake::begin(Scheme::Socks5, &target, Some(&credentials), &mut out).unwrap();
         assert_eq!(out[..], [5, 2, 0, 2]);

@@ -14,7 +14,8 @@ use crate::proxy::dial::{Dial, Failure, Guard};
 use crate::proxy::stream::{End, Moved};
 use crate::proxy::target::{Host, Target};
 use crate::proxy::upstream::group::{Group, Lease};
-use crate::proxy::upstream::handshake::{Fault, Handshake, HandshakeError};
+use crate::proxy::upstream::handshake::{Fault, Handshake, HandshakeError, Scheme};
+use crate::proxy::upstream::tls;
 
 use super::super::Context;
 use super::{Connection, Dialling, Phase, Step, Turn, write_out};
@@ -66,6 +67,22 @@ impl Via {
             return true;
         }
         false
+    }
+
+    /// Has what is asked for told to the server that is being tried, inside TLS if it speaks that.
+    fn begin_talk(&self, mut origin: End, socket: usize) -> Result<Talk, HandshakeError> {
+        let failed = |why: &dyn std::fmt::Display| HandshakeError::Tls(why.to_string());
+        let server = self.lease.as_ref().and_then(Lease::server);
+        let server = server.ok_or_else(|| failed(&"there is no such server"))?;
+        let mut output = Zeroizing::new(Vec::new());
+        let proof = self.group.proof();
+        let handshake = Handshake::begin(server.scheme, &self.target, proof, &mut output)?;
+        if server.scheme == Scheme::Https {
+            let (tls, name) = (self.group.tls(), tls::name_of(&server.target.host));
+            let (tls, name) = tls.zip(name).ok_or_else(|| failed(&"TLS was not set up"))?;
+            origin = origin.into_tls(tls, name).map_err(|error| failed(&error))?;
+        }
+        Ok(Talk { origin, socket, handshake, input: Vec::new(), output })
     }
 
     /// The address that is asked for, where it is one.
@@ -136,7 +153,7 @@ impl Connection {
     pub(super) fn give_up_on_server(&mut self, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let Some(via) = &mut dialling.via else { return };
-        let was_told = via.talk.as_ref().is_some_and(|talk| talk.handshake.was_told());
+        let was_told = via.talk.as_ref().is_some_and(Talk::was_told);
         let fault = if was_told { Fault::Unclear } else { Fault::Server };
         via.fail(fault, &Failure::TimedOut, cx.now);
         self.try_next_server(if was_told { Failure::TimedOut } else { Failure::Upstream }, cx);
@@ -146,16 +163,12 @@ impl Connection {
     pub(super) fn begin_talk(&mut self, origin: End, socket: usize, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let Some(via) = &mut dialling.via else { return };
-        let Some(server) = via.lease.as_ref().and_then(Lease::server) else { return };
-        let mut output = Zeroizing::new(Vec::new());
-        let credentials = via.group.credentials();
-        match Handshake::begin(server.scheme, &via.target, credentials, &mut output) {
-            Ok(handshake) => {
-                let input = Vec::new();
-                via.talk = Some(Talk { origin, socket, handshake, input, output });
+        match via.begin_talk(origin, socket) {
+            Ok(talk) => {
+                via.talk = Some(talk);
                 dialling.attempts = [const { None }; PROXY_ATTEMPTS_MAX];
             }
-            Err(error) => self.end_talk(error, cx),
+            Err(error) => self.end_talk(&error, cx),
         }
     }
 
@@ -178,16 +191,16 @@ impl Connection {
                 Some(Step::Next)
             }
             Err(error) => {
-                self.end_talk(error, cx);
+                self.end_talk(&error, cx);
                 Some(Step::Next)
             }
         }
     }
 
-    fn end_talk(&mut self, error: HandshakeError, cx: &mut Context) {
+    fn end_talk(&mut self, error: &HandshakeError, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let Some(via) = &mut dialling.via else { return };
-        via.fail(error.fault(), &error, cx.now);
+        via.fail(error.fault(), error, cx.now);
         match error.fault() {
             Fault::Server | Fault::Unclear => self.try_next_server(error.failure(), cx),
             Fault::Target => self.fail(error.failure(), cx),
@@ -196,27 +209,43 @@ impl Connection {
 }
 
 impl Talk {
+    /// Whether the server knows what is asked for: it does not while TLS is being agreed on.
+    fn was_told(&self) -> bool {
+        self.handshake.was_told() && !self.is_handshaking()
+    }
+
     fn go_on(&mut self) -> Result<Progress, HandshakeError> {
-        let closed =
-            |handshake: &Handshake| HandshakeError::Closed { was_told: handshake.was_told() };
         loop {
-            let written: io::Result<bool> = write_out(&mut self.origin, &mut self.output);
+            let was_handshaking = self.is_handshaking();
+            let written: io::Result<bool> = match was_handshaking {
+                true => Ok(false),
+                false => write_out(&mut self.origin, &mut self.output),
+            };
             // What it has said before it broke may tell why.
-            let is_broken = written.is_err();
+            let broken = written.err();
             let mut buffer = [0; 2048];
-            match self.origin.read(&mut buffer) {
-                Ok(Moved::Bytes(len)) => {
+            match (self.origin.read(&mut buffer), broken) {
+                (Ok(Moved::Bytes(len)), _) => {
                     self.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
                     if self.handshake.advance(&mut self.input, &mut self.output)? {
                         return Ok(Progress::Done);
                     }
                 }
-                Ok(Moved::Blocked) if is_broken => return Err(closed(&self.handshake)),
-                Ok(Moved::Blocked) if self.origin.is_readable() => {}
-                Ok(Moved::Blocked) => return Ok(Progress::Wait),
-                Ok(Moved::End) | Err(_) => return Err(closed(&self.handshake)),
+                (Ok(Moved::Blocked), Some(error)) | (Err(error), _) => {
+                    return Err(HandshakeError::of_io(&error, self.was_told()));
+                }
+                (Ok(Moved::Blocked), None) if self.origin.is_readable() => {}
+                (Ok(Moved::Blocked), None) if was_handshaking != self.is_handshaking() => {}
+                (Ok(Moved::Blocked), None) => return Ok(Progress::Wait),
+                (Ok(Moved::End), _) => {
+                    return Err(HandshakeError::Closed { was_told: self.was_told() });
+                }
             }
         }
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.origin.stream.is_handshaking()
     }
 }
 
