@@ -12,7 +12,7 @@ use super::detect::Protocol;
 use super::dial::Failure;
 use super::forward::Errand;
 use super::http::{
-    Credentials, HeadScanner, Method, Page, RequestHead, RequestTarget, Slots, Status,
+    Credentials, Framing, HeadScanner, Method, Page, RequestHead, RequestTarget, Slots, Status,
 };
 use super::settings::{Auth, Rules};
 use super::socks::reply::Reply;
@@ -41,6 +41,12 @@ pub enum Heard {
     Part,
     /// It has been told something, and may go on.
     Whole,
+    /// It has asked this server about itself and been told. It may ask again if it `keeps` the
+    /// connection, and has to go otherwise.
+    Answered {
+        /// Whether it does.
+        keeps: bool,
+    },
     /// It wants something.
     Wish(Wish),
     /// It has to go, once it has been told why.
@@ -250,6 +256,12 @@ fn hear_http(
     }
     let heard = match head.target {
         RequestTarget::Authority(target) => Heard::Wish(Wish::Connect(target)),
+        RequestTarget::Asterisk => {
+            let has_body = !matches!(head.framing, Framing::None | Framing::Length(0));
+            let keeps = head.keeps_connection() && !has_body;
+            Page::write_options(keeps.then_some(rules.keep_alive), out);
+            Heard::Answered { keeps }
+        }
         _ => hear_errand(&head, client, rules, behind, out),
     };
     (used, heard)

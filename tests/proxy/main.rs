@@ -4,6 +4,7 @@
 
 mod access;
 mod announced;
+mod asked;
 mod beside;
 mod binding;
 mod chained;

@@ -4,6 +4,7 @@
 //! otherwise, and control characters are left out.
 
 use std::io::Write;
+use std::time::Duration;
 
 /// The statuses of answers that are the proxy's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,19 @@ impl<'a> Page<'a> {
         let Status::Established = self.status else { return self.write_page(out) };
         // A 2xx to CONNECT has neither length nor body (RFC 9110 section 9.3.6).
         out.extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    }
+
+    /// Appends the answer to a question about the server as a whole: that it is there (`OPTIONS *`,
+    /// RFC 9110 section 9.3.7). One after which the connection is kept says for how long a client
+    /// may be silent, in the way that RFC 2068 section 19.7.1.1 has left behind.
+    pub fn write_options(keep_alive: Option<Duration>, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\n");
+        let kept = match keep_alive {
+            Some(time) => write!(out, "Keep-Alive: timeout={}\r\n", time.as_secs()),
+            None => write!(out, "Connection: close\r\n"),
+        };
+        kept.unwrap_or_default();
+        out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
     }
 
     fn write_page(&self, out: &mut Vec<u8>) {

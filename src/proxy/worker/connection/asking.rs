@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use zeroize::Zeroize as _;
 
@@ -10,7 +11,7 @@ use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::{Answer, Dial, Failure};
 use crate::proxy::front::{Front, Heard, Wish};
-use crate::proxy::settings::Auth;
+use crate::proxy::settings::{Auth, Rules};
 use crate::proxy::stream::Moved;
 use crate::proxy::target::{DomainName, Host, Target};
 use crate::proxy::upstream::{Question, Way};
@@ -18,7 +19,37 @@ use crate::proxy::upstream::{Question, Way};
 use super::super::{Context, Order};
 use super::forwarding::Purpose;
 use super::joining::{Via, anywhere};
-use super::{Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
+use super::{Asking, Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
+
+impl Asking {
+    /// The client has had an answer, and may ask again.
+    fn await_next(&mut self, now: Instant, rules: &Rules) {
+        let within =
+            if self.input.is_empty() { rules.keep_alive } else { rules.request_within };
+        self.again = true;
+        self.until = now + within;
+    }
+
+    /// Takes in what the client has said; nothing of it stays elsewhere if it `is_secret`. What
+    /// begins with it has time `until` then.
+    fn take_in(&mut self, read: &mut [u8], is_secret: bool, until: Instant) {
+        if self.again && self.input.is_empty() {
+            self.until = until;
+        }
+        self.input.extend_from_slice(read);
+        if is_secret {
+            read.zeroize();
+        }
+    }
+
+    /// Forgets what has been dealt with.
+    fn forget(&mut self, used: usize, is_secret: bool) {
+        if is_secret && let Some(read) = self.input.get_mut(..used) {
+            read.zeroize();
+        }
+        self.input.drain(..used);
+    }
+}
 
 impl Connection {
     /// Goes on listening to what the client wants.
@@ -45,13 +76,18 @@ impl Connection {
                 let (input, output) = (&asking.input, &mut asking.output);
                 let (used, heard) =
                     asking.front.advance(input, from, &self.rules, &is_known_by, output);
-                if is_secret && let Some(read) = asking.input.get_mut(..used) {
-                    read.zeroize();
-                }
-                asking.input.drain(..used);
+                asking.forget(used, is_secret);
                 match heard {
                     Heard::Whole => continue,
                     Heard::Part => {}
+                    Heard::Answered { keeps } if keeps && !cx.is_stopping => {
+                        asking.await_next(cx.now, &self.rules);
+                        continue;
+                    }
+                    Heard::Answered { .. } => {
+                        self.begin_parting(cx);
+                        return Step::Next;
+                    }
                     Heard::Wish(wish) => return self.grant(wish, cx),
                     Heard::Refused(refusal) => {
                         cx.counters.refuse(refusal);
@@ -72,14 +108,8 @@ impl Connection {
             let mut buffer = cx.buffers.lend();
             let read = self.client.read(&mut buffer);
             if let Ok(Moved::Bytes(len)) = read {
-                if asking.again && asking.input.is_empty() {
-                    asking.until = cx.now + self.rules.request_within;
-                }
-                let read = buffer.get_mut(..len).unwrap_or_default();
-                asking.input.extend_from_slice(read);
-                if is_secret {
-                    read.zeroize();
-                }
+                let until = cx.now + self.rules.request_within;
+                asking.take_in(buffer.get_mut(..len).unwrap_or_default(), is_secret, until);
             }
             cx.buffers.take_back(buffer);
             match read {
