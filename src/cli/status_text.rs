@@ -334,9 +334,13 @@ fn proxy(
         };
         let (now, failed) = (units::count(it.connections), units::count(it.failed));
         let (server, name) = (printable(&it.server), printable(&it.upstream));
+        let ready = match it.ready {
+            0 => String::new(),
+            ready => format!(", {} ready", units::count(ready)),
+        };
         line(
             "upstream",
-            &format!("{name}: {server} {state}, {now} connections, {failed} failures"),
+            &format!("{name}: {server} {state}, {now} connections{ready}, {failed} failures"),
         );
     }
 }

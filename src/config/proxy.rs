@@ -317,6 +317,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             auth_from: keys.auth_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
             udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
+            serves_datagrams: true,
             routes: routes::routes(&table.rules, &table.upstreams),
             upstreams: routes::groups(&table.upstreams),
             origins: Arc::new(Origins::new(keys.origin_ca_file.value.clone())),

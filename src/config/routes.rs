@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use crate::accounts::names::Name;
 use crate::config::problems::{Origin, Problems};
-use crate::config::schema::{Entry, ProxyLasts, Reload, Section, Setting, section};
+use crate::config::schema::{Entry, ProxyLasts, ProxyReady, Reload, Section, Setting, section};
 use crate::config::types::Unacceptable;
 use crate::config::values::{ConfigValue, Reader, TextValue, quoted};
 use crate::limits::PROXY_UPSTREAM_SERVERS_MAX;
@@ -47,6 +47,7 @@ section! {
         ca_pin: Option<Pin> = None, Live;
         certificate_file: Option<PathBuf> = None, Live;
         key_file: Option<PathBuf> = None, Live;
+        ready: ProxyReady = ProxyReady::clamped(0), Live;
         balance: Balance = Balance::default(), Live;
         check: Option<Target> = None, Live;
         check_every_s: ProxyLasts = ProxyLasts::clamped(0), Live;
@@ -191,6 +192,13 @@ fn check_upstreams(upstreams: &[UpstreamTable], problems: &mut Problems) {
             problems.error(keys.servers.origin.clone(), what);
         }
         check_tls(keys, problems);
+        if keys.ready.value.as_u32() > 0
+            && !keys.servers.value.iter().any(|server| server.scheme.is_http())
+        {
+            let what = "no connection is kept ready to servers of SOCKS5";
+            let help = "leave `ready` out, or name a server by http:// or https://";
+            problems.error_with_help(keys.ready.origin.clone(), what, help);
+        }
         if keys.check.value.is_some() && keys.check_every_s.value.as_u32() == 0 {
             let help = "say how often by `check_every_s`";
             problems.error_with_help(keys.check.origin.clone(), "this is never checked", help);
@@ -269,6 +277,7 @@ pub(crate) fn groups(upstreams: &[UpstreamTable]) -> Vec<Arc<Group>> {
                 pin: keys.ca_pin.value,
                 identity: keys.certificate_file.value.clone().zip(keys.key_file.value.clone()),
             },
+            ready: keys.ready.value.as_usize(),
             balance: keys.balance.value,
             check_every: (every_s > 0).then(|| Duration::from_secs(every_s.into())),
             check: keys.check.value.clone(),

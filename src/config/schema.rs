@@ -63,6 +63,8 @@ pub(crate) type ProxyRate = Bounded<0, { limits::PROXY_RATE_BOUND }>;
 pub(crate) type ProxyConnections = Bounded<1, { limits::PROXY_CONNECTIONS_BOUND }>;
 /// Connections to origins that a worker of the proxy keeps; 0: none.
 pub(crate) type ProxyKept = Bounded<0, { limits::PROXY_KEPT_BOUND }>;
+/// Connections that a worker of the proxy has ready to an upstream proxy; 0: none.
+pub(crate) type ProxyReady = Bounded<0, { limits::PROXY_READY_BOUND }>;
 /// Bytes of a socket buffer. The kernel doubles the figure, and its own bound is an `int`.
 pub(crate) type Spin = Bounded<0, { limits::SPIN_MAX.as_micros() as u64 }>;
 pub(crate) type SocketBuffer = Bounded<65_536, 1_000_000_000>;

@@ -348,6 +348,20 @@ fn rules_of_a_proxy_are_checked() {
         ("[[proxy.upstream]]\nname = \"a\"\nservers = [\"ftp://a:1\"]\n", "`servers` takes"),
         ("[[proxy.upstream]]\nname = \"block\"\nservers = [\"http://a:1\"]\n", "a meaning"),
         ("[[proxy.upstream]]\nname = \"a\"\nbalance = \"best\"\n", "`balance` takes"),
+        ("[[proxy.upstream]]\nservers = [\"http://a:1\"]\nca_file = \"/a\"\n", "speak TLS"),
+        ("[[proxy.upstream]]\nservers = [\"socks5://a:1\"]\nready = 1\n", "kept ready"),
+        ("[[proxy.upstream]]\nservers = [\"socks5://a:1\"]\ntoken_file = \"/t\"\n", "a token"),
+        ("[[proxy.upstream]]\nservers = [\"https://a:1\"]\nkey_file = \"/k\"\n", "together"),
+        (
+            "[[proxy.upstream]]\nservers = [\"http://a:1\"]\ntoken_file = \"/t\"\n\
+             credentials_file = \"/c\"\n",
+            "said twice",
+        ),
+        (
+            "[[proxy.upstream]]\nservers = [\"https://a:1\"]\nca_file = \"/a\"\n\
+             ca_pin = \"47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\"\n",
+            "whom to trust is said twice",
+        ),
         (
             "[[proxy.upstream]]\nname = \"a\"\nservers = [\"http://a:1\"]\ncheck = \"a:1\"\n",
             "never",

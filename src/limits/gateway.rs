@@ -156,9 +156,41 @@ pub const PROXY_CHECK_LOOK_EVERY: Duration = Duration::from_millis(250);
 pub const PROXY_CHECK_WITHIN: Duration = Duration::from_secs(5);
 /// Servers that are tried at the same time.
 pub const PROXY_CHECKS_AT_ONCE: usize = 16;
+/// The most connections that a worker may be configured to have ready to one upstream proxy.
+pub const PROXY_READY_BOUND: u64 = 64;
+/// How long making one may take: TCP, TLS, and an answer.
+pub const PROXY_READY_WITHIN: Duration = Duration::from_secs(10);
+/// Of that, how long one address may take to be connected.
+pub const PROXY_READY_ATTEMPT_WITHIN: Duration = Duration::from_secs(3);
+/// How often those are given up that nobody has needed.
+pub const PROXY_READY_LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long an upstream proxy bears a silence that does not say.
+pub const PROXY_READY_KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// After how long it is asked again at the latest. NAT forgets silent connections sooner than most
+/// servers do.
+pub const PROXY_READY_RENEW_MAX: Duration = Duration::from_secs(30);
+/// The most connections that a worker of `corelane proxy-client` has ready.
+pub const PROXY_CLIENT_READY: usize = 16;
+/// How long its gateway may take to say, at the start, whether it lets the client in.
+pub const PROXY_CLIENT_GREETED_WITHIN: Duration = Duration::from_secs(15);
+/// How long reaching an origin by the gateway may take: somewhat more than there, so that what is
+/// heard of is why the gateway does not reach it.
+pub const PROXY_CLIENT_DIAL_WITHIN: Duration =
+    PROXY_DIAL_WITHIN.saturating_add(Duration::from_secs(5));
+/// After how long one that nobody has needed makes way for a new one. What has changed at the
+/// upstream proxy does so for those who come from then on.
+pub const PROXY_READY_LASTS: Duration = Duration::from_secs(300);
+/// How long nothing is tried after a failure; each further one doubles that.
+pub const PROXY_READY_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// How long at most.
+pub const PROXY_READY_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long nothing is tried after a refusal, unless a client gets through meanwhile.
+pub const PROXY_READY_REFUSED_FOR: Duration = Duration::from_secs(300);
 
 const _: () = {
     assert!(PROXY_UPSTREAM_SERVERS_MAX <= u64::BITS as usize, "a bit for each that was tried");
+    assert!(PROXY_CLIENT_READY as u64 <= PROXY_READY_BOUND);
+    assert!(PROXY_READY_RENEW_MAX.as_secs() <= PROXY_KEEP_ALIVE.as_secs() / 2, "in good time");
     assert!(PROXY_UPSTREAM_ANSWER_LEN_MAX < PROXY_BUFFER_LEN / 2, "its rest goes to the relay");
     assert!(PROXY_CREDENTIALS_LEN_MAX > 255 + 1 + 255, "user and password (RFC 1929)");
     assert!(PROXY_REQUEST_LEN_MAX <= PROXY_BUFFER_LEN, "what is pipelined fits one buffer");

@@ -63,6 +63,8 @@ pub struct Rules {
     pub guard: Guard,
     /// The ports at which clients of UDP associations send; the kernel chooses if `None`.
     pub udp_ports: Option<RangeInclusive<u16>>,
+    /// Whether there are UDP associations.
+    pub serves_datagrams: bool,
     /// Which way their wishes go.
     pub routes: Routes,
     /// The upstream proxies that these ways may lead through, by number.
@@ -128,6 +130,7 @@ impl Default for Rules {
             auth_from: Vec::new(),
             guard: Guard::default(),
             udp_ports: None,
+            serves_datagrams: true,
             routes: Routes::default(),
             upstreams: Vec::new(),
             origins: Arc::default(),

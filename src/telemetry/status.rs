@@ -139,6 +139,12 @@ pub struct UpstreamStatus {
     pub connections: u64,
     /// Times that it has done what it was asked.
     pub reached: u64,
+    /// Those of them for which a connection was ready.
+    #[serde(default)]
+    pub reached_at_once: u64,
+    /// Connections that are ready now.
+    #[serde(default)]
+    pub ready: u64,
     /// Times that it has failed.
     pub failed: u64,
     /// Those since it has last done what it was asked.

@@ -117,6 +117,11 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// One that keeps nobody from anything.
+    pub fn anywhere() -> Self {
+        Self { allowed: Kind::ALL.map(Allowed::Kind).to_vec() }
+    }
+
     /// Whether `address` may be dialled; `own` are the addresses of this host, sorted.
     ///
     /// # Errors

@@ -4,7 +4,8 @@
 //! [`ResponseHead`] read it, and a [`Body`] goes through what follows without copying it. All of
 //! them refuse what two recipients might understand differently; who refuses answers with a
 //! [`Page`] and closes. An [`Exchange`] forwards one request and its response;
-//! [`ConnectReply`] is the other side, a tunnel through another proxy.
+//! [`ConnectReply`] is the other side, a tunnel through another proxy, which [`OptionsReply`] asks
+//! beforehand.
 
 mod body;
 mod credentials;
@@ -15,6 +16,7 @@ mod framing;
 #[doc(hidden)]
 pub mod fuzz;
 mod method;
+mod options;
 mod page;
 mod request;
 mod response;
@@ -29,6 +31,7 @@ pub use exchange::{Exchange, Fate, NotForwarded, Passage};
 pub use fields::{Fields, Slots};
 pub use framing::{Framing, Version};
 pub use method::Method;
+pub use options::{OptionsReply, Presence, write_options};
 pub use page::{Page, Status};
 pub use request::{Absolute, RequestHead, RequestTarget, Scheme};
 pub use response::ResponseHead;

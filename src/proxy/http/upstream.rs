@@ -42,6 +42,9 @@ pub enum ConnectError {
     /// It answers something else.
     #[error("the upstream proxy refuses the tunnel ({0})")]
     Refused(u16),
+    /// It answers, and does not keep the connection for what comes next.
+    #[error("the upstream proxy does not keep the connection after it has answered")]
+    NotKept,
     /// What it answers is not HTTP.
     #[error("the upstream proxy answers no proper HTTP: {0}")]
     Malformed(#[from] HttpError),

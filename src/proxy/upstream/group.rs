@@ -107,6 +107,8 @@ pub struct GroupSettings {
     pub token_file: Option<PathBuf>,
     /// TLS to those that speak it.
     pub tls: TlsSettings,
+    /// The most connections that each worker keeps ready to each server of HTTP.
+    pub ready: usize,
     /// How connections are shared out.
     pub balance: Balance,
     /// How often each server is tried on its own account, if it is.
@@ -124,6 +126,7 @@ impl GroupSettings {
             credentials_file: None,
             token_file: None,
             tls: TlsSettings::default(),
+            ready: 0,
             balance: Balance::default(),
             check_every: None,
             check: None,
@@ -154,7 +157,9 @@ struct Member {
     health: Mutex<Health>,
     connections: AtomicUsize,
     reached: AtomicU64,
+    reached_at_once: AtomicU64,
     failed: AtomicU64,
+    ready: AtomicUsize,
 }
 
 impl PartialEq for Group {
@@ -319,6 +324,22 @@ impl Group {
         }
     }
 
+    /// The same over a connection that was ready.
+    pub fn succeed_at_once(&self, index: usize) {
+        if let Some(member) = self.members.get(index) {
+            member.reached_at_once.fetch_add(1, Relaxed);
+        }
+        self.succeed(index);
+    }
+
+    /// Counts a connection that is ready, until what this returns is dropped.
+    pub fn count_ready(self: &Arc<Self>, index: usize) -> ReadySeat {
+        if let Some(member) = self.members.get(index) {
+            member.ready.fetch_add(1, Relaxed);
+        }
+        ReadySeat { group: Arc::clone(self), index }
+    }
+
     /// A server has failed.
     pub fn fail(&self, index: usize, now: Instant, why: &dyn fmt::Display) {
         let (Some(member), Some(server)) = (self.members.get(index), self.server(index)) else {
@@ -358,6 +379,8 @@ impl Group {
                 server: server.to_string(),
                 connections: member.connections.load(Relaxed) as u64,
                 reached: member.reached.load(Relaxed),
+                reached_at_once: member.reached_at_once.load(Relaxed),
+                ready: member.ready.load(Relaxed) as u64,
                 failed: member.failed.load(Relaxed),
                 failed_in_a_row: health.failures(),
                 out_for_s: health.out_for(now).map(|left| left.as_secs().max(1)),
@@ -385,6 +408,21 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(member) = self.group.members.get(self.index) {
             member.connections.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// A connection to a server that is ready, as it is counted.
+#[derive(Debug)]
+pub struct ReadySeat {
+    group: Arc<Group>,
+    index: usize,
+}
+
+impl Drop for ReadySeat {
+    fn drop(&mut self) {
+        if let Some(member) = self.group.members.get(self.index) {
+            member.ready.fetch_sub(1, Relaxed);
         }
     }
 }

@@ -1,16 +1,20 @@
 //! Asks an upstream proxy for a connection, in whichever protocol it speaks. Without a socket.
 
 use std::io;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::limits::PROXY_UPSTREAM_ANSWER_LEN_MAX;
 use crate::proxy::dial::Failure;
-use crate::proxy::http::{ConnectError, ConnectReply, ProxyAuthorization, write_connect};
+use crate::proxy::http::{
+    ConnectError, ConnectReply, OptionsReply, ProxyAuthorization, write_connect, write_options,
+};
 use crate::proxy::socks::client::{Client, ClientError, ClientStep, Command};
 use crate::proxy::socks::reply::Reply;
 use crate::proxy::target::Target;
 
+use super::group::ServerAddress;
 use super::proof::Proof;
 use super::tls;
 
@@ -29,6 +33,11 @@ impl Scheme {
     /// All of them, with the names that addresses begin with.
     pub const ALL: [(&'static str, Self); 3] =
         [("socks5", Self::Socks5), ("http", Self::Http), ("https", Self::Https)];
+
+    /// Whether it is HTTP, inside TLS or not.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
 }
 
 /// The conversation with an upstream proxy.
@@ -43,6 +52,13 @@ pub enum Handshake {
     },
     /// In HTTP.
     Http(ConnectReply),
+    /// In HTTP, to hear that the proxy is there and knows who asks; nothing else is asked for.
+    Greeting {
+        /// What it answers.
+        reply: OptionsReply,
+        /// What it has said about silences.
+        keep_alive: Option<Duration>,
+    },
 }
 
 /// Why an upstream proxy does not do what it was asked.
@@ -116,6 +132,29 @@ impl Handshake {
         }
     }
 
+    /// Begins to ask an HTTP proxy whether it is there and knows who asks, and appends what to
+    /// send.
+    ///
+    /// # Errors
+    /// The credentials cannot be sent.
+    pub fn greet(
+        server: &ServerAddress,
+        proof: Option<&Proof>,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, HandshakeError> {
+        let authorization = proof.map(authorization).transpose()?;
+        write_options(&server.target, authorization.as_ref(), out);
+        Ok(Self::Greeting { reply: OptionsReply::default(), keep_alive: None })
+    }
+
+    /// For how long a proxy that was greeted bears a silence, as far as it has said.
+    pub fn keep_alive(&self) -> Option<Duration> {
+        match self {
+            Self::Greeting { keep_alive, .. } => *keep_alive,
+            Self::Socks { .. } | Self::Http(_) => None,
+        }
+    }
+
     /// Reads what has come, takes that away from `input`, and appends what to send. Returns whether
     /// the connection is there; `input` begins with what has come through it then.
     ///
@@ -147,6 +186,13 @@ impl Handshake {
                     return Ok(true);
                 }
             }
+            Self::Greeting { reply, keep_alive } => {
+                if let Some(presence) = reply.read(input)? {
+                    *keep_alive = presence.keep_alive;
+                    input.drain(..presence.used);
+                    return Ok(true);
+                }
+            }
         }
         match input.len() > PROXY_UPSTREAM_ANSWER_LEN_MAX {
             true => Err(HandshakeError::TooLong),
@@ -158,7 +204,7 @@ impl Handshake {
     pub fn was_told(&self) -> bool {
         match self {
             Self::Socks { has_heard, .. } => *has_heard,
-            Self::Http(_) => true,
+            Self::Http(_) | Self::Greeting { .. } => true,
         }
     }
 }

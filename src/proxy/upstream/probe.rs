@@ -82,6 +82,17 @@ pub fn probe(
     })
 }
 
+/// Asks a server of a group that speaks HTTP whether it is there and lets this client in.
+///
+/// # Errors
+/// It is not, or does not.
+pub fn greet(group: &Group, server: &ServerAddress, until: Instant) -> Result<(), ProbeError> {
+    let mut link = Link::open(group, server, until)?;
+    let mut output = Zeroizing::new(Vec::new());
+    let greeting = Handshake::greet(server, group.proof(), &mut output)?;
+    link.converse(greeting, output)
+}
+
 /// A connection to a server, with TLS if it speaks that.
 struct Link {
     tcp: TcpStream,

@@ -438,7 +438,7 @@ impl Phase {
 }
 
 /// Writes what there is. Returns whether all of it has gone.
-fn write_out(client: &mut End, output: &mut Vec<u8>) -> std::io::Result<bool> {
+pub(super) fn write_out(client: &mut End, output: &mut Vec<u8>) -> std::io::Result<bool> {
     while !output.is_empty() {
         match client.write(output)? {
             Moved::Bytes(written) => drop(output.drain(..written)),

@@ -8,7 +8,9 @@
 mod connection;
 mod datagrams;
 mod listening;
+mod ready;
 mod slab;
+mod talk;
 mod wheel;
 
 use std::collections::VecDeque;
@@ -42,6 +44,7 @@ use super::target::DomainName;
 use connection::{Connection, Turn};
 use datagrams::Datagrams;
 use listening::Door;
+use ready::{Around, Ready};
 use slab::{ConnectionId, Slab, own_number, own_token};
 use wheel::Wheel;
 
@@ -51,6 +54,8 @@ const WAKER: Token = own_token(0);
 const FIRST_DOOR: usize = 1;
 /// The number of the first connection to an origin that nobody uses.
 const FIRST_KEPT: usize = 1 << 16;
+/// The number of the first connection to an upstream proxy that is made beforehand.
+const FIRST_READY: usize = 1 << 24;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 1024;
 
@@ -61,6 +66,8 @@ pub(super) enum Order {
     Resolved(ConnectionId, Answer),
     /// A name to which datagrams go was looked up.
     Named(ConnectionId, DomainName, Answer),
+    /// The name of an upstream proxy was looked up, to which connections are kept ready.
+    Located(DomainName, Answer),
     /// It was decided who a client is.
     Known(ConnectionId, Outcome),
     /// A pass is no longer good, or other terms hold for it. To be dropped when that is enforced.
@@ -107,8 +114,24 @@ pub(super) struct Context {
     counters: Arc<ProxyCounters>,
     /// Connections to origins that nobody uses.
     pool: Pool,
+    /// Connections to upstream proxies that are made beforehand.
+    ready: Ready,
     /// Whether clients that have nothing under way have to go.
     is_stopping: bool,
+}
+
+impl Context {
+    /// Sees to the connections that are made beforehand.
+    fn turn_ready(&mut self) {
+        let Self { now, ready, registry, names, handle, .. } = self;
+        ready.turn(&Around { now: *now, registry, names, handle });
+    }
+
+    /// The name of a server to which there are some was looked up.
+    fn locate_ready(&mut self, name: &DomainName, answer: &Answer) {
+        let Self { now, ready, registry, names, handle, .. } = self;
+        ready.locate(name, answer, &Around { now: *now, registry, names, handle });
+    }
 }
 
 /// What a worker is made of.
@@ -171,6 +194,8 @@ impl ProxyWorker {
             doors.push(Door::new(post));
         }
         let now = clock::now();
+        let mut ready = Ready::new(|place| own_token(FIRST_READY + place));
+        ready.set_rules(&parts.rules, now);
         let cx = Context {
             now,
             registry: poll.registry().try_clone()?,
@@ -183,6 +208,7 @@ impl ProxyWorker {
             access: parts.access,
             counters: parts.counters,
             pool: Pool::new(|place| own_token(FIRST_KEPT + place)),
+            ready,
             is_stopping: false,
         };
         let worker = Self {
@@ -237,6 +263,7 @@ impl ProxyWorker {
             self.serve();
             self.expire();
             self.cx.pool.sweep(self.cx.now);
+            self.cx.turn_ready();
         }
     }
 
@@ -247,7 +274,7 @@ impl ProxyWorker {
         }
         let doors = self.doors.iter().filter_map(Door::due);
         let due = doors.chain(self.timers.due()).chain(self.stopping);
-        let due = due.chain(self.cx.pool.due()).min()?;
+        let due = due.chain(self.cx.pool.due()).chain(self.cx.ready.due()).min()?;
         Some(due.saturating_duration_since(clock::now()))
     }
 
@@ -255,6 +282,10 @@ impl ProxyWorker {
         for event in events {
             let token = event.token();
             if let Some(number) = own_number(token) {
+                if let Some(place) = number.checked_sub(FIRST_READY) {
+                    self.cx.ready.notice(place, event);
+                    continue;
+                }
                 if let Some(place) = number.checked_sub(FIRST_KEPT) {
                     self.cx.pool.notice(place);
                     continue;
@@ -298,8 +329,14 @@ impl ProxyWorker {
                         self.conclude(id, was_asking, turn);
                     }
                 }
+                Order::Located(name, answer) => self.cx.locate_ready(&name, &answer),
                 Order::Review(pass, _done) => self.review(pass),
-                Order::Rules(rules) => self.rules = rules,
+                Order::Rules(rules) => {
+                    if !self.cx.is_stopping {
+                        self.cx.ready.set_rules(&rules, self.cx.now);
+                    }
+                    self.rules = rules;
+                }
                 Order::Tls(entrance, tls) => {
                     if let Some(place) = self.tls.get_mut(entrance) {
                         *place = Some(tls);
@@ -328,6 +365,7 @@ impl ProxyWorker {
         self.doors.clear();
         self.stopping = Some(self.cx.now + within);
         self.cx.is_stopping = true;
+        self.cx.ready.stop(self.cx.now);
         for id in self.connections.ids() {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             if connection.is_idle() {

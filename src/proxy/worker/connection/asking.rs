@@ -9,7 +9,7 @@ use zeroize::Zeroize as _;
 use crate::accounts::service::PassProof;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::counters::Refusal;
-use crate::proxy::dial::{Answer, Dial, Failure};
+use crate::proxy::dial::{Answer, Dial, Failure, Guard};
 use crate::proxy::front::{Front, Heard, Wish};
 use crate::proxy::settings::{Auth, Rules};
 use crate::proxy::stream::Moved;
@@ -18,14 +18,13 @@ use crate::proxy::upstream::{Question, Way};
 
 use super::super::{Context, Order};
 use super::forwarding::Purpose;
-use super::joining::{Via, anywhere};
+use super::joining::Via;
 use super::{Asking, Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
 
 impl Asking {
     /// The client has had an answer, and may ask again.
     fn await_next(&mut self, now: Instant, rules: &Rules) {
-        let within =
-            if self.input.is_empty() { rules.keep_alive } else { rules.request_within };
+        let within = if self.input.is_empty() { rules.keep_alive } else { rules.request_within };
         self.again = true;
         self.until = now + within;
     }
@@ -82,7 +81,7 @@ impl Connection {
                     Heard::Part => {}
                     Heard::Answered { keeps } if keeps && !cx.is_stopping => {
                         asking.await_next(cx.now, &self.rules);
-                        continue;
+                        return Step::Turn(Turn::Again);
                     }
                     Heard::Answered { .. } => {
                         self.begin_parting(cx);
@@ -157,6 +156,7 @@ impl Connection {
             Wish::Bind(_) | Wish::Associate(_) if self.rules.auth == Auth::Required => {
                 self.fail(Failure::Ruled, cx);
             }
+            Wish::Associate(_) if !self.rules.serves_datagrams => self.fail(Failure::Blocked, cx),
             Wish::Connect(target) => {
                 self.give_up_kept(cx);
                 self.begin_dialling(&target, Purpose::Relay, cx);
@@ -274,7 +274,7 @@ impl Connection {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         if dialling.via.is_some() {
             // Its address was configured, so nobody has to be kept from it.
-            if let Err(failure) = dialling.dial.resolve(answer, &anywhere(), &[]) {
+            if let Err(failure) = dialling.dial.resolve(answer, &Guard::anywhere(), &[]) {
                 self.lose_server(failure, cx);
             }
             return;

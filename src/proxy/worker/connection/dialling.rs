@@ -113,19 +113,21 @@ impl Connection {
 impl Dialling {
     /// When something is to be done even if nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
-        let server = self.server_being_tried();
-        [self.next, Some(self.until), server.map(Via::due)].into_iter().flatten().min()
+        [self.next, Some(self.until), self.server_due()].into_iter().flatten().min()
     }
 
-    /// Whether the upstream proxy that is being tried has had its time. A name has the whole time
-    /// to be looked up: its answer would be taken for that of the next one.
+    /// Whether the upstream proxy that is being tried has had its time.
     pub(super) fn is_server_late(&self, now: Instant) -> bool {
-        self.server_being_tried().is_some_and(|via| now >= via.due())
+        self.server_due().is_some_and(|due| now >= due)
     }
 
-    fn server_being_tried(&self) -> Option<&Via> {
-        let is_tried = !self.dial.needs_addresses() && self.securing.is_none();
-        self.via.as_ref().filter(|_| is_tried)
+    /// When that is. A name has the whole time to be looked up: its answer would be taken for that
+    /// of the next one.
+    fn server_due(&self) -> Option<Instant> {
+        let needs_addresses = self.dial.needs_addresses();
+        let is_tried =
+            |via: &&Via| self.securing.is_none() && (via.is_talking() || !needs_addresses);
+        self.via.as_ref().filter(is_tried).map(Via::due)
     }
 
     fn attempt(&mut self, id: ConnectionId, address: SocketAddr, cx: &Context) -> io::Result<()> {

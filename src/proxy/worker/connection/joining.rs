@@ -1,6 +1,5 @@
 //! Reaches an origin through an upstream proxy: a server after another, until one does it.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,16 +8,19 @@ use mio::event::Event;
 use zeroize::Zeroizing;
 
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_UPSTREAM_TRIES_MAX};
-use crate::proxy::dial::guard::Allowed;
 use crate::proxy::dial::{Dial, Failure, Guard};
-use crate::proxy::stream::{End, Moved};
+use crate::proxy::stream::End;
 use crate::proxy::target::{Host, Target};
 use crate::proxy::upstream::group::{Group, Lease};
-use crate::proxy::upstream::handshake::{Fault, Handshake, HandshakeError, Scheme};
-use crate::proxy::upstream::tls;
+use crate::proxy::upstream::handshake::{Fault, Handshake, HandshakeError};
 
 use super::super::Context;
-use super::{Connection, Dialling, Phase, Step, Turn, write_out};
+use super::super::talk::{Progress, Talk};
+use super::{Connection, Dialling, Phase, Step, Turn};
+
+/// The number of the socket of a connection that had been ready; those that are dialled have lower
+/// ones.
+const READY_SOCKET: usize = PROXY_ATTEMPTS_MAX + 1;
 
 /// The way through a group of upstream proxies.
 #[derive(Debug)]
@@ -34,29 +36,13 @@ pub(super) struct Via {
     /// Until when that may take.
     until: Instant,
     talk: Option<Talk>,
-}
-
-/// What is said to an upstream proxy that is connected.
-#[derive(Debug)]
-struct Talk {
-    origin: End,
-    socket: usize,
-    handshake: Handshake,
-    input: Vec<u8>,
-    output: Zeroizing<Vec<u8>>,
-}
-
-/// How far a talk has come.
-enum Progress {
-    /// The server has to answer.
-    Wait,
-    /// The connection is there.
-    Done,
+    /// Whether that is over a connection that had been ready.
+    was_ready: bool,
 }
 
 impl Via {
     pub(super) fn new(group: Arc<Group>, target: Target, key: u64, until: Instant) -> Self {
-        Self { group, target, key, tried: 0, lease: None, until, talk: None }
+        Self { group, target, key, tried: 0, lease: None, until, talk: None, was_ready: false }
     }
 
     /// The kernel tells of a socket; returns whether it was this one's.
@@ -69,20 +55,28 @@ impl Via {
         false
     }
 
-    /// Has what is asked for told to the server that is being tried, inside TLS if it speaks that.
-    fn begin_talk(&self, mut origin: End, socket: usize) -> Result<Talk, HandshakeError> {
-        let failed = |why: &dyn std::fmt::Display| HandshakeError::Tls(why.to_string());
-        let server = self.lease.as_ref().and_then(Lease::server);
-        let server = server.ok_or_else(|| failed(&"there is no such server"))?;
+    /// Has what is asked for told to the server that is being tried.
+    fn begin_talk(&self, origin: End, socket: usize) -> Result<Talk, HandshakeError> {
         let mut output = Zeroizing::new(Vec::new());
+        let Some(server) = self.lease.as_ref().and_then(Lease::server) else {
+            return Err(HandshakeError::Closed { was_told: false });
+        };
         let proof = self.group.proof();
         let handshake = Handshake::begin(server.scheme, &self.target, proof, &mut output)?;
-        if server.scheme == Scheme::Https {
-            let (tls, name) = (self.group.tls(), tls::name_of(&server.target.host));
-            let (tls, name) = tls.zip(name).ok_or_else(|| failed(&"TLS was not set up"))?;
-            origin = origin.into_tls(tls, name).map_err(|error| failed(&error))?;
-        }
-        Ok(Talk { origin, socket, handshake, input: Vec::new(), output })
+        Talk::begin((&self.group, server), (origin, socket), handshake, output)
+    }
+
+    /// Whether what is said to the server goes on.
+    pub(super) fn is_talking(&self) -> bool {
+        self.talk.is_some()
+    }
+
+    /// Whether a connection that had been ready was closed meanwhile: nothing has been done, and
+    /// nothing is held against the server.
+    fn was_stale(&self, error: &HandshakeError) -> bool {
+        let has_said = self.talk.as_ref().is_some_and(|talk| !talk.input.is_empty());
+        let is_cut = matches!(error, HandshakeError::Closed { .. } | HandshakeError::Tls(_));
+        self.was_ready && is_cut && !has_said
     }
 
     /// The address that is asked for, where it is one.
@@ -128,11 +122,29 @@ impl Connection {
         let untried = via.group.settings.servers.len() as u32 - via.tried.count_ones();
         let left = (PROXY_UPSTREAM_TRIES_MAX - tries).min(untried + 1);
         via.until = cx.now + dialling.until.saturating_duration_since(cx.now) / left;
-        let server = lease.server().map(|server| server.target.clone());
+        let token = self.id.token(READY_SOCKET);
+        let ready = cx.ready.take((&via.group, lease.index), &cx.registry, token, cx.now);
+        via.was_ready = ready.is_some();
         via.lease = Some(lease);
         dialling.attempts = [const { None }; PROXY_ATTEMPTS_MAX];
-        let Some(server) = server else { return self.fail(failure, cx) };
-        match Dial::begin(&server, &anywhere(), &[]) {
+        match ready {
+            Some(origin) => self.begin_talk(origin, READY_SOCKET, cx),
+            None => self.dial_server(cx),
+        }
+    }
+
+    /// Dials the server that is to be tried.
+    fn dial_server(&mut self, cx: &mut Context) {
+        let Phase::Dialling(dialling) = &mut self.phase else { return };
+        let Some(via) = &mut dialling.via else { return };
+        via.talk = None;
+        via.was_ready = false;
+        let server = via.lease.as_ref().and_then(Lease::server);
+        let Some(server) = server.map(|server| server.target.clone()) else {
+            return self.fail(Failure::Upstream, cx);
+        };
+        // An administrator may have an upstream proxy wherever it is.
+        match Dial::begin(&server, &Guard::anywhere(), &[]) {
             Ok(dial) => dialling.dial = dial,
             Err(failure) => return self.fail(failure, cx),
         }
@@ -181,13 +193,21 @@ impl Connection {
             Ok(Progress::Done) => {
                 let (talk, judged) = (via.talk.take()?, via.judged());
                 if let Some(lease) = &via.lease {
-                    via.group.succeed(lease.index);
+                    match via.was_ready {
+                        true => via.group.succeed_at_once(lease.index),
+                        false => via.group.succeed(lease.index),
+                    }
+                    cx.ready.encourage(&via.group, lease.index, cx.now);
                 }
                 if self.visitor.may_keep(&talk.origin, judged) {
                     self.begin_passing(talk.origin, talk.socket, &talk.input, cx);
                 } else {
                     self.fail(Failure::Ruled, cx);
                 }
+                Some(Step::Next)
+            }
+            Err(error) if via.was_stale(&error) => {
+                self.dial_server(cx);
                 Some(Step::Next)
             }
             Err(error) => {
@@ -208,55 +228,9 @@ impl Connection {
     }
 }
 
-impl Talk {
-    /// Whether the server knows what is asked for: it does not while TLS is being agreed on.
-    fn was_told(&self) -> bool {
-        self.handshake.was_told() && !self.is_handshaking()
-    }
-
-    fn go_on(&mut self) -> Result<Progress, HandshakeError> {
-        loop {
-            let was_handshaking = self.is_handshaking();
-            let written: io::Result<bool> = match was_handshaking {
-                true => Ok(false),
-                false => write_out(&mut self.origin, &mut self.output),
-            };
-            // What it has said before it broke may tell why.
-            let broken = written.err();
-            let mut buffer = [0; 2048];
-            match (self.origin.read(&mut buffer), broken) {
-                (Ok(Moved::Bytes(len)), _) => {
-                    self.input.extend_from_slice(buffer.get(..len).unwrap_or_default());
-                    if self.handshake.advance(&mut self.input, &mut self.output)? {
-                        return Ok(Progress::Done);
-                    }
-                }
-                (Ok(Moved::Blocked), Some(error)) | (Err(error), _) => {
-                    return Err(HandshakeError::of_io(&error, self.was_told()));
-                }
-                (Ok(Moved::Blocked), None) if self.origin.is_readable() => {}
-                (Ok(Moved::Blocked), None) if was_handshaking != self.is_handshaking() => {}
-                (Ok(Moved::Blocked), None) => return Ok(Progress::Wait),
-                (Ok(Moved::End), _) => {
-                    return Err(HandshakeError::Closed { was_told: self.was_told() });
-                }
-            }
-        }
-    }
-
-    fn is_handshaking(&self) -> bool {
-        self.origin.stream.is_handshaking()
-    }
-}
-
 impl Dialling {
     /// The place at the server through which the origin was reached, if it was.
     pub(super) fn take_lease(&mut self) -> Option<Lease> {
         self.via.as_mut()?.lease.take()
     }
-}
-
-/// An administrator may have an upstream proxy wherever it is.
-pub(super) fn anywhere() -> Guard {
-    Guard { allowed: crate::proxy::dial::guard::Kind::ALL.map(Allowed::Kind).to_vec() }
 }
