@@ -16,6 +16,7 @@ mod key;
 mod kill_switch;
 mod output;
 mod proxy;
+mod proxy_client;
 mod settings;
 mod status;
 mod status_client;
@@ -44,6 +45,8 @@ enum Command {
     Up(tunnel::UpArgs),
     /// Serve SOCKS and HTTP to what cannot run a tunnel, in the foreground
     Proxy(proxy::ProxyArgs),
+    /// Serve SOCKS and HTTP at this host and carry it to a gateway inside TLS, in the foreground
+    ProxyClient(proxy_client::ProxyClientArgs),
     /// Stop the client's daemon cleanly
     Down(status::SocketArgs),
     /// Show what a running daemon is doing
@@ -125,6 +128,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Serve(args) => tunnel::serve(args),
         Command::Up(args) => tunnel::up(args),
         Command::Proxy(args) => proxy::run(args),
+        Command::ProxyClient(args) => proxy_client::run(args),
         Command::Down(args) => status::down(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),

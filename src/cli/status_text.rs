@@ -3,7 +3,8 @@
 use crate::cli::units;
 use crate::telemetry::drops::DropReason;
 use crate::telemetry::status::{
-    AccountsStatus, OffloadStatus, PeerStatus, ProxyStatus, StatusReport, WorkerStatus,
+    AccountsStatus, OffloadStatus, PeerStatus, ProxyStatus, StatusReport, UpstreamStatus,
+    WorkerStatus,
 };
 
 /// Paths of a peer shown one by one; more are counted.
@@ -328,21 +329,23 @@ fn proxy(
         }
     }
     for it in &proxy.upstreams {
-        let state = match it.out_for_s {
-            Some(seconds) => format!("left out for {seconds} s"),
-            None => "in use".to_owned(),
-        };
-        let (now, failed) = (units::count(it.connections), units::count(it.failed));
-        let (server, name) = (printable(&it.server), printable(&it.upstream));
-        let ready = match it.ready {
-            0 => String::new(),
-            ready => format!(", {} ready", units::count(ready)),
-        };
-        line(
-            "upstream",
-            &format!("{name}: {server} {state}, {now} connections{ready}, {failed} failures"),
-        );
+        line("upstream", &upstream(it));
     }
+}
+
+/// How an upstream proxy fares, in a line.
+fn upstream(it: &UpstreamStatus) -> String {
+    let state = match it.out_for_s {
+        Some(seconds) => format!("left out for {seconds} s"),
+        None => "in use".to_owned(),
+    };
+    let (now, failed) = (units::count(it.connections), units::count(it.failed));
+    let (server, name) = (printable(&it.server), printable(&it.upstream));
+    let ready = match it.ready {
+        0 => String::new(),
+        ready => format!(", {} ready", units::count(ready)),
+    };
+    format!("{name}: {server} {state}, {now} connections{ready}, {failed} failures")
 }
 
 /// Columns two spaces apart, each as wide as its widest cell. Figures stand to the right, the

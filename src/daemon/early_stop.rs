@@ -38,7 +38,11 @@ impl EarlyStop {
         }
     }
 
-    fn listen() -> io::Result<Self> {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// The kernel gives no thread or descriptor.
+    pub(super) fn listen() -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT] {
             flag::register(signal, Arc::clone(&asked))?;

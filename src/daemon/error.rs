@@ -7,7 +7,7 @@ use crate::accounts::store::BadDatabaseUrl;
 use crate::config::ConfigError;
 use crate::config::secrets::SecretError;
 use crate::control::runtime::{ControlError, StatusSocketError};
-use crate::daemon::{LoginError, StateError};
+use crate::daemon::{FarGatewayError, LoginError, StateError};
 use crate::exit::ExitCode;
 use crate::host::firewall::FirewallError;
 use crate::host::link::LinkError;
@@ -79,6 +79,9 @@ pub enum DaemonError {
     /// A group of upstream proxies cannot be used.
     #[error(transparent)]
     Upstream(#[from] LoadError),
+    /// Nothing can be carried to a gateway.
+    #[error(transparent)]
+    FarGateway(#[from] FarGatewayError),
     /// A worker of the proxy gateway has ended.
     #[error("{0}")]
     GatewayFailed(String),
@@ -148,6 +151,7 @@ impl DaemonError {
             Self::State(error) => error.exit_code(),
             Self::TlsSetup(_) => ExitCode::ConfigInvalid,
             Self::Upstream(error) => error.exit_code(),
+            Self::FarGateway(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
             Self::Control(ControlError::DeviceGone { .. }) => ExitCode::DeviceGone,
             _ => ExitCode::Failure,

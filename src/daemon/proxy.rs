@@ -13,10 +13,11 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::config::{ProxyConfig, ServeConfig, Source, WorkersConfig};
 use crate::control::runtime::{ControlHandle, STATUS_CLIENTS, STATUS_LISTENER, StatusSocket};
+use crate::daemon::early_stop::EarlyStop;
 use crate::daemon::pool::Placement;
 use crate::daemon::reload::{self, Configuration};
 use crate::daemon::{DaemonError, notify, tunnel};
-use crate::host::privileges;
+use crate::host::privileges::{self, Reserve};
 use crate::limits::PROXY_DRAIN_WITHIN;
 use crate::login::tls::TlsSetupError;
 use crate::proxy::access::AccessOptions;
@@ -43,12 +44,36 @@ const STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy.sock";
 pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     tunnel::allow_many_files();
     let of_rules = files_of_rules(&config.entrances);
-    let gateway = bind(config.entrances, &config.workers)?;
+    let bound = bind(config.entrances, &config.workers)?;
+    let files: Vec<PathBuf> = source.file.iter().chain(&of_rules).cloned().collect();
+    let status = (config.status_socket, STATUS_SOCKET_DEFAULT);
+    run(bound, status, &files, None, |reserve| {
+        let configuration = Configuration::new(source, reserve);
+        Box::new(move || {
+            let load = |source: &Source| Ok(source.load_proxy()?);
+            let load_files = |config: &ProxyConfig| load_files_of_rules(&config.entrances);
+            configuration.read_again(load, load_files).map(|(config, ())| config.entrances)
+        })
+    })
+}
+
+/// Reads again what goes for clients of a gateway; the error is a sentence for the administrator.
+pub(super) type Reread = Box<dyn Fn() -> Result<Vec<Entrance>, String>>;
+
+/// Runs a gateway whose sockets are open until it is told to stop. The status is offered at a path,
+/// or at another unless that cannot be done. `reader` makes what is done on SIGHUP; it is given the
+/// right to read `files` if that is needed. `early` has listened to signals so far.
+pub(super) fn run(
+    bound: Bound,
+    (status, status_default): (Option<PathBuf>, &str),
+    files: &[PathBuf],
+    early: Option<EarlyStop>,
+    reader: impl FnOnce(Reserve) -> Reread,
+) -> Result<(), DaemonError> {
     let io_error = DaemonError::io("making the poll of the proxy's main thread");
     let poll = Poll::new().map_err(io_error)?;
-    let status = status_socket(config.status_socket, &poll)?;
-    let files = source.file.iter().chain(&of_rules);
-    let is_needed = || files.clone().any(|file| reload::is_forbidden(file));
+    let status = status_socket(status, status_default, &poll)?;
+    let is_needed = || files.iter().any(|file| reload::is_forbidden(file));
     let reserve =
         privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
     let mut signals =
@@ -56,9 +81,12 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     poll.registry()
         .register(&mut signals, SIGNALS, Interest::READABLE)
         .map_err(DaemonError::io("catching signals"))?;
+    if let Some(early) = early {
+        early.hand_over();
+    }
     let (failures, waker) = (unbounded(), Waker::new(poll.registry(), WAKER));
     let waker = Arc::new(waker.map_err(DaemonError::io("making the poll of the main thread"))?);
-    let gateway = gateway.start(None, move |failure| {
+    let gateway = bound.start(None, move |failure| {
         // Both fail only if the main thread is gone, and then nobody is left to be told.
         let _ = failures.0.send(failure);
         let _ = waker.wake();
@@ -67,10 +95,10 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     log::info!("serving proxy clients: {summary}");
     notify::ready(&summary);
     let started = clock::now();
-    let configuration = Configuration::new(source, reserve);
+    let reread = reader(reserve);
     let failures = failures.1;
     let mut main =
-        MainThread { poll, signals, status, failures, gateway, configuration, started, stop: None };
+        MainThread { poll, signals, status, failures, gateway, reread, started, stop: None };
     let outcome = main.run();
     notify::stopping();
     outcome
@@ -83,7 +111,10 @@ pub(super) struct Bound {
 }
 
 /// Opens the sockets of a gateway, as long as the rights for that are there.
-fn bind(entrances: Vec<Entrance>, workers: &WorkersConfig) -> Result<Bound, DaemonError> {
+pub(super) fn bind(
+    entrances: Vec<Entrance>,
+    workers: &WorkersConfig,
+) -> Result<Bound, DaemonError> {
     load_files_of_rules(&entrances)?;
     let placement = Placement::choose(workers);
     let listeners = Listeners::bind(entrances, placement.workers())?;
@@ -205,15 +236,19 @@ impl Beside {
     }
 }
 
-/// Offers the status, at the usual place if that can be done.
-fn status_socket(path: Option<PathBuf>, poll: &Poll) -> Result<Option<StatusSocket>, DaemonError> {
+/// Offers the status, at the usual place, `default`, if that can be done.
+fn status_socket(
+    path: Option<PathBuf>,
+    default: &str,
+    poll: &Poll,
+) -> Result<Option<StatusSocket>, DaemonError> {
     let bind = |path: PathBuf| {
         tunnel::make_status_directory(&path)?;
         StatusSocket::bind(path, poll.registry()).map_err(DaemonError::from)
     };
     match path {
         Some(path) => bind(path).map(Some),
-        None => Ok(bind(PathBuf::from(STATUS_SOCKET_DEFAULT))
+        None => Ok(bind(PathBuf::from(default))
             .inspect_err(|error| log::info!("no status is offered: {error}"))
             .ok()),
     }
@@ -226,7 +261,7 @@ struct MainThread {
     status: Option<StatusSocket>,
     failures: Receiver<String>,
     gateway: Gateway,
-    configuration: Configuration,
+    reread: Reread,
     started: Instant,
     /// When relays have to have ended, once somebody has said that it is to stop.
     stop: Option<Instant>,
@@ -299,12 +334,9 @@ impl MainThread {
     }
 
     fn reload(&mut self) -> Result<(), String> {
-        let load = |source: &Source| Ok(source.load_proxy()?);
-        let (config, ()) = self
-            .configuration
-            .read_again(load, |config| load_files_of_rules(&config.entrances))
+        let entrances = (self.reread)()
             .inspect_err(|error| log::error!("configuration not applied: {error}"))?;
-        apply(&self.gateway, &config.entrances);
+        apply(&self.gateway, &entrances);
         log::info!("configuration read again");
         Ok(())
     }

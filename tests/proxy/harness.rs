@@ -48,6 +48,13 @@ impl Gateway {
         Self::spawn(command, tempfile::tempdir().unwrap(), Some(config))
     }
 
+    /// One that carries everything to another, by these flags.
+    pub(crate) fn start_client(flags: &[String]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+        command.arg("proxy-client").args(["--listen", "127.0.0.1:0"]).args(flags);
+        Self::spawn(command, tempfile::tempdir().unwrap(), None)
+    }
+
     /// One beside the tunnel of a server on `host`, whose file is `config` and which has a key.
     pub(crate) fn start_beside_a_tunnel(host: &Host, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use corelane::accounts::service::{Accounts, AccountsOptions};
 use corelane::policy::{Defaults, SharedPolicies};
 use corelane::proxy::access::AccessOptions;
 use corelane::proxy::dial::Guard;
-use corelane::proxy::settings::{Auth, Entrance, Rules};
+use corelane::proxy::settings::{Auth, Entrance, EntranceTls, Rules};
 use corelane::proxy::{Gateway, Listeners};
 use tempfile::TempDir;
 
@@ -30,6 +30,15 @@ impl House {
     }
 
     pub(crate) fn with_workers(workers: usize, change: impl FnOnce(&mut Rules)) -> Self {
+        Self::with(workers, None, change)
+    }
+
+    /// One that speaks TLS.
+    pub(crate) fn with_tls(tls: EntranceTls) -> Self {
+        Self::with(2, Some(tls), |_| {})
+    }
+
+    fn with(workers: usize, tls: Option<EntranceTls>, change: impl FnOnce(&mut Rules)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let database = directory.path().join("accounts.db").to_str().unwrap().parse().unwrap();
         let options = AccountsOptions {
@@ -44,8 +53,9 @@ impl House {
         let guard = Guard { allowed: vec!["loopback".parse().unwrap()] };
         let mut rules = Rules { auth: Auth::Required, guard, ..Rules::default() };
         change(&mut rules);
-        let listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
-        let entrance = Entrance { listen, listen_tls: Vec::new(), tls: None, rules };
+        let mut listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        let listen_tls = if tls.is_some() { std::mem::take(&mut listen) } else { Vec::new() };
+        let entrance = Entrance { listen, listen_tls, tls, rules };
         let listeners = Listeners::bind(vec![entrance], workers).unwrap();
         let access = AccessOptions {
             accounts: accounts.clone(),

@@ -7,6 +7,7 @@ mod announced;
 mod asked;
 mod beside;
 mod binding;
+mod carried;
 mod chained;
 mod clients;
 mod datagrams;

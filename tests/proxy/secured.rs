@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane::login::pki::{Certificate, PkiDirectory, Purpose, Validity};
-use corelane::login::tls::Pin;
+use corelane::login::tls::{Pin, TlsFiles};
+use corelane::proxy::settings::EntranceTls;
 use corelane::sys::clock;
 use corelane::sys::process::{cpu_time, resident_bytes};
 use rand::RngCore;
@@ -62,6 +63,13 @@ impl Site {
     /// The file with the certificate of the authority.
     pub(crate) fn authority(&self) -> PathBuf {
         self.pki.certificate()
+    }
+
+    /// An entrance that shows the certificate of the server.
+    pub(crate) fn entrance_tls(&self) -> EntranceTls {
+        let (certificate, key) = (self.pki.server_certificate(), self.pki.server_key());
+        let files = TlsFiles { certificate, key, client_ca: None, client_crl: None };
+        EntranceTls { files, demands_certificate: false }
     }
 
     /// The pin of the authority.

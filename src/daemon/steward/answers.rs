@@ -23,7 +23,7 @@ pub enum Answers {
 
 impl Answers {
     /// Whether somebody can be asked.
-    pub(super) fn are_there(self) -> bool {
+    pub(in crate::daemon) fn are_there(self) -> bool {
         match self {
             Self::Terminal => io::stdin().is_terminal() && io::stderr().is_terminal(),
             Self::Stdin => true,
@@ -36,7 +36,11 @@ impl Answers {
     }
 
     /// Asks for a secret. Gives up as soon as the other end of `stop` is gone.
-    pub(super) fn ask_secret(self, what: &str, stop: &Receiver<()>) -> io::Result<Secret> {
+    pub(in crate::daemon) fn ask_secret(
+        self,
+        what: &str,
+        stop: &Receiver<()>,
+    ) -> io::Result<Secret> {
         let stdin = io::stdin();
         let hidden = match self {
             Self::Terminal => Some(Hidden::begin(&stdin)?),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     ConnectReply, Credentials, Disclosure, Exchange, Fate, HeadScanner, HttpError, Mark,
-    NotForwarded, Passage, RequestHead, RequestTarget, Route, Slots,
+    NotForwarded, OptionsReply, Passage, RequestHead, RequestTarget, Route, Slots,
 };
 
 /// Reads `data` as a client's requests, and forwards those that are for an origin. The outcome is
@@ -32,13 +32,22 @@ pub fn responses(data: &[u8]) {
     assert_eq!(whole, answer(request, data, 7));
 }
 
-/// Reads `data` as what an upstream proxy answers to CONNECT.
+/// Reads `data` as what an upstream proxy answers to CONNECT, and to OPTIONS.
 pub fn connect_reply(data: &[u8]) {
+    let (mut tunnel, mut options) = (ConnectReply::default(), OptionsReply::default());
     let whole = ConnectReply::default().read(data);
-    let mut reply = ConnectReply::default();
-    let pieces = (0..=data.len()).map(|end| reply.read(data.get(..end).unwrap_or_default()));
-    let found = pieces.into_iter().find(|found| *found != Ok(None)).unwrap_or(Ok(None));
-    assert_eq!(found, whole);
+    assert_eq!(first_found(data, |piece| tunnel.read(piece)), whole);
+    let whole = OptionsReply::default().read(data);
+    assert_eq!(first_found(data, |piece| options.read(piece)), whole);
+}
+
+/// What is found first in a buffer that grows byte by byte.
+fn first_found<T: PartialEq, E: PartialEq>(
+    data: &[u8],
+    mut read: impl FnMut(&[u8]) -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
+    let pieces = (0..=data.len()).map(|end| read(data.get(..end).unwrap_or_default()));
+    pieces.into_iter().find(|found| *found != Ok(None)).unwrap_or(Ok(None))
 }
 
 /// What came of a stream of requests: what was sent to origins, how many requests have passed, how

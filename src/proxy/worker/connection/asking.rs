@@ -23,7 +23,7 @@ use super::{Asking, Connection, Dialling, Phase, Step, Turn, is_too_long, write_
 
 impl Asking {
     /// The client has had an answer, and may ask again.
-    fn await_next(&mut self, now: Instant, rules: &Rules) {
+    pub(super) fn await_next(&mut self, now: Instant, rules: &Rules) {
         let within = if self.input.is_empty() { rules.keep_alive } else { rules.request_within };
         self.again = true;
         self.until = now + within;

@@ -62,10 +62,7 @@ impl Connection {
     fn conclude_inquiry(&mut self, form: AnswerForm, cx: &Context) {
         let Phase::Asking(asking) = &mut self.phase else { return };
         asking.front = Front::Http(HeadScanner::default());
-        asking.again = true;
-        let is_more_there = !asking.input.is_empty();
-        let within = if is_more_there { self.rules.request_within } else { self.rules.keep_alive };
-        asking.until = cx.now + within;
+        asking.await_next(cx.now, &self.rules);
         if form.closes() || cx.is_stopping {
             self.begin_parting(cx);
         }
