@@ -13,6 +13,7 @@ mod http;
 mod leases;
 mod login;
 mod proxy;
+mod records;
 mod store;
 
 pub use bench::*;
@@ -23,6 +24,7 @@ pub use http::*;
 pub use leases::*;
 pub use login::*;
 pub use proxy::*;
+pub use records::*;
 pub use store::*;
 
 // ---- Message layout (docs/protocol.md, "Messages") ----

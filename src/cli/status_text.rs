@@ -328,8 +328,24 @@ fn proxy(
             line(label, &said.join(", "));
         }
     }
+    if let Some(told) = access_log(proxy, paint) {
+        line("access log", &told);
+    }
     for it in &proxy.upstreams {
         line("upstream", &upstream(it));
+    }
+}
+
+/// How it stands with the access log, if there is one.
+fn access_log(proxy: &ProxyStatus, paint: Paint) -> Option<String> {
+    let lines = units::count(proxy.access_log_lines);
+    match (proxy.access_log_lines, proxy.access_log_lost) {
+        (0, 0) => None,
+        (_, 0) => Some(format!("{lines} lines, none lost")),
+        (_, lost) => {
+            let lost = paint.alarm(&format!("{} lost", units::count(lost)));
+            Some(format!("{lines} lines, {lost}"))
+        }
     }
 }
 

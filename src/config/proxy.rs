@@ -17,7 +17,7 @@ use crate::proxy::detect::Protocol;
 use crate::proxy::dial::Guard;
 use crate::proxy::http::{Disclosure, Mark};
 use crate::proxy::origins::Origins;
-use crate::proxy::settings::{Auth, Entrance, EntranceTls, Kept, Rules};
+use crate::proxy::settings::{Auth, Entrance, EntranceTls, Kept, LogSettings, Rules};
 
 /// Everything `corelane proxy` needs to know.
 #[derive(Clone, Debug)]
@@ -224,6 +224,7 @@ pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Ent
     for table in &sections.proxies {
         check(table, &mut seen, problems);
     }
+    check_logs(&sections.proxies, problems);
     let login = &sections.server_login;
     let entrances = sections.proxies.iter().map(|table| {
         let tls = tls(table, login, problems);
@@ -261,6 +262,26 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
                         (`tls://` and `client_ca_file`); or, where a firewall or a tunnel decides \
                         who reaches it, say so by `allow_remote = true` (`--allow-remote`)";
             problems.error_with_help(keys.listen.origin.clone(), what, help);
+        }
+    }
+}
+
+/// Complains of access logs that would be in two formats, and of a format for none.
+fn check_logs(tables: &[ProxyTable], problems: &mut Problems) {
+    for (number, ProxyTable { keys, .. }) in tables.iter().enumerate() {
+        let (place, format) = (&keys.access_log.value, keys.access_log_format.value);
+        if place.is_none() && keys.access_log_format.origin != Origin::Default {
+            let help = "say where by `access_log = \"/var/log/corelane/access.log\"`";
+            let what = "this is the format of an access log, and there is none";
+            problems.error_with_help(keys.access_log_format.origin.clone(), what, help);
+        }
+        let is_other = |other: &&ProxyTable| {
+            other.keys.access_log.value == *place && other.keys.access_log_format.value != format
+        };
+        let before = tables.iter().take(number);
+        if place.is_some() && before.filter(is_other).count() > 0 {
+            let what = "another `[[proxy]]` writes the same access log in another format";
+            problems.error(keys.access_log.origin.clone(), what);
         }
     }
 }
@@ -310,6 +331,10 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
         listen: addresses(false),
         listen_tls: addresses(true),
         tls,
+        access_log: keys.access_log.value.clone().map(|place| LogSettings {
+            place,
+            format: keys.access_log_format.value,
+        }),
         rules: Rules {
             auth: keys.auth.value.0,
             protocols: keys.protocols.value.iter().map(|protocol| protocol.0).collect(),

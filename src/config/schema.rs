@@ -29,7 +29,8 @@ use crate::limits;
 use crate::login::tls::Pin;
 use crate::policy::acl::Action;
 use crate::proxy::dial::guard::Allowed;
-use crate::proxy::settings::Auth;
+use crate::proxy::records::Format;
+use crate::proxy::settings::{Auth, LogPlace};
 use crate::telemetry::logging::LogFormat;
 
 /// Number of workers.
@@ -420,6 +421,8 @@ section! {
         connections_per_user_max: ProxyConnections =
             ProxyConnections::clamped(limits::PROXY_CONNECTIONS_MAX as u64), Live;
         connections_per_user_per_s: ProxyRate = ProxyRate::clamped(0), Live;
+        access_log: Option<LogPlace> = None, Restart;
+        access_log_format: Format = Format::Text, Restart;
     }
 }
 

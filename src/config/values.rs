@@ -27,6 +27,8 @@ use crate::host::resolver::DnsMode;
 use crate::login::tls::Pin;
 use crate::policy::acl::Action;
 use crate::proxy::dial::guard::Allowed;
+use crate::proxy::records::Format;
+use crate::proxy::settings::LogPlace;
 use crate::proxy::target::Target;
 use crate::proxy::upstream::group::ServerAddress;
 use crate::proxy::upstream::rules::Suffix;
@@ -380,6 +382,8 @@ text_values! {
     PortRange: "a range of ports such as \"20000-20999\"";
     Allowed: "a prefix such as \"10.0.0.0/8\", or one of loopback, private, shared, link-local, \
               metadata, multicast, reserved and own";
+    LogPlace: "the path of a file, or \"-\" for standard output";
+    Format: "\"text\", \"json\" or \"common\"";
     CpuList: "a list of CPU numbers and ranges such as \"0-3,6\"";
     LogFormat: "\"text\" or \"json\"";
     Directives: "a level (off, error, warn, info, debug, trace), or levels by module such as \

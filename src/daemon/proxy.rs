@@ -169,6 +169,7 @@ fn summary(gateway: &Gateway) -> String {
 
 /// Gives the rules that were read again to a gateway that runs.
 fn apply(gateway: &Gateway, entrances: &[Entrance]) {
+    gateway.reopen_logs();
     let rules: Vec<Rules> = entrances.iter().map(|entrance| entrance.rules.clone()).collect();
     if !gateway.set_rules(rules) {
         log::warn!("there is another number of [[proxy]] tables now: they wait for a restart");

@@ -146,6 +146,8 @@ pub struct ProxyCounters {
     pub up_datagrams: Counter,
     /// Datagrams that were sent to clients.
     pub down_datagrams: Counter,
+    /// Records for the access log that there was no room for.
+    pub records_dropped: Counter,
     datagram_drops: [Counter; DatagramDrop::NAMES.len()],
     refusals: [Counter; Refusal::ALL.len()],
     failures: [Counter; Failure::NAMES.len()],

@@ -23,6 +23,7 @@ use super::counters::ProxyCounters;
 use super::crowd::Crowd;
 use super::dial::names::Names;
 use super::dial::own::OwnAddresses;
+use super::records::{AccessFiles, OpenError, Writer};
 use super::settings::{Entrance, EntranceTls, Rules};
 use super::upstream::{Group, check};
 use super::worker::{self, Order, Post, ProxyWorker, ProxyWorkerParts, WorkerHandle};
@@ -44,6 +45,9 @@ pub enum GatewayError {
     /// The authorities that origins are believed by are not in order.
     #[error("cannot speak TLS to origins (`origin_ca_file`): {0}")]
     Origins(TlsSetupError),
+    /// An access log cannot be opened.
+    #[error("{0}; its directory has to be there, and to be writable (`access_log` in `[[proxy]]`)")]
+    AccessLog(#[from] OpenError),
     /// The kernel gives no thread or descriptor.
     #[error("cannot start the proxy gateway: {0}; are there too many open files or processes?")]
     Start(#[from] io::Error),
@@ -72,11 +76,12 @@ pub struct Listeners {
     certificates: Vec<Option<(FilesWatch, ServerTls)>>,
     entrances: Vec<Entrance>,
     addresses: Vec<SocketAddr>,
+    access_files: AccessFiles,
 }
 
 impl Listeners {
     /// Listens on every address of every entrance, with a socket for each of `workers` workers, and
-    /// reads the certificates.
+    /// reads the certificates. Access logs are opened, too.
     ///
     /// # Errors
     /// The kernel refuses an address, or a file is not what it should be.
@@ -98,7 +103,8 @@ impl Listeners {
                 }
             }
         }
-        Ok(Self { workers: by_worker, certificates, entrances, addresses })
+        let access_files = AccessFiles::open(&entrances)?;
+        Ok(Self { workers: by_worker, certificates, entrances, addresses, access_files })
     }
 
     /// Where they listen, with the ports that the kernel chose for port 0.
@@ -124,6 +130,8 @@ pub struct Gateway {
     _watch: Option<Watch>,
     /// Held for as long as upstream proxies are to be tried.
     _checks: Sender<()>,
+    /// Writes what clients did, to the end.
+    records: Option<Writer>,
 }
 
 /// What goes for clients that come now, by entrance.
@@ -148,7 +156,9 @@ impl Gateway {
         access: Option<AccessOptions>,
         mourn: impl Fn(String) + Clone + Send + 'static,
     ) -> Result<Self, GatewayError> {
-        let Listeners { workers: sockets, certificates, entrances, addresses } = listeners;
+        let Listeners { workers: sockets, certificates, entrances, addresses, access_files } =
+            listeners;
+        let records = Writer::start(access_files)?;
         let names = Names::start()?;
         let own = OwnAddresses::list()?;
         let access = access.map(Access::new).transpose()?;
@@ -174,6 +184,7 @@ impl Gateway {
                 names: names.clone(),
                 own: own.clone(),
                 access: access.clone(),
+                log: records.as_ref().map(Writer::log),
                 counters: Arc::clone(&counters),
             })?;
             let mourn = mourn.clone();
@@ -190,7 +201,15 @@ impl Gateway {
         let rules: CurrentRules = Arc::new(Mutex::new(rules));
         let checked = Arc::clone(&rules);
         let checks = check::start(move || groups(&checked))?;
-        Ok(Self { addresses, workers, rules, _keeper: keeper, _checks: checks, _watch: watch })
+        Ok(Self {
+            addresses,
+            workers,
+            rules,
+            _keeper: keeper,
+            _checks: checks,
+            _watch: watch,
+            records,
+        })
     }
 
     /// Where it listens, with the ports that the kernel chose for port 0.
@@ -212,6 +231,13 @@ impl Gateway {
             worker.handle.give(Order::Rules(rules.clone()));
         }
         true
+    }
+
+    /// Opens the files of the access log anew: somebody has moved them away.
+    pub fn reopen_logs(&self) {
+        if let Some(records) = &self.records {
+            records.reopen();
+        }
     }
 
     /// Accepts nobody any more. Relays that go on have `within` to end.
@@ -250,6 +276,7 @@ impl Gateway {
         // What has closed is read first: it was accepted before.
         let closed = sum(|counters| &counters.closed);
         let accepted = sum(|counters| &counters.accepted);
+        let (log_lines, log_lost) = self.records.as_ref().map_or((0, 0), Writer::counts);
         ProxyStatus {
             listening: self.addresses.iter().map(ToString::to_string).collect(),
             workers: self.workers.len() as u64,
@@ -272,6 +299,8 @@ impl Gateway {
             datagrams_dropped,
             refused,
             failed,
+            access_log_lines: log_lines,
+            access_log_lost: log_lost + sum(|counters| &counters.records_dropped),
             upstreams: groups(&self.rules).iter().flat_map(|it| it.status(now)).collect(),
         }
     }

@@ -4,7 +4,8 @@
 //! of its own, and keeps the clients that come there. A client says what it wants ([`front`]), the
 //! origin is reached ([`dial`]) by the way that rules say ([`upstream`]), and bytes pass
 //! ([`relay`]), or requests of HTTP one by one ([`forward`]); `worker` is the event loop around
-//! that, [`stream`] what it reads and writes, [`settings`] what it is told.
+//! that, [`stream`] what it reads and writes, [`settings`] what it is told, and [`records`] tells
+//! others of it.
 //!
 //! What the two ends of a connection say is read and written by machines without a socket or a
 //! clock: [`target`] is what every request asks for, [`detect`] tells the protocols apart,
@@ -26,6 +27,7 @@ pub mod header;
 pub mod http;
 pub mod origins;
 mod reader;
+pub mod records;
 pub mod relay;
 pub mod settings;
 pub mod socks;

@@ -1,7 +1,10 @@
 //! What the gateway is told: plain data.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use super::detect::Protocol;
 use super::dial::Guard;
 use super::http::Disclosure;
 use super::origins::Origins;
+use super::records::Format;
 use super::upstream::{Group, Routes};
 
 /// One way into the gateway: addresses, and the rules that go for those who come there.
@@ -25,6 +29,8 @@ pub struct Entrance {
     pub listen_tls: Vec<SocketAddr>,
     /// What it is to them.
     pub tls: Option<EntranceTls>,
+    /// Where it is written what its clients do.
+    pub access_log: Option<LogSettings>,
     /// What goes for its clients.
     pub rules: Rules,
 }
@@ -37,6 +43,50 @@ pub struct EntranceTls {
     /// Whether clients have to show a certificate of the client CA.
     pub demands_certificate: bool,
 }
+
+/// An access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Where it is.
+    pub place: LogPlace,
+    /// How its lines look.
+    pub format: Format,
+}
+
+/// Where an access log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogPlace {
+    /// Standard output.
+    Stdout,
+    /// A file, to which is appended.
+    File(PathBuf),
+}
+
+impl FromStr for LogPlace {
+    type Err = NoLogPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoLogPlace> {
+        match text {
+            "-" => Ok(Self::Stdout),
+            _ if text.is_empty() || text.contains('\0') => Err(NoLogPlace),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+impl fmt::Display for LogPlace {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => out.write_str("-"),
+            Self::File(path) => path.display().fmt(out),
+        }
+    }
+}
+
+/// A text that is no place for an access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected the path of a file, or - for standard output")]
+pub struct NoLogPlace;
 
 /// Whether clients have to say who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

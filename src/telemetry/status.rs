@@ -123,6 +123,12 @@ pub struct ProxyStatus {
     pub refused: BTreeMap<String, u64>,
     /// Origins that were not reached, by reason. Every reason is present.
     pub failed: BTreeMap<String, u64>,
+    /// Lines of the access log that were written.
+    #[serde(default)]
+    pub access_log_lines: u64,
+    /// Lines of the access log that were lost: it was too slow, or the disk is full.
+    #[serde(default)]
+    pub access_log_lost: u64,
     /// The servers of each group of upstream proxies.
     #[serde(default)]
     pub upstreams: Vec<UpstreamStatus>,

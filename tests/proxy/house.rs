@@ -55,7 +55,7 @@ impl House {
         change(&mut rules);
         let mut listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         let listen_tls = if tls.is_some() { std::mem::take(&mut listen) } else { Vec::new() };
-        let entrance = Entrance { listen, listen_tls, tls, rules };
+        let entrance = Entrance { listen, listen_tls, tls, access_log: None, rules };
         let listeners = Listeners::bind(vec![entrance], workers).unwrap();
         let access = AccessOptions {
             accounts: accounts.clone(),

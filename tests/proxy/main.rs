@@ -23,6 +23,7 @@ mod oracle;
 mod origins;
 mod outside;
 mod pressure;
+mod records;
 mod refusals;
 mod relays;
 mod routes;

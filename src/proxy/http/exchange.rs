@@ -106,6 +106,8 @@ pub struct Exchange {
     scanner: HeadScanner,
     /// Whether the origin has sent anything.
     response_begun: bool,
+    /// The status of the final response.
+    status: Option<u16>,
     interim_count: u8,
     response: Response,
 }
@@ -148,6 +150,7 @@ impl Exchange {
             request_begun: false,
             scanner: HeadScanner::default(),
             response_begun: false,
+            status: None,
             interim_count: 0,
             response: Response::Awaited,
         })
@@ -231,6 +234,7 @@ impl Exchange {
             }
             return Ok(());
         }
+        self.status = Some(head.status);
         if head.status == 101 {
             if !self.asks_for_websocket || !head.fields.lists("upgrade", "websocket") {
                 return Err(HttpError::Switched);
@@ -278,6 +282,11 @@ impl Exchange {
     /// Whether the client has got the head of the final response, so that no error page may follow.
     pub fn is_answered(&self) -> bool {
         !matches!(self.response, Response::Awaited)
+    }
+
+    /// The status of the final response, once its head has come.
+    pub fn status(&self) -> Option<u16> {
+        self.status
     }
 
     /// Whether the whole request has passed.

@@ -153,6 +153,11 @@ impl Server {
         Self { authentication, state: State::Greeting, is_version_4: false }
     }
 
+    /// Whether the client speaks version 4, as far as it has spoken.
+    pub fn is_version_4(&self) -> bool {
+        self.is_version_4
+    }
+
     /// Reads one message, if it is whole.
     pub fn advance(&mut self, input: &[u8]) -> Result<Step, SocksError> {
         let mut reader = Reader::new(input);

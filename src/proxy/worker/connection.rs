@@ -30,6 +30,7 @@ use crate::proxy::crowd::Seat;
 use crate::proxy::dial::{Dial, Failure};
 use crate::proxy::forward::{Origin, Passing};
 use crate::proxy::front::Front;
+use crate::proxy::records::{Ledger, Outcome};
 use crate::proxy::relay::Relay;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::{End, Moved};
@@ -54,6 +55,7 @@ mod binding;
 mod dialling;
 mod forwarding;
 mod joining;
+mod noting;
 mod parting;
 mod relaying;
 mod securing;
@@ -78,6 +80,8 @@ pub(super) struct Connection {
     visitor: Visitor,
     /// Held for as long as the client is there.
     seat: Seat,
+    /// Notes what it wants and what comes of it.
+    ledger: Ledger,
     /// Whether it waits for its turn.
     pub(super) queued: bool,
     /// The time of its timer that counts; timers of other times are void.
@@ -204,7 +208,7 @@ impl Connection {
         id: ConnectionId,
         (client, from): (End, SocketAddr),
         rules: Arc<Rules>,
-        seat: Seat,
+        (seat, ledger): (Seat, Ledger),
         now: Instant,
     ) -> Self {
         let until = now + rules.request_within;
@@ -223,6 +227,7 @@ impl Connection {
             kept: None,
             visitor: Visitor::default(),
             seat,
+            ledger,
             queued: false,
             armed: None,
         }
@@ -331,8 +336,8 @@ impl Connection {
                 self.phase = Phase::Over;
             }
             Phase::Asking(asking) if now >= asking.until || is_over => {
-                cx.counters.refuse(Refusal::TooSlow);
                 asking.front.give_up(&mut asking.output);
+                self.refuse(Refusal::TooSlow, cx);
                 self.begin_parting(cx);
             }
             Phase::Dialling(dialling) if dialling.is_server_late(now) && !is_over => {
@@ -346,10 +351,12 @@ impl Connection {
             }
             Phase::Associating(associating) if now >= associating.until || is_over => {
                 cx.counters.timed_out.add(1);
+                self.ledger.note(Outcome::Idle);
                 self.phase = Phase::Over;
             }
             Phase::Relaying(relaying) if now >= relaying.until || is_over => {
                 cx.counters.timed_out.add(1);
+                self.ledger.note(Outcome::Idle);
                 self.reset();
             }
             Phase::Forwarding(forwarding) if now >= forwarding.until || is_over => {
@@ -363,8 +370,14 @@ impl Connection {
 
     /// The client has to go without a word: it makes room, or the gateway stops.
     pub(super) fn turn_away(&mut self, refusal: Refusal, cx: &mut Context) {
-        cx.counters.refuse(refusal);
+        self.refuse(refusal, cx);
         self.phase = Phase::Over;
+    }
+
+    /// The gateway does not wait for its end.
+    pub(super) fn cut(&mut self) {
+        self.ledger.note(Outcome::Stopped);
+        self.reset();
     }
 
     /// Both ends are to know that this is not how it should have ended.
@@ -384,6 +397,7 @@ impl Connection {
     /// The buffers go back; the rest goes with the connection.
     pub(super) fn release(mut self, cx: &mut Context) {
         self.give_up_kept(cx);
+        self.close_record(cx);
         match self.phase {
             Phase::Relaying(relaying) => relaying.relay.release(&mut cx.buffers),
             Phase::Forwarding(forwarding) => drop(forwarding.passing.end(&mut cx.buffers)),
@@ -399,6 +413,7 @@ impl Connection {
             Phase::Binding(binding) => binding.output,
             _ => return,
         };
+        self.note_words(&output);
         if !output.is_empty() {
             self.part_with(output, cx);
         }
@@ -412,6 +427,7 @@ impl Connection {
             return self.fail_request(&passing, failure, cx);
         }
         cx.counters.fail(failure);
+        self.ledger.note(Outcome::Failed(failure));
         match &mut self.phase {
             Phase::Asking(asking) => asking.front.refuse(failure, &mut asking.output),
             Phase::Dialling(dialling) => dialling.front.refuse(failure, &mut dialling.output),

@@ -36,6 +36,7 @@ use super::dial::Answer;
 use super::dial::names::Names;
 use super::dial::own::OwnAddresses;
 use super::forward::Pool;
+use super::records::{AccessLog, Ledger};
 use super::relay::Buffers;
 use super::settings::Rules;
 use super::stream::{End, Stream, TlsStream};
@@ -111,6 +112,8 @@ pub(super) struct Context {
     handle: WorkerHandle,
     /// Where clients say who they are.
     access: Option<Access>,
+    /// Where it is told what clients did, if anywhere.
+    log: Option<AccessLog>,
     counters: Arc<ProxyCounters>,
     /// Connections to origins that nobody uses.
     pool: Pool,
@@ -149,6 +152,7 @@ pub(super) struct ProxyWorkerParts {
     pub(super) names: Names,
     pub(super) own: OwnAddresses,
     pub(super) access: Option<Access>,
+    pub(super) log: Option<AccessLog>,
     pub(super) counters: Arc<ProxyCounters>,
 }
 
@@ -206,6 +210,7 @@ impl ProxyWorker {
             own: parts.own,
             handle: handle.clone(),
             access: parts.access,
+            log: parts.log,
             counters: parts.counters,
             pool: Pool::new(|place| own_token(FIRST_KEPT + place)),
             ready,
@@ -380,7 +385,7 @@ impl ProxyWorker {
         for id in self.connections.ids() {
             if let Some(connection) = self.connections.get_mut(id) {
                 let was_asking = connection.is_asking();
-                connection.reset();
+                connection.cut();
                 self.conclude(id, was_asking, Turn::Over);
             }
         }
@@ -412,7 +417,9 @@ impl ProxyWorker {
             }
         };
         self.cx.counters.accepted.add(1);
-        let connection = Connection::new(id, (client, from), rules, seat, self.cx.now);
+        let file = self.cx.log.as_ref().and_then(|log| log.file_of(entrance));
+        let places = (seat, Ledger::new(file));
+        let connection = Connection::new(id, (client, from), rules, places, self.cx.now);
         self.connections.put(id, connection);
         self.asking.push_back(id);
         self.asking_count += 1;

@@ -14,6 +14,7 @@ use crate::proxy::dial::Failure;
 use crate::proxy::forward::{Origin, Passing};
 use crate::proxy::front::status_of;
 use crate::proxy::http::Status;
+use crate::proxy::records::Outcome as Ending;
 use crate::proxy::relay::Relay;
 use crate::proxy::settings::Auth;
 use crate::proxy::stream::End;
@@ -150,8 +151,8 @@ impl Connection {
 
     fn refuse_login(&mut self, refusal: &accounts::Refusal, cx: &Context) {
         let Phase::Asking(asking) = &mut self.phase else { return };
-        cx.counters.refuse(Refusal::LoginRefused);
         asking.front.turn_down(refusal, &mut asking.output);
+        self.refuse(Refusal::LoginRefused, cx);
         self.begin_parting(cx);
     }
 
@@ -195,6 +196,7 @@ impl Connection {
             }
             Phase::Relaying(_) => {
                 cx.counters.revoked.add(1);
+                self.ledger.note(Ending::Revoked);
                 self.reset();
             }
             Phase::Forwarding(forwarding) if self.visitor.may_use(&forwarding.origin) => {
@@ -202,6 +204,7 @@ impl Connection {
             }
             Phase::Forwarding(_) => {
                 cx.counters.revoked.add(1);
+                self.ledger.note(Ending::Revoked);
                 let (status, text) = why_ended(has_ended);
                 self.end_with_page(status, &text, cx);
             }
@@ -211,6 +214,8 @@ impl Connection {
                     cx.counters.refuse(Refusal::LoginRefused);
                     let (status, text) = why_ended(has_ended);
                     let output = passing.page(status, &text);
+                    self.ledger.note(Ending::Refused(Refusal::LoginRefused));
+                    self.ledger.tell(Some(status.code()));
                     self.part_with(output, cx);
                 }
             },

@@ -89,7 +89,7 @@ impl Connection {
                     }
                     Heard::Wish(wish) => return self.grant(wish, cx),
                     Heard::Refused(refusal) => {
-                        cx.counters.refuse(refusal);
+                        self.refuse(refusal, cx);
                         self.begin_parting(cx);
                         return Step::Next;
                     }
@@ -101,7 +101,7 @@ impl Connection {
                 Err(_) => return Step::Turn(Turn::Over),
             }
             if is_too_long(&asking.input) {
-                cx.counters.refuse(Refusal::Malformed);
+                self.refuse(Refusal::Malformed, cx);
                 return Step::Turn(Turn::Over);
             }
             let mut buffer = cx.buffers.lend();
@@ -146,6 +146,7 @@ impl Connection {
             Wish::Vouch(inquiry) => return self.begin_vouching(inquiry, cx),
             wish => wish,
         };
+        self.note_wish(&wish, cx);
         if let Err(failure) = self.ensure_welcome(cx) {
             return self.fail(failure, cx);
         }

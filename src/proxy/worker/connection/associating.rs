@@ -217,6 +217,7 @@ impl Connection {
         associating.take_from_outside(cx);
         let down = associating.inside.send(cx);
         associating.note(up, down, &self.rules, cx);
+        self.ledger.count(up.bytes, down.bytes);
         let ports = [&associating.inside, &associating.outside];
         let is_ready = self.client.is_readable() || ports.iter().any(|port| port.is_readable);
         Step::Turn(if is_ready { Turn::Again } else { Turn::Wait })
@@ -227,6 +228,7 @@ impl Connection {
         let Phase::Associating(associating) = &mut self.phase else { return };
         let sent = associating.send_waiting(name, answer, &self.rules, cx);
         associating.note(sent, Sent::default(), &self.rules, cx);
+        self.ledger.count(sent.bytes, 0);
     }
 }
 

@@ -11,6 +11,7 @@ use mio::net::{TcpListener, TcpStream};
 use crate::limits::PROXY_ACCEPTS_PER_TURN;
 use crate::proxy::dial::{self, Answer, Failure};
 use crate::proxy::front::Front;
+use crate::proxy::records::Via;
 use crate::proxy::relay::Relay;
 use crate::proxy::socks::bind::ExpectedPeer;
 use crate::proxy::stream::{End, Stream};
@@ -177,6 +178,7 @@ impl Connection {
         };
         cx.counters.reached.add(1);
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        self.ledger.reach(|| Via::Address(from));
         binding.front.accept(|| from, &mut binding.output);
         let relay = Relay::new(&binding.pipelined, &binding.output, &mut cx.buffers);
         let origin = End::new(Stream::Tcp(stream));

@@ -7,6 +7,7 @@ use std::time::Instant;
 use mio::Interest;
 
 use crate::proxy::dial::{self, Failure, Step as DialStep};
+use crate::proxy::records;
 use crate::proxy::relay::Relay;
 use crate::proxy::stream::{End, Stream};
 
@@ -14,6 +15,7 @@ use super::super::Context;
 use super::super::slab::ConnectionId;
 use super::forwarding::Purpose;
 use super::joining::Via;
+use super::noting::{status_of_tunnel, way_to};
 use super::{Connection, Dialling, Phase, Relaying, Step, Turn, bound};
 
 impl Connection {
@@ -85,6 +87,7 @@ impl Connection {
         cx.counters.reached.add(1);
         let lease = dialling.take_lease();
         let judged = dialling.via.as_ref().and_then(Via::judged);
+        self.ledger.reach(|| dialling.way(&origin));
         if let Purpose::Forward(passing) = dialling.purpose {
             // Nobody answers a request that was not sent.
             if !ahead.is_empty() {
@@ -96,6 +99,8 @@ impl Connection {
         dialling.output.extend_from_slice(ahead);
         cx.counters.down_bytes.add(ahead.len() as u64);
         self.visitor.count(0, ahead.len() as u64);
+        self.ledger.count(0, ahead.len() as u64);
+        self.ledger.tell(status_of_tunnel(&dialling.front));
         let mut relay = Relay::new(&dialling.pipelined, &dialling.output, &mut cx.buffers);
         self.visitor.limit(&mut relay);
         let until = cx.now + self.rules.idle_max;
@@ -111,6 +116,14 @@ impl Connection {
 }
 
 impl Dialling {
+    /// Which way the origin was reached.
+    fn way(&self, origin: &End) -> records::Via {
+        match &self.via {
+            Some(via) => records::Via::Upstream(via.name().clone()),
+            None => way_to(origin),
+        }
+    }
+
     /// When something is to be done even if nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
         [self.next, Some(self.until), self.server_due()].into_iter().flatten().min()

@@ -8,6 +8,7 @@ use crate::proxy::dial::Failure;
 use crate::proxy::forward::{Errand, Mishap, Origin, Pace, Passing, Waits};
 use crate::proxy::front::{Front, status_of};
 use crate::proxy::http::{Fate, HeadScanner, Status};
+use crate::proxy::records::Outcome;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::End;
 use crate::proxy::target::Target;
@@ -59,6 +60,7 @@ impl Connection {
 
     fn reuse(&mut self, mut passing: Passing, origin: Origin, socket: usize, cx: &mut Context) {
         cx.counters.reused.add(1);
+        self.note_reuse(&origin);
         passing.errand.exchange.set_reused(true);
         self.pass(Box::new(passing), origin, socket, cx);
     }
@@ -87,6 +89,8 @@ impl Connection {
     /// The origin of a request cannot be reached.
     pub(super) fn fail_request(&mut self, passing: &Passing, failure: Failure, cx: &Context) {
         cx.counters.fail(failure);
+        self.ledger.note(Outcome::Failed(failure));
+        self.ledger.tell(Some(status_of(failure).code()));
         let output = passing.page(status_of(failure), &failure.to_string());
         self.part_with(output, cx);
     }
@@ -107,6 +111,7 @@ impl Connection {
             cx.counters.up_bytes.add(up);
             cx.counters.down_bytes.add(down);
             self.visitor.count(up, down);
+            self.ledger.count(up, down);
         }
         match pace {
             Ok(Pace::Wait) => Step::Turn(Turn::Wait),
@@ -128,6 +133,7 @@ impl Connection {
             return;
         };
         let Forwarding { passing, origin, socket, .. } = *forwarding;
+        self.ledger.tell(passing.errand.exchange.status());
         let (client_kept, origin_kept) = match fate {
             Fate::Finished { client_kept, origin_kept } => (client_kept, origin_kept),
             Fate::Switched | Fate::Running => {
@@ -140,6 +146,7 @@ impl Connection {
                 return;
             }
         };
+        self.close_record(cx);
         if origin_kept {
             self.kept = Some((origin, socket));
         }
@@ -171,13 +178,19 @@ impl Connection {
         let Phase::Forwarding(forwarding) = &self.phase else { return };
         let passing = &forwarding.passing;
         match mishap {
-            Mishap::ClientGone => self.phase = Phase::Over,
+            Mishap::ClientGone => {
+                self.ledger.tell(passing.errand.exchange.status());
+                self.ledger.note(Outcome::ClientGone);
+                self.phase = Phase::Over;
+            }
             Mishap::Request(error) => {
                 cx.counters.refuse(Refusal::Malformed);
+                self.ledger.note(Outcome::Refused(Refusal::Malformed));
                 self.end_with_page(error.request_status(), &error.to_string(), cx);
             }
             Mishap::Response(error) => {
                 cx.counters.broken.add(1);
+                self.ledger.note(Outcome::Broken);
                 let text = format!("the answer of the origin is malformed: {error}");
                 self.end_with_page(error.response_status(), &text, cx);
             }
@@ -185,6 +198,7 @@ impl Connection {
             Mishap::OriginGone(error) => {
                 log::debug!("proxy: an origin is gone: {error}");
                 cx.counters.broken.add(1);
+                self.ledger.note(Outcome::Broken);
                 let text = "the origin closed the connection before it answered; try again";
                 self.end_with_page(Status::BadGateway, text, cx);
             }
@@ -211,8 +225,10 @@ impl Connection {
             // An origin that has got a part of a request is not to take it for the whole.
             forwarding.origin.end.stream.reset_on_close();
             let output = forwarding.passing.page(status, text);
+            self.ledger.tell(Some(status.code()));
             self.part_with(output, cx);
         } else {
+            self.ledger.tell(forwarding.passing.errand.exchange.status());
             self.reset();
         }
     }
@@ -223,16 +239,19 @@ impl Connection {
         match forwarding.passing.waits() {
             Waits::Request => {
                 cx.counters.refuse(Refusal::TooSlow);
+                self.ledger.note(Outcome::Refused(Refusal::TooSlow));
                 let text = "the request has not come in time";
                 self.end_with_page(Status::RequestTimeout, text, cx);
             }
             Waits::Answer => {
                 cx.counters.fail(Failure::TimedOut);
+                self.ledger.note(Outcome::Failed(Failure::TimedOut));
                 let text = "the origin has not answered in time";
                 self.end_with_page(Status::GatewayTimeout, text, cx);
             }
             Waits::Rest => {
                 cx.counters.timed_out.add(1);
+                self.ledger.note(Outcome::Idle);
                 let text = "nothing has moved for too long";
                 self.end_with_page(Status::GatewayTimeout, text, cx);
             }
@@ -248,6 +267,7 @@ impl Connection {
 
     /// Says the last words, and reads what the client still says for a while.
     pub(super) fn part_with(&mut self, output: Vec<u8>, cx: &Context) {
+        self.close_record(cx);
         let until = cx.now + PROXY_PARTING_WITHIN;
         self.phase = Phase::Parting(Parting { output, shut: false, until });
     }

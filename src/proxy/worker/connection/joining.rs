@@ -7,6 +7,7 @@ use std::time::Instant;
 use mio::event::Event;
 use zeroize::Zeroizing;
 
+use crate::accounts::names::Name;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_UPSTREAM_TRIES_MAX};
 use crate::proxy::dial::{Dial, Failure, Guard};
 use crate::proxy::stream::End;
@@ -77,6 +78,11 @@ impl Via {
         let has_said = self.talk.as_ref().is_some_and(|talk| !talk.input.is_empty());
         let is_cut = matches!(error, HandshakeError::Closed { .. } | HandshakeError::Tls(_));
         self.was_ready && is_cut && !has_said
+    }
+
+    /// What rules call the group.
+    pub(super) fn name(&self) -> &Name {
+        &self.group.settings.name
     }
 
     /// The address that is asked for, where it is one.

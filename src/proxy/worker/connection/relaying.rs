@@ -1,5 +1,6 @@
 //! Passes bytes.
 
+use crate::proxy::records::Outcome;
 use crate::proxy::relay::Turn as RelayTurn;
 
 use super::super::Context;
@@ -18,6 +19,7 @@ impl Connection {
             cx.counters.up_bytes.add(up);
             cx.counters.down_bytes.add(down);
             self.visitor.count(up, down);
+            self.ledger.count(up, down);
         }
         Step::Turn(match turn {
             RelayTurn::Again => Turn::Again,
@@ -26,6 +28,7 @@ impl Connection {
             RelayTurn::Broken(error) => {
                 log::debug!("proxy: a relay is broken: {error}");
                 cx.counters.broken.add(1);
+                self.ledger.note(Outcome::Broken);
                 self.reset();
                 Turn::Over
             }
