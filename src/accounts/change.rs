@@ -13,8 +13,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::model::{
-    AuditEntry, Certificate, Device, Group, Id, LeaseRecord, SessionEnd, SessionRecord, Token,
-    UnixMs, UsageRecord, User,
+    AuditEntry, Certificate, DestinationRecord, Device, Group, Id, LeaseRecord, SessionEnd,
+    SessionRecord, Token, UnixMs, UsageRecord, User,
 };
 use crate::accounts::names::Name;
 
@@ -109,6 +109,8 @@ pub enum Change {
     },
     /// A user has moved so many bytes more.
     AddUsage(UsageRecord),
+    /// A user of the proxy has moved so many bytes more to and from a host.
+    AddDestinationUsage(DestinationRecord),
     /// A line of the audit log.
     Audit(AuditEntry),
 }
@@ -173,6 +175,7 @@ impl Change {
             | Self::SessionTraffic { .. }
             | Self::EndSession { .. }
             | Self::AddUsage(_)
+            | Self::AddDestinationUsage(_)
             | Self::Audit(_) => return None,
         })
     }

@@ -256,6 +256,30 @@ pub struct UsageRecord {
     pub sent_bytes: u64,
 }
 
+/// What stands for destinations beyond those that a user has of its own.
+pub const DESTINATION_OTHER: &str = "(other)";
+/// What stands for the destinations of datagrams.
+pub const DESTINATION_DATAGRAMS: &str = "(datagrams)";
+
+/// What a user of the proxy has moved to and from one host, on one day at one server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationRecord {
+    /// Whose.
+    pub user: Id,
+    /// At which server.
+    pub server: Name,
+    /// Days since 1970 in UTC.
+    pub day: i32,
+    /// The host as it was asked for, by name or address; or what stands for several.
+    pub destination: String,
+    /// Connections and requests.
+    pub connections: u64,
+    /// Bytes from the user.
+    pub received_bytes: u64,
+    /// Bytes to the user.
+    pub sent_bytes: u64,
+}
+
 /// One line of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {

@@ -60,7 +60,7 @@ impl Snapshot {
             | Change::SessionTraffic { .. }
             | Change::EndSession { .. }
             | Change::AddUsage(_) => self.apply_to_sessions(change),
-            Change::Audit(_) => {}
+            Change::AddDestinationUsage(_) | Change::Audit(_) => {}
         }
     }
 

@@ -219,6 +219,7 @@ impl AccountsConfig {
                 audit_days: accounts.audit_kept_days.value.as_u32(),
                 sessions_days: accounts.sessions_kept_days.value.as_u32(),
                 usage_days: accounts.usage_kept_days.value.as_u32(),
+                destinations_days: accounts.destinations_kept_days.value.as_u32(),
             },
         })
     }

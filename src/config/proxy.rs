@@ -367,6 +367,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             connections_per_source_max: keys.connections_per_source_max.value.as_usize(),
             connections_per_user_max: keys.connections_per_user_max.value.as_usize(),
             connections_per_user_per_s: keys.connections_per_user_per_s.value.as_u32(),
+            usage_by_destination: keys.usage_by_destination.value,
         },
     }
 }

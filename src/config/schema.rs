@@ -270,6 +270,7 @@ section! {
         audit_kept_days: KeptDays = KeptDays::clamped(400), Restart;
         sessions_kept_days: KeptDays = KeptDays::clamped(90), Restart;
         usage_kept_days: UsageKeptDays = UsageKeptDays::clamped(800), Restart;
+        destinations_kept_days: KeptDays = KeptDays::clamped(30), Restart;
         isolate_clients: bool = true, Restart;
         socket: PathBuf = PathBuf::from(ACCOUNTS_SOCKET_DEFAULT), Restart;
         without_rules: Action = Action::Allow, Restart;
@@ -421,6 +422,7 @@ section! {
         connections_per_user_max: ProxyConnections =
             ProxyConnections::clamped(limits::PROXY_CONNECTIONS_MAX as u64), Live;
         connections_per_user_per_s: ProxyRate = ProxyRate::clamped(0), Live;
+        usage_by_destination: bool = false, Live;
         access_log: Option<LogPlace> = None, Restart;
         access_log_format: Format = Format::Text, Restart;
     }

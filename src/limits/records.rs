@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::store::{SPOOL_LEN_MAX, SPOOL_RECORD_LEN_MAX, USAGE_HELD_MAX, USAGE_PER_BATCH};
+
 /// Records that wait to be written; what comes beyond them is dropped and counted.
 pub const PROXY_RECORDS_WAITING_MAX: usize = 16_384;
 /// Bytes of the method of a request of HTTP that are noted.
@@ -19,7 +21,20 @@ pub const PROXY_LOG_COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long the end of the log may take when the gateway stops.
 pub const PROXY_LOG_END_WITHIN: Duration = Duration::from_secs(5);
 
+/// Hosts for which what a user has moved on a day is told apart; the rest is counted as one.
+pub const DESTINATIONS_PER_USER_MAX: usize = 1000;
+/// Those of all users of a server together, so that the spool has room for them while the database
+/// is away.
+pub const DESTINATIONS_PER_DAY_MAX: usize = 32_768;
+/// Bytes that one of them has in the spool, at most.
+pub const DESTINATION_CHANGE_LEN_MAX: usize = 640;
+
 const _: () = {
+    assert!(USAGE_PER_BATCH * DESTINATION_CHANGE_LEN_MAX <= SPOOL_RECORD_LEN_MAX);
+    assert!(
+        (DESTINATIONS_PER_DAY_MAX * DESTINATION_CHANGE_LEN_MAX) as u64 <= SPOOL_LEN_MAX / 4 * 3
+    );
+    assert!(DESTINATIONS_PER_DAY_MAX < USAGE_HELD_MAX, "memory has room for other usage, too");
     assert!(PROXY_LOG_LOOK_EVERY.as_millis() < 1000, "lines are there within a second");
     // What waits is about this much in the worst case, with names of hosts and users.
     assert!(PROXY_RECORDS_WAITING_MAX * (PROXY_RECORD_PATH_LEN_MAX + 1024) <= 64 << 20);

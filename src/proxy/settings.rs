@@ -148,6 +148,8 @@ pub struct Rules {
     /// Connections that a user may open each second, ten seconds' worth of which may come at once;
     /// 0 is no bound.
     pub connections_per_user_per_s: u32,
+    /// Whether it is kept what a user moves to and from each host.
+    pub usage_by_destination: bool,
 }
 
 /// Which connections to origins a worker keeps for further requests, while nobody uses them.
@@ -197,6 +199,7 @@ impl Default for Rules {
             connections_per_source_max: limits::PROXY_CONNECTIONS_PER_SOURCE_MAX,
             connections_per_user_max: limits::PROXY_CONNECTIONS_MAX,
             connections_per_user_per_s: 0,
+            usage_by_destination: false,
         }
     }
 }
@@ -217,6 +220,11 @@ impl Rules {
     /// Whether what clients say has secrets in it.
     pub fn has_secrets(&self) -> bool {
         self.auth == Auth::Required || !self.auth_from.is_empty()
+    }
+
+    /// Whether it is kept what goes to which host: where nobody knows who a client is, nothing is.
+    pub fn counts_destinations(&self) -> bool {
+        self.usage_by_destination && self.auth == Auth::Required
     }
 
     /// Whether clients may speak `protocol`.

@@ -60,7 +60,14 @@ fn usage(server: &Server) -> UsageView {
     let stats = ask(server, &["stats", "--user", "alice"]);
     let mut lines: Vec<UsageView> = serde_json::from_value(stats).unwrap();
     assert!(lines.len() <= 1, "{lines:?}");
-    let nothing = UsageView { user: None, day: None, received_bytes: 0, sent_bytes: 0 };
+    let nothing = UsageView {
+        user: None,
+        day: None,
+        destination: None,
+        connections: None,
+        received_bytes: 0,
+        sent_bytes: 0,
+    };
     lines.pop().unwrap_or(nothing)
 }
 

@@ -188,6 +188,41 @@ fn what_a_user_has_moved_is_counted_to_the_byte() {
 }
 
 #[test]
+fn what_goes_to_which_host_is_counted_where_that_is_wanted() {
+    let origin = echo();
+    let talk = |house: &House, len: usize| {
+        let mut stream = house.reach(origin);
+        stream.write_all(&vec![1; len]).unwrap();
+        read_exactly(&mut stream, len);
+    };
+    let told = |house: &House| {
+        let stats = r#"{"operation":"stats","user":"ada","since_s":86400,"by":"destination"}"#;
+        let Outcome::Usage(usage) = house.run(stats) else { panic!() };
+        usage
+    };
+    let house = House::new(|rules| rules.usage_by_destination = true);
+    talk(&house, 1000);
+    talk(&house, 77);
+    // What was not reached is no destination.
+    assert_eq!(house.ask(1, SocketAddr::from(([127, 0, 0, 1], 1))).1, 5);
+    await_that("two connections that are over", || {
+        let usage = told(&house);
+        let [line] = &usage[..] else { return Err(format!("{usage:?}")) };
+        assert_eq!(line.destination.as_deref(), Some("127.0.0.1"));
+        let moved = (line.connections, line.received_bytes, line.sent_bytes);
+        if moved == (Some(2), 1077, 1077) { Ok(()) } else { Err(format!("{usage:?}")) }
+    });
+    assert_eq!(house.moved(), (1077, 1077));
+
+    let house = House::new(|_| {});
+    talk(&house, 1000);
+    await_that("the usage of the user", || {
+        if house.moved() == (1000, 1000) { Ok(()) } else { Err(format!("{:?}", house.moved())) }
+    });
+    assert_eq!(told(&house), [], "nobody has said that it is to be kept");
+}
+
+#[test]
 fn a_rate_holds_over_all_connections_of_a_user_and_nothing_is_lost() {
     let house = House::new(|_| {});
     // A million bytes each second.

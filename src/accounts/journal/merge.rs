@@ -9,13 +9,58 @@ use std::ptr;
 use crate::accounts::change::Change;
 use crate::accounts::journal::spool::Record;
 use crate::accounts::journal::state::batch;
-use crate::accounts::model::{Id, UsageRecord};
+use crate::accounts::model::{DestinationRecord, Id, UsageRecord};
 use crate::accounts::names::Name;
 use crate::limits::{SPOOL_MERGED_LEN, USAGE_HELD_MAX, USAGE_PER_BATCH};
 
-/// Usage by user, server and day.
+/// What usage adds up by: user, server, day, and the destination if it is told apart by that.
+type Key = (Id, Name, i32, Option<String>);
+
+/// Usage, added up.
 #[derive(Default)]
-pub(super) struct UsageTotals(BTreeMap<(Id, Name, i32), (u64, u64)>);
+pub(super) struct UsageTotals(BTreeMap<Key, Sum>);
+
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    connections: u64,
+    received_bytes: u64,
+    sent_bytes: u64,
+}
+
+/// What a change says of usage, if it does.
+fn part_of(change: &Change) -> Option<(Key, Sum)> {
+    match change {
+        Change::AddUsage(it) => {
+            let UsageRecord { received_bytes, sent_bytes, .. } = *it;
+            let sum = Sum { connections: 0, received_bytes, sent_bytes };
+            Some(((it.user, it.server.clone(), it.day, None), sum))
+        }
+        Change::AddDestinationUsage(it) => {
+            let DestinationRecord { connections, received_bytes, sent_bytes, .. } = *it;
+            let sum = Sum { connections, received_bytes, sent_bytes };
+            let destination = Some(it.destination.clone());
+            Some(((it.user, it.server.clone(), it.day, destination), sum))
+        }
+        _ => None,
+    }
+}
+
+fn change_of((key, sum): (&Key, &Sum)) -> Change {
+    let ((user, server, day, destination), sum) = (key.clone(), *sum);
+    let Sum { connections, received_bytes, sent_bytes } = sum;
+    match destination {
+        None => Change::AddUsage(UsageRecord { user, server, day, received_bytes, sent_bytes }),
+        Some(destination) => Change::AddDestinationUsage(DestinationRecord {
+            user,
+            server,
+            day,
+            destination,
+            connections,
+            received_bytes,
+            sent_bytes,
+        }),
+    }
+}
 
 impl UsageTotals {
     pub(super) fn len(&self) -> usize {
@@ -28,43 +73,30 @@ impl UsageTotals {
 
     /// Adds what a change says of usage. Beyond [`USAGE_HELD_MAX`] it is lost, and said so.
     pub(super) fn hold(&mut self, change: &Change) {
-        let Change::AddUsage(usage) = change else { return };
-        let key = (usage.user, usage.server.clone(), usage.day);
+        let Some((key, sum)) = part_of(change) else { return };
         if self.0.len() >= USAGE_HELD_MAX && !self.0.contains_key(&key) {
-            log::error!("usage of user {} is lost: there is no room to keep it", usage.user.0);
+            log::error!("usage of user {} is lost: there is no room to keep it", key.0.0);
             return;
         }
-        self.add(key, usage);
+        self.add(key, sum);
     }
 
-    fn add(&mut self, key: (Id, Name, i32), usage: &UsageRecord) {
-        let (received, sent) = self.0.entry(key).or_default();
-        *received = received.saturating_add(usage.received_bytes);
-        *sent = sent.saturating_add(usage.sent_bytes);
+    fn add(&mut self, key: Key, more: Sum) {
+        let sum = self.0.entry(key).or_default();
+        sum.connections = sum.connections.saturating_add(more.connections);
+        sum.received_bytes = sum.received_bytes.saturating_add(more.received_bytes);
+        sum.sent_bytes = sum.sent_bytes.saturating_add(more.sent_bytes);
     }
 
     /// The first `count` of it, as changes.
     pub(super) fn first(&self, count: usize) -> Vec<Change> {
-        let usage = self.0.iter().take(count);
-        usage
-            .map(|((user, server, day), (received_bytes, sent_bytes))| {
-                Change::AddUsage(UsageRecord {
-                    user: *user,
-                    server: server.clone(),
-                    day: *day,
-                    received_bytes: *received_bytes,
-                    sent_bytes: *sent_bytes,
-                })
-            })
-            .collect()
+        self.0.iter().take(count).map(change_of).collect()
     }
 
     /// Forgets what was returned by [`Self::first`].
     pub(super) fn forget(&mut self, changes: &[Change]) {
-        for change in changes {
-            if let Change::AddUsage(usage) = change {
-                self.0.remove(&(usage.user, usage.server.clone(), usage.day));
-            }
+        for (key, _) in changes.iter().filter_map(part_of) {
+            self.0.remove(&key);
         }
     }
 }
@@ -85,20 +117,16 @@ pub(super) fn merge<'a>(
     let mut usage = UsageTotals::default();
     let mut counts = BTreeMap::new();
     for change in batches.iter().flat_map(|batch| &batch.changes) {
-        match change {
-            Change::AddUsage(record) => {
-                usage.add((record.user, record.server.clone(), record.day), record);
-            }
-            Change::SessionTraffic { session, .. } => {
-                counts.insert(*session, change);
-            }
-            _ => {}
+        if let Some((key, sum)) = part_of(change) {
+            usage.add(key, sum);
+        } else if let Change::SessionTraffic { session, .. } = change {
+            counts.insert(*session, change);
         }
     }
     let mut merged = Merged::default();
     for batch in &batches {
         let kept = batch.changes.iter().filter(|change| match change {
-            Change::AddUsage(_) => false,
+            Change::AddUsage(_) | Change::AddDestinationUsage(_) => false,
             Change::SessionTraffic { session, .. } => {
                 counts.get(session).is_some_and(|last| ptr::eq(*last, *change))
             }
@@ -159,5 +187,44 @@ impl Merged {
                 Record { sequence, content: content.into() }
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_adds_up_by_destination_and_apart_from_that_of_the_user() {
+        let whole = |received_bytes| {
+            let (user, server) = (Id(1), "here".parse().unwrap());
+            Change::AddUsage(UsageRecord { user, server, day: 5, received_bytes, sent_bytes: 0 })
+        };
+        let part = |destination: &str, connections, sent_bytes| {
+            Change::AddDestinationUsage(DestinationRecord {
+                user: Id(1),
+                server: "here".parse().unwrap(),
+                day: 5,
+                destination: destination.to_owned(),
+                connections,
+                received_bytes: 0,
+                sent_bytes,
+            })
+        };
+        let record = |sequence, changes: &[Change]| {
+            let content = serde_json::to_vec(changes).unwrap();
+            Record { sequence, content: content.into() }
+        };
+        let records = [
+            record(1, &[whole(7), part("a.example", 1, 10)]),
+            record(2, &[part("b.example", 1, 5), whole(1)]),
+            record(3, &[part("a.example", 2, 1)]),
+        ];
+        let mut next = 4;
+        let merged = merge(records.iter(), &mut next);
+        let changes: Vec<Change> =
+            merged.iter().flat_map(|record| batch(record).unwrap().changes).collect();
+        assert_eq!(changes, [whole(8), part("a.example", 3, 11), part("b.example", 1, 5)]);
+        assert_eq!(next, 5);
     }
 }

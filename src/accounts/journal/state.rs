@@ -102,7 +102,9 @@ impl State {
         if self.is_stopping {
             return Err(AppendError::Stopped);
         }
-        let is_usage = |change: &Change| matches!(change, Change::AddUsage(_));
+        let is_usage = |change: &Change| {
+            matches!(change, Change::AddUsage(_) | Change::AddDestinationUsage(_))
+        };
         if !changes.is_empty() && changes.iter().all(is_usage) {
             return Ok(self.append_usage(changes));
         }

@@ -18,8 +18,12 @@ use crate::policy::bounds::Bounds;
 use crate::sys::clock;
 
 /// As long as the database can be told to keep what is of any time.
-const FOREVER: Retention =
-    Retention { audit_days: 36_525, sessions_days: 36_525, usage_days: 36_525 };
+const FOREVER: Retention = Retention {
+    audit_days: 36_525,
+    sessions_days: 36_525,
+    usage_days: 36_525,
+    destinations_days: 36_525,
+};
 
 fn options(folder: &Path) -> JournalOptions {
     JournalOptions {

@@ -342,6 +342,8 @@ pub enum StatsBy {
     User,
     /// A day.
     Day,
+    /// A host that users of the proxy have asked for, where that is kept.
+    Destination,
 }
 
 /// What came of an operation.

@@ -3,14 +3,17 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::accounts::model::UnixMs;
+use crate::accounts::model::{Id, UnixMs};
 use crate::accounts::names::Name;
 use crate::accounts::operations::enact::Note;
 use crate::accounts::operations::users::find;
 use crate::accounts::operations::views::{AuditView, Explanation, UsageView};
 use crate::accounts::operations::{OperationError, Operations, Outcome, StatsBy};
 use crate::accounts::service::calendar::{Moment, day_of, day_text};
-use crate::accounts::store::{AuditQuery, Store, StoreError, UsageBy, UsageQuery, UsageTotal};
+use crate::accounts::store::{
+    AuditQuery, DestinationQuery, DestinationTotal, Store, StoreError, UsageBy, UsageQuery,
+    UsageTotal,
+};
 use crate::limits::{OPERATION_STORED_WITHIN, STATS_LINES_MAX};
 use crate::policy::acl::Protocol;
 use crate::policy::explain::explain;
@@ -40,11 +43,12 @@ impl Operations<'_> {
             Some(user) => Some(find(&self.accounts.shared().state(), user)?.id),
             None => None,
         };
+        let since_day = day_of(before(now, since_s));
         let by = match by {
             StatsBy::User => UsageBy::User,
             StatsBy::Day => UsageBy::Day,
+            StatsBy::Destination => return self.destinations(user, since_day),
         };
-        let since_day = day_of(before(now, since_s));
         let query = UsageQuery { user, since_day, by, limit: STATS_LINES_MAX };
         let totals = self.ask(|store| store.usage(&query))?;
         let state = self.accounts.shared().state();
@@ -56,11 +60,27 @@ impl Operations<'_> {
             UsageView {
                 user: name,
                 day: total.day.map(day_text),
+                destination: None,
+                connections: None,
                 received_bytes: total.received_bytes,
                 sent_bytes: total.sent_bytes,
             }
         };
         Ok(Outcome::Usage(totals.into_iter().map(view).collect()))
+    }
+
+    fn destinations(&self, user: Option<Id>, since_day: i32) -> Result<Outcome, OperationError> {
+        let query = DestinationQuery { user, since_day, limit: STATS_LINES_MAX };
+        let totals = self.ask(|store| store.destinations(&query))?.into_iter();
+        let view = |total: DestinationTotal| UsageView {
+            user: None,
+            day: None,
+            destination: Some(total.destination),
+            connections: Some(total.connections),
+            received_bytes: total.received_bytes,
+            sent_bytes: total.sent_bytes,
+        };
+        Ok(Outcome::Usage(totals.map(view).collect()))
     }
 
     pub(super) fn audit(

@@ -241,13 +241,20 @@ impl From<&Certificate> for CertificateView {
     }
 }
 
-/// What was moved, by one user or on one day.
+/// What was moved, by one user, on one day, or to and from one destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageView {
     /// By whom, if told apart by user: a name, or a number if the user is gone.
     pub user: Option<String>,
     /// On which day (UTC), if told apart by day.
     pub day: Option<String>,
+    /// To and from which host, if told apart by destination; `(other)` stands for many, and
+    /// `(datagrams)` for those of datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// Connections and requests, if told apart by destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
     /// Bytes of inner packets from devices.
     pub received_bytes: u64,
     /// Bytes of inner packets to devices.

@@ -10,6 +10,7 @@ mod audit;
 pub(crate) mod calendar;
 mod claims;
 mod desk;
+mod destinations;
 mod hashers;
 mod judge;
 mod notices;
@@ -33,6 +34,7 @@ use thiserror::Error;
 
 pub use crate::accounts::service::attempt::{Grant, LoginAnswer, LoginAttempt, ShownCertificate};
 pub use crate::accounts::service::desk::{RenewalAnswer, refusal_of};
+pub use crate::accounts::service::destinations::DestinationMoved;
 pub use crate::accounts::service::notices::{Acknowledgement, Enforcement, Notice};
 pub use crate::accounts::service::passes::{Pass, PassAnswer, PassAttempt, PassProof, PassTerms};
 
@@ -52,6 +54,7 @@ use crate::accounts::service::audit::AuditLog;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
 use crate::accounts::service::claims::Claims;
 use crate::accounts::service::desk::{DeskJob, ToCheck, busy};
+use crate::accounts::service::destinations::Destinations;
 use crate::accounts::service::hashers::Hashers;
 use crate::accounts::service::state::Familiar;
 use crate::accounts::store::{DatabaseUrl, Retention};
@@ -231,6 +234,7 @@ impl Accounts {
             ended: BTreeMap::new(),
             passes: BTreeMap::new(),
             by_proxy: BTreeMap::new(),
+            destinations: Destinations::default(),
             addresses,
             backoff: Backoff::default(),
             familiar: Familiar::default(),
@@ -349,6 +353,12 @@ impl Accounts {
         if is_over {
             let _ = self.inner.jobs.send(DeskJob::Review(user));
         }
+    }
+
+    /// Counts what a user has moved by the proxy to and from some hosts, of what is over.
+    pub fn add_proxy_destinations(&self, user: Id, moved: Vec<DestinationMoved>) {
+        let now = Moment::now().unix;
+        self.inner.shared.state().add_destinations(user, moved, now);
     }
 
     /// Notices of what changes for sessions and passes of this server from now on. A subscriber

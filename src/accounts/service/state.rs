@@ -16,6 +16,7 @@ use crate::accounts::service::attempt::ShownCertificate;
 use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::{Moment, day_of, month_start};
 use crate::accounts::service::desk::refusal_of;
+use crate::accounts::service::destinations::{DestinationMoved, Destinations};
 use crate::accounts::service::notices::{Acknowledgement, Notice};
 use crate::accounts::service::passes::LivePass;
 use crate::accounts::snapshot::Snapshot;
@@ -57,6 +58,8 @@ pub(in crate::accounts) struct State {
     pub(super) passes: BTreeMap<Id, LivePass>,
     /// What users have moved by the proxy that was not handed to the journal yet: received, sent.
     pub(super) by_proxy: BTreeMap<Id, (u64, u64)>,
+    /// The same by destination, where that is kept.
+    pub(super) destinations: Destinations,
     pub(super) addresses: Addresses,
     pub(super) backoff: Backoff,
     pub(super) familiar: Familiar,
@@ -177,6 +180,14 @@ impl State {
         self.quota_exceeded(user, &bounds, self.unwritten_of(user), now)
     }
 
+    /// Counts what a user has moved by the proxy to and from some hosts.
+    pub(super) fn add_destinations(&mut self, user: Id, moved: Vec<DestinationMoved>, now: UnixMs) {
+        if self.book.user(user).is_some() {
+            let day = day_of(now);
+            moved.into_iter().for_each(|moved| self.destinations.add(user, day, moved));
+        }
+    }
+
     /// What users have moved by the proxy since it was last asked, as changes.
     fn take_proxy_usage(&mut self, now: UnixMs) -> Vec<Change> {
         let (server, day) = (self.server.clone(), day_of(now));
@@ -185,7 +196,8 @@ impl State {
             let server = server.clone();
             Change::AddUsage(UsageRecord { user, server, day, received_bytes, sent_bytes })
         });
-        usage.collect()
+        let destinations = self.destinations.take(&self.server, day);
+        usage.chain(destinations).collect()
     }
 
     /// What all sessions, and all users of the proxy, have moved since it was last asked, as

@@ -7,6 +7,7 @@
 mod backup;
 mod claim;
 mod connection;
+mod destinations;
 mod error;
 mod follow;
 mod postgres;
@@ -32,6 +33,7 @@ use crate::accounts::snapshot::Snapshot;
 use crate::accounts::store::connection::Connection;
 
 pub use crate::accounts::store::claim::{Claimed, OneTime};
+pub use crate::accounts::store::destinations::{DestinationQuery, DestinationTotal};
 pub use crate::accounts::store::error::StoreError;
 pub(in crate::accounts) use crate::accounts::store::follow::Follower;
 pub use crate::accounts::store::prune::Retention;
@@ -129,6 +131,17 @@ impl Store {
     /// As [`Self::load`].
     pub fn usage(&mut self, query: &UsageQuery) -> Result<Vec<UsageTotal>, StoreError> {
         self.with(|connection| queries::usage(connection, query))
+    }
+
+    /// Sums of usage by destination.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn destinations(
+        &mut self,
+        query: &DestinationQuery,
+    ) -> Result<Vec<DestinationTotal>, StoreError> {
+        self.with(|connection| destinations::totals(connection, query))
     }
 
     /// Lines of the audit log, the newest first.

@@ -19,11 +19,13 @@ pub struct Retention {
     pub sessions_days: u32,
     /// What users have moved on each day.
     pub usage_days: u32,
+    /// What users of the proxy have moved on each day, by destination.
+    pub destinations_days: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { audit_days: 400, sessions_days: 90, usage_days: 800 }
+        Self { audit_days: 400, sessions_days: 90, usage_days: 800, destinations_days: 30 }
     }
 }
 
@@ -35,6 +37,7 @@ pub(super) fn prune(
 ) -> Result<bool, StoreError> {
     let before = |days: u32| now.0.saturating_sub(i64::from(days).saturating_mul(DAY_MS));
     let first_day = before(keep.usage_days).div_euclid(DAY_MS);
+    let first_destination_day = before(keep.destinations_days).div_euclid(DAY_MS);
     let refusals = oldest_refusal_kept(connection)?;
     let steps = [
         (
@@ -58,6 +61,12 @@ pub(super) fn prune(
             "DELETE FROM usage WHERE (user_id, server, day) IN
                  (SELECT user_id, server, day FROM usage WHERE day < $1 ORDER BY day LIMIT $2)",
             first_day,
+        ),
+        (
+            "DELETE FROM destinations WHERE (user_id, server, day, destination) IN
+                 (SELECT user_id, server, day, destination FROM destinations WHERE day < $1
+                  ORDER BY day LIMIT $2)",
+            first_destination_day,
         ),
         (
             "DELETE FROM claims WHERE what IN
@@ -88,7 +97,9 @@ fn oldest_refusal_kept(connection: &mut Connection) -> Result<i64, StoreError> {
 mod tests {
     use super::*;
     use crate::accounts::change::{Batch, BatchSource, Change};
-    use crate::accounts::model::{AuditEntry, Id, SessionEnd, SessionRecord, UsageRecord};
+    use crate::accounts::model::{
+        AuditEntry, DestinationRecord, Id, SessionEnd, SessionRecord, UsageRecord,
+    };
     use crate::accounts::store::testing::on_both;
     use crate::accounts::store::{AuditQuery, OneTime, Store};
 
@@ -129,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_too_old_goes_some_rows_at_a_time_and_the_rest_stays() {
         const NOW: i64 = 1000;
-        let keep = Retention { audit_days: 400, sessions_days: 90, usage_days: 800 };
+        let keep = Retention { destinations_days: 31, ..Retention::default() };
         on_both(|place| {
             let mut store = Store::open(place).unwrap();
             let usage = |day: i32| {
@@ -153,6 +164,17 @@ mod tests {
                 session(4, NOW - 1, Some(NOW)),
             ]);
             changes.extend([usage(199), usage(200), usage(1000)]);
+            changes.extend([968, 969, 1000].map(|day| {
+                Change::AddDestinationUsage(DestinationRecord {
+                    user: Id(1),
+                    server: "here".parse().unwrap(),
+                    day,
+                    destination: "a.example".to_owned(),
+                    connections: 1,
+                    received_bytes: 1,
+                    sent_bytes: 1,
+                })
+            }));
             let source = BatchSource { spool: Id(7), server: "here".parse().unwrap() };
             store.commit(&source, &[Batch { sequence: 1, changes }]).unwrap();
             let now = UnixMs(NOW * DAY_MS);
@@ -162,6 +184,7 @@ mod tests {
             assert_eq!(count(&mut store, "audit"), 2);
             assert_eq!(count(&mut store, "sessions"), 3);
             assert_eq!(count(&mut store, "usage"), 2);
+            assert_eq!(count(&mut store, "destinations"), 2);
             assert!(!store.prune(&keep, now).unwrap());
             let all = AuditQuery { about: None, since: UnixMs(0), until: now, limit: 9 };
             assert_eq!(store.audit(&all).unwrap().len(), 1, "until is not included");

@@ -6,7 +6,11 @@ use crate::accounts::store::value::{Row, Value};
 
 /// Each brings the schema one version further. One that was released is never changed: another
 /// follows it.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/1.sql"),
+    include_str!("migrations/2.sql"),
+    include_str!("migrations/3.sql"),
+];
 
 /// The version of the schema that this program knows.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -67,6 +71,10 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("usage", &["user_id", "server", "day", "received_bytes", "sent_bytes"]),
+    (
+        "destinations",
+        &["user_id", "server", "day", "destination", "connections", "received_bytes", "sent_bytes"],
+    ),
     ("audit", &["id", "at", "server", "actor", "action", "subject", "source", "outcome", "detail"]),
     ("spools", &["id", "server", "last_sequence"]),
 ];

@@ -10,6 +10,7 @@ use crate::accounts::model::{
     UnixMs, UsageRecord, User,
 };
 use crate::accounts::store::connection::Connection;
+use crate::accounts::store::destinations;
 use crate::accounts::store::error::StoreError;
 use crate::accounts::store::schema::check_version;
 use crate::accounts::store::value::{Row, Value};
@@ -84,7 +85,8 @@ fn write_log(
     let mut position = log_position(connection)?;
     for batch in batches {
         // Nobody keeps the audit log in memory.
-        let is_of_use = |change: &&Change| !matches!(change, Change::Audit(_));
+        let is_of_use =
+            |change: &&Change| !matches!(change, Change::Audit(_) | Change::AddDestinationUsage(_));
         let changes = batch.changes.iter().filter(is_of_use).collect::<Vec<_>>();
         if changes.is_empty() {
             continue;
@@ -160,6 +162,7 @@ fn store(connection: &mut Connection, change: &Change) -> Result<(), StoreError>
         }
         Change::EndSession { session, at, end } => end_session(connection, *session, *at, *end),
         Change::AddUsage(usage) => add_usage(connection, usage),
+        Change::AddDestinationUsage(usage) => destinations::add(connection, usage),
         Change::Audit(entry) => add_audit(connection, entry),
         Change::DeleteUser(id) => delete(connection, "DELETE FROM users WHERE id = $1", *id),
         Change::DeleteDevice(id) => delete(connection, "DELETE FROM devices WHERE id = $1", *id),

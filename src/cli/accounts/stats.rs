@@ -31,17 +31,25 @@ pub(crate) fn run(args: StatsArgs) -> Result<(), CliError> {
 
 fn usage_text(outcome: &Outcome, by: StatsBy) -> String {
     let Outcome::Usage(usage) = outcome else { return strange(outcome) };
+    if by == StatsBy::Destination {
+        return destinations_text(usage);
+    }
     let row = |line: &UsageView| {
-        let about = match by {
-            StatsBy::User => or_dash(line.user.as_ref()),
-            StatsBy::Day => or_dash(line.day.as_ref()),
-        };
+        let about = if by == StatsBy::User { &line.user } else { &line.day };
+        let about = or_dash(about.as_ref());
         [about, units::bytes(line.received_bytes), units::bytes(line.sent_bytes)]
     };
-    let heading = match by {
-        StatsBy::User => "USER",
-        StatsBy::Day => "DAY",
-    };
+    let heading = if by == StatsBy::User { "USER" } else { "DAY" };
     let rows: Vec<_> = usage.iter().map(row).collect();
     table::render([heading, "RECEIVED", "SENT"], &rows)
+}
+
+fn destinations_text(usage: &[UsageView]) -> String {
+    let row = |line: &UsageView| {
+        let connections = line.connections.map(units::count);
+        let (received, sent) = (units::bytes(line.received_bytes), units::bytes(line.sent_bytes));
+        [or_dash(line.destination.as_ref()), or_dash(connections.as_ref()), received, sent]
+    };
+    let rows: Vec<_> = usage.iter().map(row).collect();
+    table::render(["DESTINATION", "CONNECTIONS", "RECEIVED", "SENT"], &rows)
 }

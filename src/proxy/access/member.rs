@@ -1,11 +1,14 @@
 //! A user at the gateway: what all of its connections share.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::accounts::model::Id;
+use crate::accounts::model::{DESTINATION_OTHER, Id};
 use crate::accounts::names::Name;
+use crate::accounts::service::DestinationMoved;
+use crate::limits::DESTINATIONS_PER_USER_MAX;
 use crate::rate::Rate;
 
 use super::lock;
@@ -22,6 +25,8 @@ pub struct Member {
     full_at: Mutex<Option<Instant>>,
     up_bytes: AtomicU64,
     down_bytes: AtomicU64,
+    /// What it has moved to and from hosts since it was last taken, of what is over.
+    destinations: Mutex<HashMap<Box<str>, DestinationMoved>>,
 }
 
 /// Why a user gets no further connection.
@@ -44,7 +49,7 @@ impl Drop for MemberSeat {
 }
 
 impl Member {
-    pub(super) fn new(user: Id, name: Name) -> Self {
+    pub(in crate::proxy) fn new(user: Id, name: Name) -> Self {
         Self {
             user,
             name,
@@ -52,6 +57,7 @@ impl Member {
             full_at: Mutex::default(),
             up_bytes: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
+            destinations: Mutex::default(),
         }
     }
 
@@ -84,6 +90,29 @@ impl Member {
     pub fn count(&self, up: u64, down: u64) {
         self.up_bytes.fetch_add(up, Relaxed);
         self.down_bytes.fetch_add(down, Relaxed);
+    }
+
+    /// Counts a connection to a host that is over, and what it has moved. Names without end are
+    /// counted as one.
+    pub(in crate::proxy) fn count_destination(&self, host: &str, up: u64, down: u64) {
+        let mut destinations = lock(&self.destinations);
+        let is_there = destinations.contains_key(host);
+        let has_room = is_there || destinations.len() < DESTINATIONS_PER_USER_MAX;
+        let host = if has_room { host } else { DESTINATION_OTHER };
+        let moved = match destinations.get_mut(host) {
+            Some(moved) => moved,
+            None => {
+                let new = || DestinationMoved { destination: host.into(), ..Default::default() };
+                destinations.entry(host.into()).or_insert_with(new)
+            }
+        };
+        moved.connections += 1;
+        moved.received_bytes = moved.received_bytes.saturating_add(up);
+        moved.sent_bytes = moved.sent_bytes.saturating_add(down);
+    }
+
+    pub(in crate::proxy) fn take_destinations(&self) -> Vec<DestinationMoved> {
+        std::mem::take(&mut *lock(&self.destinations)).into_values().collect()
     }
 
     pub(super) fn take_moved(&self) -> (u64, u64) {

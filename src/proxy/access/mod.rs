@@ -25,7 +25,7 @@ use ring::hmac;
 use crate::accounts::model::Id;
 use crate::accounts::names::Name;
 use crate::accounts::refusal::Refusal;
-use crate::accounts::service::{Accounts, Notice, Pass, PassAttempt, PassProof};
+use crate::accounts::service::{Accounts, DestinationMoved, Notice, Pass, PassAttempt, PassProof};
 use crate::handshake::Source;
 use crate::limits::KEY_LEN;
 use crate::policy::{Defaults, PeerPolicy, SharedPolicies};
@@ -73,6 +73,15 @@ struct Shared {
     policies: SharedPolicies<Name>,
     defaults: Defaults,
     pools: Arc<[IpNet]>,
+}
+
+/// What a user has moved since it was last asked.
+struct Moved {
+    user: Id,
+    up: u64,
+    down: u64,
+    /// Of what is over, where that is kept.
+    destinations: Vec<DestinationMoved>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -187,8 +196,8 @@ impl Shared {
         }
     }
 
-    /// Forgets what nobody needs any more. Returns what each member has moved: up, down.
-    fn sweep(&self, now: Instant) -> Vec<(Id, u64, u64)> {
+    /// Forgets what nobody needs any more. Returns what each member has moved.
+    fn sweep(&self, now: Instant) -> Vec<Moved> {
         lock(&self.cache).sweep(now);
         lock(&self.permits).retain(|_, permit| permit.strong_count() > 0);
         let mut moved = Vec::new();
@@ -197,9 +206,9 @@ impl Shared {
             // is looked at afterwards.
             let is_alone = Arc::strong_count(member) == 1;
             std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
-            let (up, down) = member.take_moved();
-            if (up, down) != (0, 0) {
-                moved.push((*user, up, down));
+            let ((up, down), destinations) = (member.take_moved(), member.take_destinations());
+            if (up, down) != (0, 0) || !destinations.is_empty() {
+                moved.push(Moved { user: *user, up, down, destinations });
             }
             !is_alone
         });

@@ -152,12 +152,30 @@ fn what_was_moved_is_told_to_the_byte_and_nothing_grows_without_bound() {
     permit.member().count(3, 5);
     permit.member().count(10, 20);
     let user = permit.member().user;
-    assert_eq!(rig.access.shared.sweep(now), [(user, 13, 25)]);
-    assert_eq!(rig.access.shared.sweep(now), []);
+    let moved = |now| {
+        let moved = rig.access.shared.sweep(now).into_iter();
+        let told = moved.map(|Moved { user, up, down, destinations }| {
+            let told = |it: DestinationMoved| (it.destination, it.connections, it.sent_bytes);
+            (user, up, down, destinations.into_iter().map(told).collect::<Vec<_>>())
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(moved(now), [(user, 13, 25, vec![])]);
+    assert_eq!(moved(now), []);
+    permit.member().count_destination("a.example", 3, 4);
+    permit.member().count_destination("a.example", 3, 4);
+    assert_eq!(moved(now), [(user, 0, 0, vec![("a.example".into(), 2, 8)])]);
+    assert_eq!(moved(now), []);
+    for number in 0..DESTINATIONS_PER_USER_MAX + 3 {
+        permit.member().count_destination(&number.to_string(), 0, 1);
+    }
+    let [(_, _, _, many)] = &moved(now)[..] else { panic!() };
+    assert_eq!(many.len(), DESTINATIONS_PER_USER_MAX + 1);
+    assert!(many.contains(&(DESTINATION_OTHER.into(), 3, 3)));
     permit.member().count(1, 0);
     drop(permit);
     let later = now + 2 * PROXY_PERMIT_LASTS;
-    assert_eq!(rig.access.shared.sweep(later), [(user, 1, 0)], "of one who has just left");
+    assert_eq!(moved(later), [(user, 1, 0, vec![])], "of one who has just left");
     // The thread that has decided may hold it for a moment longer.
     let shared = &rig.access.shared;
     let give_up_at = clock::now() + Duration::from_secs(60);

@@ -11,7 +11,7 @@ use crate::limits::USAGE_TAKE_EVERY;
 use crate::proxy::worker::{Order, WorkerHandle};
 use crate::sys::clock;
 
-use super::Access;
+use super::{Access, Moved};
 
 /// The running thread. Dropping it, once the workers have ended, tells the accounts the rest.
 pub(in crate::proxy) struct Watch {
@@ -75,7 +75,12 @@ fn heed(access: &Access, workers: &[WorkerHandle], notice: Notice) {
 }
 
 fn tell_moved(access: &Access) {
-    for (user, up, down) in access.shared.sweep(clock::now()) {
-        access.accounts.add_proxy_usage(user, down, up);
+    for Moved { user, up, down, destinations } in access.shared.sweep(clock::now()) {
+        if (up, down) != (0, 0) {
+            access.accounts.add_proxy_usage(user, down, up);
+        }
+        if !destinations.is_empty() {
+            access.accounts.add_proxy_destinations(user, destinations);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What a connection notes of its client's wishes, one at a time.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::accounts::names::Name;
+use crate::proxy::access::Member;
 use crate::proxy::counters::ProxyCounters;
 use crate::sys::clock;
 
@@ -13,18 +14,21 @@ use super::{AccessLog, Outcome, Record, Via};
 pub(in crate::proxy) struct Ledger {
     /// The number of the file for lines.
     file: Option<usize>,
+    /// Whether it is counted for users what goes to which host.
+    by_destination: bool,
     record: Option<Box<Record>>,
 }
 
 impl Ledger {
-    /// One whose lines go to that file, or nowhere.
-    pub(in crate::proxy) fn new(file: Option<usize>) -> Self {
-        Self { file, record: None }
+    /// One whose lines go to that file, or nowhere, and who counts for users what goes to which
+    /// host, or does not.
+    pub(in crate::proxy) fn new(file: Option<usize>, by_destination: bool) -> Self {
+        Self { file, by_destination, record: None }
     }
 
     /// Whether somebody wants to know.
     pub(in crate::proxy) fn is_wanted(&self) -> bool {
-        self.file.is_some()
+        self.file.is_some() || self.by_destination
     }
 
     /// Whether a wish has begun and is not over.
@@ -74,14 +78,20 @@ impl Ledger {
     pub(in crate::proxy) fn close(
         &mut self,
         now: Instant,
-        (user, tls): (Option<&Name>, bool),
+        (member, tls): (Option<&Arc<Member>>, bool),
         log: Option<&AccessLog>,
         counters: &ProxyCounters,
     ) {
         let Some(mut record) = self.record.take() else { return };
+        if let Some(member) = member.filter(|_| self.by_destination) {
+            record.count_for(member);
+        }
+        if self.file.is_none() {
+            return;
+        }
         record.ended = clock::unix_time();
         record.took = now.saturating_duration_since(record.began);
-        record.user = user.cloned();
+        record.user = member.map(|member| member.name.clone());
         record.tls = tls;
         let has_reached = record.via != Via::Nowhere;
         let otherwise = if has_reached { Outcome::Ok } else { Outcome::ClientGone };

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::accounts::model::DESTINATION_DATAGRAMS;
 use crate::accounts::names::Name;
 use crate::limits::{PROXY_RECORD_METHOD_LEN_MAX, PROXY_RECORD_PATH_LEN_MAX};
+use crate::proxy::access::Member;
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::Failure;
 use crate::proxy::http::Scheme;
-use crate::proxy::target::Target;
+use crate::proxy::target::{Host, Target};
 
 /// By what a client has come to what it wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,6 +164,22 @@ impl Record {
     pub(in crate::proxy) fn for_target(mut self, target: &Target) -> Self {
         self.target = Some(target.clone());
         self
+    }
+
+    /// Counts for a user what has gone to which host.
+    pub(super) fn count_for(&self, member: &Member) {
+        let (up, down) = (self.up_bytes, self.down_bytes);
+        match (&self.target, self.means) {
+            (Some(target), _) if self.via != Via::Nowhere => match &target.host {
+                Host::Name(name) => member.count_destination(name.without_root(), up, down),
+                Host::Address(ip) => member.count_destination(&ip.to_string(), up, down),
+            },
+            (None, Means::Udp) if up + down > 0 => {
+                member.count_destination(DESTINATION_DATAGRAMS, up, down);
+            }
+            // Nothing was reached.
+            _ => {}
+        }
     }
 
     /// The wish is a request of HTTP with this head. Its query is left out, since it may hold

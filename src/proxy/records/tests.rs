@@ -1,11 +1,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::accounts::model::{DESTINATION_DATAGRAMS, Id};
 use crate::limits::{PROXY_LOG_COMPLAIN_EVERY, PROXY_RECORD_PATH_LEN_MAX};
+use crate::proxy::access::Member;
 use crate::proxy::counters::{ProxyCounters, Refusal};
 use crate::proxy::dial::Failure;
 use crate::proxy::http::Scheme;
@@ -124,7 +127,12 @@ fn a_url_is_told_without_its_query_and_in_bounds() {
         (Scheme::Http, "h.example:443", b"GET /a HTTP/1.1\r\n", "http://h.example:443/a"),
         (Scheme::Http, "[::1]:80", b"GET /?p=http://x/y HTTP/1.1\r\n", "http://[::1]/"),
         (Scheme::Http, "192.0.2.1:80", b"OPTIONS * HTTP/1.1\r\n", "http://192.0.2.1"),
-        (Scheme::Http, "h.example:80", b"GET http://h.example/q?r HTTP/1.1\r\n", "http://h.example/q"),
+        (
+            Scheme::Http,
+            "h.example:80",
+            b"GET http://h.example/q?r HTTP/1.1\r\n",
+            "http://h.example/q",
+        ),
         (Scheme::Http, "h.example:80", b"", "http://h.example"),
     ];
     for (scheme, to, head, expected) in table {
@@ -182,7 +190,7 @@ fn the_first_outcome_counts_and_a_wish_has_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let (writer, log) = start(&path, Format::Text);
-    let mut ledger = Ledger::new(Some(0));
+    let mut ledger = Ledger::new(Some(0), false);
     let (begin, counters) = (clock::now(), ProxyCounters::default());
     let client = "192.0.2.7:5".parse().unwrap();
     ledger.open(|| Record::new(begin, client, Means::Bind));
@@ -191,7 +199,8 @@ fn the_first_outcome_counts_and_a_wish_has_one_line() {
     ledger.count(2, 20);
     ledger.note(Outcome::Broken);
     ledger.note(Outcome::Stopped);
-    let who = (Some(&"ada".parse().unwrap()), true);
+    let ada = Arc::new(Member::new(Id(1), "ada".parse().unwrap()));
+    let who = (Some(&ada), true);
     ledger.close(begin + Duration::from_millis(70), who, Some(&log), &counters);
     ledger.close(begin + Duration::from_millis(90), who, Some(&log), &counters);
     ledger.open(|| Record::new(begin, client, Means::Udp));
@@ -204,6 +213,36 @@ fn the_first_outcome_counts_and_a_wish_has_one_line() {
     assert_eq!(lines[0].join(" "), "192.0.2.7:5 ada bind BIND - far - broken 3 30 70");
     assert_eq!(lines[1].join(" "), "192.0.2.7:5 - udp ASSOCIATE - - - client_gone 0 0 0");
     assert_eq!(counters.records_dropped.get(), 0);
+}
+
+#[test]
+fn a_user_is_charged_with_what_has_reached_a_host_by_the_name_that_was_asked_for() {
+    let ada = Arc::new(Member::new(Id(1), "ada".parse().unwrap()));
+    let mut ledger = Ledger::new(None, true);
+    let (now, counters) = (clock::now(), ProxyCounters::default());
+    let mut wish = |to: &str, means, via, bytes| {
+        ledger.open(|| {
+            let record = Record::new(now, "192.0.2.7:5".parse().unwrap(), means);
+            if to.is_empty() { record } else { record.for_target(&target(to)) }
+        });
+        ledger.reach(|| via);
+        ledger.count(bytes, 2 * bytes);
+        ledger.close(now, (Some(&ada), false), None, &counters);
+    };
+    let there = || Via::Address("192.0.2.1:443".parse().unwrap());
+    wish("A.example.:443", Means::Socks5, there(), 1);
+    wish("a.example:80", Means::Http, there(), 10);
+    wish("[2001:db8::1]:80", Means::Bind, Via::Upstream("far".parse().unwrap()), 5);
+    wish("b.example:80", Means::Connect, Via::Nowhere, 0);
+    wish("", Means::Udp, Via::Nowhere, 7);
+    wish("", Means::Udp, Via::Nowhere, 0);
+    let mut moved: Vec<_> = ada.take_destinations().into_iter().collect();
+    moved.sort_by(|one, other| one.destination.cmp(&other.destination));
+    let told =
+        moved.iter().map(|it| (&*it.destination, it.connections, it.received_bytes, it.sent_bytes));
+    let expected =
+        [(DESTINATION_DATAGRAMS, 1, 7, 14), ("2001:db8::1", 1, 5, 10), ("a.example", 2, 11, 22)];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
 }
 
 fn settings(path: &Path, format: Format) -> LogSettings {

@@ -418,7 +418,7 @@ impl ProxyWorker {
         };
         self.cx.counters.accepted.add(1);
         let file = self.cx.log.as_ref().and_then(|log| log.file_of(entrance));
-        let places = (seat, Ledger::new(file));
+        let places = (seat, Ledger::new(file, rules.counts_destinations()));
         let connection = Connection::new(id, (client, from), rules, places, self.cx.now);
         self.connections.put(id, connection);
         self.asking.push_back(id);

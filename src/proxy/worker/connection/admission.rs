@@ -8,7 +8,7 @@ use crate::accounts::names::Name;
 use crate::accounts::refusal as accounts;
 use crate::accounts::service::{PassProof, refusal_of};
 use crate::packet::Upper;
-use crate::proxy::access::{Access, MemberSeat, Outcome, Permit, Shown, TooMany};
+use crate::proxy::access::{Access, Member, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::Failure;
 use crate::proxy::forward::{Origin, Passing};
@@ -64,6 +64,11 @@ impl Visitor {
     /// Whether it may be connected to that address over TCP.
     pub(super) fn may_reach(&self, address: SocketAddr) -> bool {
         self.permit.as_ref().is_none_or(|permit| permit.may_reach(address, Upper::Tcp))
+    }
+
+    /// Who it is, with all of its other connections.
+    pub(super) fn member(&self) -> Option<&Arc<Member>> {
+        self.permit.as_ref().map(|permit| permit.member())
     }
 
     /// Who it is.

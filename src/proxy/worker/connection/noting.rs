@@ -81,7 +81,7 @@ impl Connection {
             _ => {}
         }
         let is_tls = matches!(self.client.stream, Stream::Tls(_));
-        let who = (self.visitor.user(), is_tls);
+        let who = (self.visitor.member(), is_tls);
         self.ledger.close(cx.now, who, cx.log.as_ref(), &cx.counters);
     }
 }
