@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use crate::config::problems::{Origin, Problems};
 use crate::config::routes::{self, RuleTable, UpstreamTable};
-use crate::config::schema::{ProxySection, Sections, ServerLoginSection};
+use crate::config::schema::{ProxyRate, ProxySection, Sections, ServerLoginSection};
 use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
 use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
 use crate::proxy::dial::Guard;
 use crate::proxy::http::{Disclosure, Mark};
 use crate::proxy::origins::Origins;
+use crate::proxy::records::Format;
 use crate::proxy::settings::{Auth, Entrance, EntranceTls, Kept, LogSettings, Rules};
 
 /// Everything `corelane proxy` needs to know.
@@ -236,6 +237,14 @@ pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Ent
 fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Problems) {
     let ProxyTable { place, keys, rules, upstreams } = table;
     routes::check(rules, upstreams, problems);
+    if keys.auth.value.0 == Auth::Off {
+        routes::warn_of_nobody(rules, problems);
+        if keys.usage_by_destination.value {
+            let what = "nothing is counted for users: the clients of this `[[proxy]]` do not say \
+                        who they are (`auth = \"required\"`)";
+            problems.warning(keys.usage_by_destination.origin.clone(), what);
+        }
+    }
     if keys.listen.value.is_empty() && keys.listen.origin == Origin::Default {
         let help = "such as `listen = [\"tcp://127.0.0.1:1080\"]`, or `--listen 127.0.0.1:1080`";
         problems.error_with_help(place.clone(), "a proxy has nowhere to listen", help);
@@ -270,7 +279,7 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
 fn check_logs(tables: &[ProxyTable], problems: &mut Problems) {
     for (number, ProxyTable { keys, .. }) in tables.iter().enumerate() {
         let (place, format) = (&keys.access_log.value, keys.access_log_format.value);
-        if place.is_none() && keys.access_log_format.origin != Origin::Default {
+        if place.is_none() && format != Format::Text {
             let help = "say where by `access_log = \"/var/log/corelane/access.log\"`";
             let what = "this is the format of an access log, and there is none";
             problems.error_with_help(keys.access_log_format.origin.clone(), what, help);
@@ -326,15 +335,17 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
         let listen = keys.listen.value.iter().filter(|listen| listen.tls == tls);
         listen.map(|listen| listen.address).collect()
     };
+    let rate = |per_s: ProxyRate| Some(per_s.as_u32()).filter(|per_s| *per_s > 0);
     let lasts_s = keys.lasts_max_s.value.as_u32();
     Entrance {
         listen: addresses(false),
         listen_tls: addresses(true),
         tls,
-        access_log: keys.access_log.value.clone().map(|place| LogSettings {
-            place,
-            format: keys.access_log_format.value,
-        }),
+        access_log: keys
+            .access_log
+            .value
+            .clone()
+            .map(|place| LogSettings { place, format: keys.access_log_format.value }),
         rules: Rules {
             auth: keys.auth.value.0,
             protocols: keys.protocols.value.iter().map(|protocol| protocol.0).collect(),
@@ -366,7 +377,8 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             connections_max: keys.connections_max.value.as_usize(),
             connections_per_source_max: keys.connections_per_source_max.value.as_usize(),
             connections_per_user_max: keys.connections_per_user_max.value.as_usize(),
-            connections_per_user_per_s: keys.connections_per_user_per_s.value.as_u32(),
+            connections_per_user_per_s: rate(keys.connections_per_user_per_s.value),
+            connections_per_source_per_s: rate(keys.connections_per_source_per_s.value),
             usage_by_destination: keys.usage_by_destination.value,
         },
     }

@@ -32,6 +32,7 @@ section! {
         networks: Vec<IpNet> = Vec::new(), Live;
         ports: Vec<PortRange> = Vec::new(), Live;
         users: Vec<Name> = Vec::new(), Live;
+        groups: Vec<Name> = Vec::new(), Live;
         to: Option<RuleWay> = None, Live;
     }
 }
@@ -157,10 +158,24 @@ pub(crate) fn check(rules: &[RuleTable], upstreams: &[UpstreamTable], problems: 
         if !is_reached {
             let what = "this rule is never reached: one above it matches everything";
             let help = "the first rule that matches decides; one without `domains`, `networks`, \
-                        `ports` and `users` matches everything, and comes last";
+                        `ports`, `users` and `groups` matches everything, and comes last";
             problems.error_with_help(place.clone(), what, help);
         }
         is_reached &= !matches_everything(keys);
+    }
+}
+
+/// Warns of rules about users where nobody says who they are.
+pub(crate) fn warn_of_nobody(rules: &[RuleTable], problems: &mut Problems) {
+    for RuleTable { keys, .. } in rules {
+        let (users, groups) = (&keys.users, &keys.groups);
+        let lists =
+            [(users.value.is_empty(), &users.origin), (groups.value.is_empty(), &groups.origin)];
+        if let Some((_, origin)) = lists.into_iter().find(|(is_empty, _)| !is_empty) {
+            let what = "this rule never matches: it is about who asks, and the clients of this \
+                        `[[proxy]]` do not say who they are (`auth = \"required\"`)";
+            problems.warning(origin.clone(), what);
+        }
     }
 }
 
@@ -246,12 +261,13 @@ fn number_of(name: &Name, upstreams: &[UpstreamTable]) -> Option<usize> {
 }
 
 fn matches_everything(keys: &RuleSection) -> bool {
-    let RuleSection { domains, networks, ports, users, to: _ } = keys;
+    let RuleSection { domains, networks, ports, users, groups, to: _ } = keys;
     let lists = [
         (domains.value.is_empty(), &domains.origin),
         (networks.value.is_empty(), &networks.origin),
         (ports.value.is_empty(), &ports.origin),
         (users.value.is_empty(), &users.origin),
+        (groups.value.is_empty(), &groups.origin),
     ];
     lists.into_iter().all(|(is_empty, origin)| is_empty && *origin == Origin::Default)
 }
@@ -292,7 +308,7 @@ fn rule(keys: &RuleSection, upstreams: &[UpstreamTable]) -> Option<Rule> {
         networks: keys.networks.value.clone(),
         ports: keys.ports.value.clone(),
         users: keys.users.value.clone(),
-        groups: Vec::new(),
+        groups: keys.groups.value.clone(),
         way: match keys.to.value.as_ref()? {
             RuleWay::Upstream(name) => Way::Upstream(number_of(name, upstreams)?),
             RuleWay::Direct => Way::Direct,

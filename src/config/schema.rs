@@ -422,6 +422,7 @@ section! {
         connections_per_user_max: ProxyConnections =
             ProxyConnections::clamped(limits::PROXY_CONNECTIONS_MAX as u64), Live;
         connections_per_user_per_s: ProxyRate = ProxyRate::clamped(0), Live;
+        connections_per_source_per_s: ProxyRate = ProxyRate::clamped(0), Live;
         usage_by_destination: bool = false, Live;
         access_log: Option<LogPlace> = None, Restart;
         access_log_format: Format = Format::Text, Restart;

@@ -327,13 +327,38 @@ fn the_annotated_examples_are_in_order_and_show_every_key_with_its_default() {
 }
 
 #[test]
+fn what_a_proxy_keeps_and_writes_is_checked() {
+    let proxy = |keys: &str| format!("[[proxy]]\nlisten = [\"127.0.0.1:0\"]\n{keys}");
+    // Nobody says who it is.
+    for who in ["users = [\"alice\"]", "groups = [\"staff\"]"] {
+        let rule = format!("[[proxy.rule]]\n{who}\nto = \"block\"\n");
+        assert_only(&proxy(&rule), Severity::Warning, "this rule never matches");
+    }
+    let log = |format: &str| format!("access_log = \"/a\"\naccess_log_format = \"{format}\"\n");
+    let two = |first: &str, second: &str| {
+        let other = "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\n";
+        lines(&proxy(&format!("{}{other}{}", log(first), log(second)))).join("\n")
+    };
+    assert_eq!(two("json", "json"), "");
+    assert!(two("json", "common").contains("the same access log in another format"));
+    let none = "access_log_format = \"json\"\n";
+    assert_only(&proxy(none), Severity::Error, "the format of an access log, and there is none");
+    assert_only(&proxy("access_log = \"\"\n"), Severity::Error, "`access_log` takes");
+    assert_only(
+        &proxy("usage_by_destination = true\n"),
+        Severity::Warning,
+        "nothing is counted for users",
+    );
+}
+
+#[test]
 fn rules_of_a_proxy_are_checked() {
     let proxy = |rules: &str| format!("[[proxy]]\nlisten = [\"127.0.0.1:0\"]\n{rules}");
     let upstream = "[[proxy.upstream]]\nname = \"far\"\nservers = [\"socks5://a:1\"]\n\
                     [[proxy.rule]]\nto = \"far\"\n";
     let wrong = |rules: &str| lines(&proxy(rules)).join("\n");
     let good = "[[proxy.rule]]\ndomains = [\"example.org\"]\nports = [443, \"8000-8999\"]\n\
-                users = [\"alice\"]\nto = \"direct\"\n[[proxy.rule]]\nto = \"block\"\n";
+                to = \"direct\"\n[[proxy.rule]]\nto = \"block\"\n";
     assert_eq!(wrong(good), "");
     assert_eq!(wrong(upstream), "");
     let twice =

@@ -24,6 +24,13 @@ pub struct Bounds {
     /// The same in one calendar month (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub month_bytes: Option<u64>,
+    /// Connections by the proxy at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u32>,
+    /// Connections by the proxy that may be opened each second, ten seconds' worth of which may
+    /// come at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_s: Option<u32>,
 }
 
 impl Bounds {
@@ -43,6 +50,8 @@ impl Bounds {
             devices_max: best_count(|bounds| bounds.devices_max),
             day_bytes: best(|bounds| bounds.day_bytes),
             month_bytes: best(|bounds| bounds.month_bytes),
+            connections_max: best_count(|bounds| bounds.connections_max),
+            connections_per_s: best_count(|bounds| bounds.connections_per_s),
         }
     }
 }
@@ -54,12 +63,25 @@ mod tests {
     #[test]
     fn a_users_own_figure_wins_and_the_most_generous_group_comes_next() {
         let own = Bounds { up_bps: Some(1), ..Bounds::default() };
-        let small = Bounds { up_bps: Some(5), down_bps: Some(5), ..Bounds::default() };
-        let large = Bounds { down_bps: Some(9), devices_max: Some(2), ..Bounds::default() };
+        let small = Bounds {
+            up_bps: Some(5),
+            down_bps: Some(5),
+            connections_max: Some(6),
+            connections_per_s: Some(3),
+            ..Bounds::default()
+        };
+        let large = Bounds {
+            down_bps: Some(9),
+            devices_max: Some(2),
+            connections_max: Some(7),
+            ..Bounds::default()
+        };
         let expected = Bounds {
             up_bps: Some(1),
             down_bps: Some(9),
             devices_max: Some(2),
+            connections_max: Some(7),
+            connections_per_s: Some(3),
             ..Bounds::default()
         };
         assert_eq!(Bounds::of_user(&own, &[small, large]), expected);

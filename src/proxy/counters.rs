@@ -13,6 +13,8 @@ pub enum Refusal {
     Full,
     /// Its source has.
     SourceFull,
+    /// Its source opens connections faster than it may.
+    SourceTooFast,
     /// It made room for a newer one, having asked for nothing.
     MadeRoom,
     /// It has not asked for anything in time.
@@ -31,9 +33,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Full,
         Self::SourceFull,
+        Self::SourceTooFast,
         Self::MadeRoom,
         Self::TooSlow,
         Self::Malformed,
@@ -48,6 +51,7 @@ impl Refusal {
         match self {
             Self::Full => "full",
             Self::SourceFull => "source_full",
+            Self::SourceTooFast => "source_too_fast",
             Self::MadeRoom => "made_room",
             Self::TooSlow => "too_slow",
             Self::Malformed => "malformed",

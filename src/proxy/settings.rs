@@ -145,9 +145,10 @@ pub struct Rules {
     pub connections_per_source_max: usize,
     /// Of those, the ones of one user.
     pub connections_per_user_max: usize,
-    /// Connections that a user may open each second, ten seconds' worth of which may come at once;
-    /// 0 is no bound.
-    pub connections_per_user_per_s: u32,
+    /// Connections that a user may open each second, ten seconds' worth of which may come at once.
+    pub connections_per_user_per_s: Option<u32>,
+    /// The same of a source.
+    pub connections_per_source_per_s: Option<u32>,
     /// Whether it is kept what a user moves to and from each host.
     pub usage_by_destination: bool,
 }
@@ -198,7 +199,8 @@ impl Default for Rules {
             connections_max: limits::PROXY_CONNECTIONS_MAX,
             connections_per_source_max: limits::PROXY_CONNECTIONS_PER_SOURCE_MAX,
             connections_per_user_max: limits::PROXY_CONNECTIONS_MAX,
-            connections_per_user_per_s: 0,
+            connections_per_user_per_s: None,
+            connections_per_source_per_s: None,
             usage_by_destination: false,
         }
     }

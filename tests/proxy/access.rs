@@ -265,3 +265,60 @@ fn a_user_has_as_many_connections_as_the_entrance_says() {
     drop(house.reach(origin));
     assert_eq!(house.gateway.status().failed["user_full"], 1);
 }
+
+#[test]
+fn bounds_of_a_user_and_of_its_group_go_before_those_of_the_entrance() {
+    let house = House::new(|rules| rules.connections_per_user_max = 1);
+    let origin = echo();
+    let count = || {
+        let mut held = Vec::new();
+        loop {
+            let (stream, reply) = house.ask(1, origin);
+            match reply {
+                0 => held.push(stream),
+                2 => return held.len(),
+                other => panic!("{other}"),
+            }
+        }
+    };
+    let settled = |expected: usize| {
+        await_that("so many connections at once", || {
+            let seen = count();
+            if seen == expected { Ok(()) } else { Err(seen.to_string()) }
+        });
+    };
+    settled(1);
+    house.run(r#"{"operation":"group_add","name":"staff","limits":{"set":{"connections_max":3}}}"#);
+    house.run(r#"{"operation":"user_set","name":"ada","limits":{},"join":["staff"]}"#);
+    settled(3);
+    house.set(r#"{"connections_max":2}"#, "null");
+    settled(2);
+    // Of 1 each second, ten come at once.
+    house.set(r#"{"connections_max":100,"connections_per_s":1}"#, "null");
+    let seen = count();
+    assert!((10..100).contains(&seen), "{seen}");
+    assert!(house.gateway.status().failed["user_too_fast"] >= 1);
+}
+
+#[test]
+fn a_rule_for_a_group_goes_for_its_members_from_when_they_are_in_it() {
+    let origin = echo();
+    let rule = Rule {
+        domains: Vec::new(),
+        networks: Vec::new(),
+        ports: Vec::new(),
+        users: Vec::new(),
+        groups: vec!["guests".parse().unwrap()],
+        way: Way::Block,
+    };
+    let house = House::new(|rules| rules.routes = Routes::new(&[rule]));
+    assert_eq!(house.ask(1, origin).1, 0);
+    house.run(r#"{"operation":"group_add","name":"guests","limits":{}}"#);
+    assert_eq!(house.ask(1, origin).1, 0);
+    house.run(r#"{"operation":"user_set","name":"ada","limits":{},"join":["guests"]}"#);
+    await_that("the rule", || match house.ask(1, origin).1 {
+        2 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(house.gateway.status().failed["blocked"], 1);
+}

@@ -1,15 +1,18 @@
 //! Many clients, slow readers, and too few descriptors.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use corelane::lab::Host;
 use corelane::limits::PROXY_ASKING_MAX;
 use corelane::sys::process::{cpu_time, resident_bytes};
+use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Gateway, connect, echo, leave_descriptors, origin, read_exactly};
+use crate::harness::{
+    Gateway, connect, echo, greeting_and_request, leave_descriptors, origin, read_exactly,
+};
 
 #[test]
 fn idle_connections_cost_little_and_slow_ones_no_more_than_their_buffers() {
@@ -66,7 +69,7 @@ fn without_descriptors_clients_wait_and_nothing_spins() {
     leave_descriptors(&gateway, 4);
     let held = [gateway.reach(origin), gateway.reach(origin)];
     let mut waiting = connect(gateway.address);
-    waiting.write_all(&crate::harness::greeting_and_request(origin)).unwrap();
+    waiting.write_all(&greeting_and_request(origin)).unwrap();
     let spent = cpu_time(pid).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     let spent = cpu_time(pid).unwrap() - spent;
@@ -147,4 +150,28 @@ fn a_hundred_thousand_who_say_nothing_keep_nobody_out() {
         process.wait().unwrap();
     }
     gateway.await_status("they are gone", |status| status.connections == 2);
+}
+
+#[test]
+fn a_source_that_opens_connections_too_fast_is_shut_out_and_others_are_not() {
+    let gateway = Gateway::start_with_file(
+        "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\n\
+         connections_per_source_per_s = 1\n",
+    );
+    let origin = echo();
+    let reply = |mut stream: TcpStream| {
+        // Who is shut out may not even get to say it.
+        let _ = stream.write_all(&greeting_and_request(origin));
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).ok().map(|()| answer[3])
+    };
+    let replies: Vec<_> = (0..500).map(|_| reply(gateway.connect())).collect();
+    assert_eq!(replies[..10], [Some(0); 10], "so many come at once");
+    let shut_out = replies.iter().filter(|reply| reply.is_none()).count();
+    assert!(shut_out > 0);
+    assert_eq!(gateway.status().refused["source_too_fast"], shut_out as u64);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    socket.connect(&gateway.address.into()).unwrap();
+    assert_eq!(reply(TcpStream::from(socket)), Some(0));
 }

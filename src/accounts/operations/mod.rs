@@ -300,6 +300,8 @@ impl LimitChanges {
                 BoundName::Devices => bounds.devices_max = None,
                 BoundName::Day => bounds.day_bytes = None,
                 BoundName::Month => bounds.month_bytes = None,
+                BoundName::Connections => bounds.connections_max = None,
+                BoundName::ConnectionsPerS => bounds.connections_per_s = None,
             }
         }
         bounds.up_bps = self.set.up_bps.or(bounds.up_bps);
@@ -308,6 +310,8 @@ impl LimitChanges {
         bounds.devices_max = self.set.devices_max.or(bounds.devices_max);
         bounds.day_bytes = self.set.day_bytes.or(bounds.day_bytes);
         bounds.month_bytes = self.set.month_bytes.or(bounds.month_bytes);
+        bounds.connections_max = self.set.connections_max.or(bounds.connections_max);
+        bounds.connections_per_s = self.set.connections_per_s.or(bounds.connections_per_s);
         if let Some(rules) = &self.acl {
             acl.clone_from(rules);
         }
@@ -332,6 +336,10 @@ pub enum BoundName {
     Day,
     /// Bytes in a month.
     Month,
+    /// Connections by the proxy at once.
+    Connections,
+    /// Connections by the proxy in a second.
+    ConnectionsPerS,
 }
 
 /// What a line of the statistics is about.

@@ -149,7 +149,7 @@ struct Desk<'a> {
 
 /// What becomes of a login.
 enum Verdict {
-    Decided(Result<Grant, Refusal>),
+    Decided(Box<Result<Grant, Refusal>>),
     /// This is to be claimed first.
     Claim(OneTime),
 }
@@ -282,7 +282,7 @@ impl Desk<'_> {
     fn decide(&mut self, mut checked: Box<Checked>) {
         loop {
             match self.verdict(&mut checked) {
-                Verdict::Decided(outcome) => return (checked.answer)(outcome),
+                Verdict::Decided(outcome) => return (checked.answer)(*outcome),
                 Verdict::Claim(what) => {
                     let Some(claims) = &mut self.claims else { return };
                     match claims.ask(what, checked, clock::now()) {
@@ -308,7 +308,7 @@ impl Desk<'_> {
                 drop(state);
                 let refused = Refused::Login(&checked.attempt);
                 shared.audit_refusal(refused, refusal.code, reason, now);
-                return Verdict::Decided(Err(refusal));
+                return Verdict::Decided(Box::new(Err(refusal)));
             }
         };
         if let Some(what) = to_claim {
@@ -318,7 +318,8 @@ impl Desk<'_> {
         let (attempt, lease) = (&checked.attempt, shared.settings.lease);
         let token_is_enough = shared.settings.policy.takes_token_alone();
         let terms = Terms { lease, token_is_enough };
-        Verdict::Decided(match admit(&mut state, attempt, &who, terms, now, &mut rand::rng()) {
+        let admitted = admit(&mut state, attempt, &who, terms, now, &mut rand::rng());
+        Verdict::Decided(Box::new(match admitted {
             Ok(mut admission) => {
                 admission.changes.extend(rehashed(who.user, &checked.password));
                 self.enter(state, attempt, &who, admission, now)
@@ -329,7 +330,7 @@ impl Desk<'_> {
                 shared.audit_refusal(refused, refusal.code, &refusal.message, now);
                 Err(refusal)
             }
-        })
+        }))
     }
 
     /// Who somebody is, and what is to be claimed before they go on.

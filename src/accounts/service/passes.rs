@@ -79,6 +79,8 @@ pub struct PassTerms {
     pub bounds: Bounds,
     /// What may be reached.
     pub acl: Vec<AclRule>,
+    /// The groups that the user is in.
+    pub groups: Vec<Name>,
 }
 
 impl Pass {
@@ -228,7 +230,7 @@ impl State {
         now: Moment,
         rng: &mut impl CryptoRng,
     ) -> (Arc<Pass>, Vec<Change>) {
-        let (bounds, acl) = self.book.policy_of(user);
+        let terms = self.terms_of(user);
         let mut changes = Vec::new();
         let mut expires = None;
         if let Basis::Token(token) = basis {
@@ -245,7 +247,7 @@ impl State {
             name: user.name.clone(),
             expires,
             has_ended: AtomicBool::new(false),
-            terms: Mutex::new(Arc::new(PassTerms { bounds, acl })),
+            terms: Mutex::new(Arc::new(terms)),
         });
         self.passes.insert(pass.id, LivePass { pass: Arc::downgrade(&pass), basis });
         (pass, changes)
@@ -299,11 +301,16 @@ impl State {
             && !self.quota_exceeded(user.id, &bounds, pending, now.unix)
     }
 
+    /// What holds for a user.
+    fn terms_of(&self, user: &User) -> PassTerms {
+        let (bounds, acl) = self.book.policy_of(user);
+        PassTerms { bounds, acl, groups: user.groups.iter().cloned().collect() }
+    }
+
     /// Returns whether the terms are others now.
     fn renew_terms(&self, pass: &Pass) -> bool {
         let Some(user) = self.book.user(pass.user) else { return false };
-        let (bounds, acl) = self.book.policy_of(user);
-        let now = PassTerms { bounds, acl };
+        let now = self.terms_of(user);
         let mut terms = pass.terms.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = **terms != now;
         if is_other {

@@ -32,6 +32,12 @@ pub(crate) struct LimitArgs {
     /// Bytes in a month (UTC), both ways
     #[arg(long, value_name = "BYTES", value_parser = bound(bytes))]
     month_bytes: Option<Bound>,
+    /// Connections by the proxy at once, in place of what its configuration says
+    #[arg(long, value_name = "N", value_parser = bound(number))]
+    connections: Option<Bound>,
+    /// Connections by the proxy opened each second, likewise
+    #[arg(long, value_name = "N", value_parser = bound(number))]
+    connections_per_s: Option<Bound>,
     /// A rule, such as `allow 10.0.0.0/8 443/tcp`; those that are given replace all that were
     #[arg(long = "rule", value_name = "RULE")]
     rules: Vec<AclRule>,
@@ -61,6 +67,8 @@ impl LimitArgs {
             (self.devices, BoundName::Devices),
             (self.day_bytes, BoundName::Day),
             (self.month_bytes, BoundName::Month),
+            (self.connections, BoundName::Connections),
+            (self.connections_per_s, BoundName::ConnectionsPerS),
         ];
         let unset = flags.into_iter().filter(|(bound, _)| *bound == Some(Bound::None));
         let has_rules = self.no_rules || !self.rules.is_empty();
@@ -72,6 +80,8 @@ impl LimitArgs {
                 devices_max: count(self.devices),
                 day_bytes: given(self.day_bytes),
                 month_bytes: given(self.month_bytes),
+                connections_max: count(self.connections),
+                connections_per_s: count(self.connections_per_s),
             },
             unset: unset.map(|(_, name)| name).collect::<BTreeSet<_>>(),
             acl: has_rules.then(|| self.rules.clone()),
@@ -159,6 +169,8 @@ pub(super) fn text(bounds: &Bounds) -> String {
         ("devices", bounds.devices_max.map(|count| count.to_string())),
         ("a day", size(bounds.day_bytes)),
         ("a month", size(bounds.month_bytes)),
+        ("connections", bounds.connections_max.map(|count| count.to_string())),
+        ("connections each second", bounds.connections_per_s.map(|count| count.to_string())),
     ];
     let set = entries.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?)));
     super::join(set)

@@ -62,7 +62,7 @@ impl Member {
     }
 
     /// Lets it have another connection, if it has fewer than `most` and has not opened more than
-    /// `per_second` lately, ten seconds' worth of which may come at once; 0 is no bound.
+    /// `per_second` lately, ten seconds' worth of which may come at once.
     ///
     /// # Errors
     /// It may not.
@@ -70,14 +70,17 @@ impl Member {
         self: &Arc<Self>,
         now: Instant,
         most: usize,
-        per_second: u32,
+        per_second: Option<u32>,
     ) -> Result<MemberSeat, TooMany> {
         if self.connections.fetch_add(1, Relaxed) >= most {
             self.connections.fetch_sub(1, Relaxed);
             return Err(TooMany::AtOnce);
         }
         let seat = MemberSeat(Arc::clone(self));
-        if per_second > 0 {
+        if let Some(per_second) = per_second {
+            if per_second == 0 {
+                return Err(TooMany::TooFast);
+            }
             let rate = Rate::new(per_second, per_second.saturating_mul(10));
             let mut full_at = lock(&self.full_at);
             let taken = rate.take(now, full_at.unwrap_or(now)).ok_or(TooMany::TooFast)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 
 use crate::accounts::model::Id;
-use crate::accounts::service::Pass;
+use crate::accounts::service::{Pass, PassTerms};
 use crate::packet::Upper;
 use crate::policy::judge::FarEnd;
 use crate::policy::{PeerPolicy, Verdict};
@@ -46,6 +46,11 @@ impl Permit {
     /// Whether it is no longer good.
     pub fn has_ended(&self) -> bool {
         self.pass.has_ended()
+    }
+
+    /// The bounds and the groups of the user, as they are now.
+    pub fn terms(&self) -> Arc<PassTerms> {
+        self.pass.terms()
     }
 
     /// When it ends by itself.

@@ -5,11 +5,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::accounts::credentials::password::HashCost;
+use crate::accounts::model::DESTINATION_OTHER;
 use crate::accounts::operations::{Actor, NewPassword, Operation};
 use crate::accounts::refusal::RefusalCode;
 use crate::accounts::secret::Secret;
 use crate::accounts::service::AccountsOptions;
-use crate::limits::{PROXY_PERMIT_LASTS, PROXY_PERMITS_MAX};
+use crate::limits::{DESTINATIONS_PER_USER_MAX, PROXY_PERMIT_LASTS, PROXY_PERMITS_MAX};
 use crate::packet::Upper;
 
 struct Rig {
@@ -130,18 +131,24 @@ fn clients_of_the_tunnel_are_reached_where_a_rule_names_them_alone() {
 fn a_user_has_its_share_of_connections() {
     let member = Arc::new(Member::new(Id(1), "ada".parse().unwrap()));
     let now = clock::now();
-    let held = [member.enter(now, 2, 0).unwrap(), member.enter(now, 2, 0).unwrap()];
-    assert_eq!(member.enter(now, 2, 0).map(drop), Err(TooMany::AtOnce));
+    let held = [member.enter(now, 2, None).unwrap(), member.enter(now, 2, None).unwrap()];
+    assert_eq!(member.enter(now, 2, None).map(drop), Err(TooMany::AtOnce));
     drop(held);
     // Three each second, and thirty at once.
     for _ in 0..30 {
-        member.enter(now, 2, 3).unwrap();
+        member.enter(now, 2, Some(3)).unwrap();
     }
-    assert_eq!(member.enter(now, 2, 3).map(drop), Err(TooMany::TooFast));
-    let seat = member.enter(now + Duration::from_millis(340), 1, 3).unwrap();
-    assert_eq!(member.enter(now, 1, 0).map(drop), Err(TooMany::AtOnce), "refusals hold no place");
+    assert_eq!(member.enter(now, 2, Some(3)).map(drop), Err(TooMany::TooFast));
+    let seat = member.enter(now + Duration::from_millis(340), 1, Some(3)).unwrap();
+    assert_eq!(
+        member.enter(now, 1, None).map(drop),
+        Err(TooMany::AtOnce),
+        "refusals hold no place"
+    );
     drop(seat);
-    member.enter(now, 1, 0).unwrap();
+    member.enter(now, 1, None).unwrap();
+    assert_eq!(member.enter(now, 1, Some(0)).map(drop), Err(TooMany::TooFast), "none at all");
+    member.enter(now, 1, None).unwrap();
 }
 
 #[test]

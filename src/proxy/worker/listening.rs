@@ -109,7 +109,7 @@ impl ProxyWorker {
         };
         let (entrance, tls) = (door.post.entrance, door.post.tls);
         if let (Some(crowd), Some(rules)) = (self.crowds.get(entrance), self.rules.get(entrance)) {
-            match crowd.enter(from.ip(), rules) {
+            match crowd.enter(from.ip(), rules, now) {
                 Ok(seat) => self.enter((stream, from), seat, entrance, tls),
                 Err(refusal) => self.cx.counters.refuse(refusal),
             }

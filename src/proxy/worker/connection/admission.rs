@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::names::Name;
 use crate::accounts::refusal as accounts;
-use crate::accounts::service::{PassProof, refusal_of};
+use crate::accounts::service::{PassProof, PassTerms, refusal_of};
 use crate::packet::Upper;
 use crate::proxy::access::{Access, Member, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
@@ -74,6 +74,11 @@ impl Visitor {
     /// Who it is.
     pub(super) fn user(&self) -> Option<&Name> {
         self.permit.as_ref().map(|permit| &permit.member().name)
+    }
+
+    /// What holds for the user beside the rules on addresses.
+    pub(super) fn terms(&self) -> Option<Arc<PassTerms>> {
+        self.permit.as_ref().map(|permit| permit.terms())
     }
 
     /// Whether it may go on being connected to that origin, which is `judged` if its socket leads
@@ -170,8 +175,11 @@ impl Connection {
             };
         };
         if self.visitor.seat.is_none() {
-            let (most, per_second) =
-                (self.rules.connections_per_user_max, self.rules.connections_per_user_per_s);
+            let bounds = permit.terms().bounds;
+            let most = bounds.connections_max.map_or(self.rules.connections_per_user_max, |most| {
+                usize::try_from(most).unwrap_or(usize::MAX)
+            });
+            let per_second = bounds.connections_per_s.or(self.rules.connections_per_user_per_s);
             let seat = permit.member().enter(cx.now, most, per_second);
             self.visitor.seat = Some(seat.map_err(|too_many| match too_many {
                 TooMany::AtOnce => Failure::UserFull,

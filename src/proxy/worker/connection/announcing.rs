@@ -18,7 +18,7 @@ impl Connection {
         let heard = self.hear_header(&mut buffer);
         cx.buffers.take_back(buffer);
         let refusal = match heard {
-            Ok(true) => match self.seat.pass_on(self.from.ip(), &self.rules) {
+            Ok(true) => match self.seat.pass_on(self.from.ip(), &self.rules, cx.now) {
                 Ok(()) => {
                     self.phase = Phase::asking(until);
                     return Step::Next;

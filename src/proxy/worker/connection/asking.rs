@@ -263,7 +263,9 @@ impl Connection {
 
     /// The way to `target`, whose name has `addresses` if it was looked up; `None` if it has to be.
     pub(super) fn decide(&self, target: &Target, addresses: Option<&[IpAddr]>) -> Option<Way> {
-        let question = Question { target, addresses, user: self.visitor.user(), groups: &[] };
+        let terms = self.visitor.terms();
+        let groups = terms.as_deref().map_or(&[][..], |terms| &terms.groups);
+        let question = Question { target, addresses, user: self.visitor.user(), groups };
         self.rules.routes.decide(&question)
     }
 
