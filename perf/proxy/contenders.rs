@@ -46,6 +46,7 @@ pub(crate) enum Contender {
     #[value(name = "3proxy")]
     #[serde(rename = "3proxy")]
     ThreeProxy,
+    V2ray,
 }
 
 /// How a client asks.
@@ -83,6 +84,7 @@ impl Contender {
             Self::Tinyproxy => "tinyproxy",
             Self::Squid => "squid",
             Self::ThreeProxy => "3proxy",
+            Self::V2ray => "v2ray",
         }
     }
 
@@ -94,7 +96,7 @@ impl Contender {
     pub(crate) const fn speaks(self, protocol: Protocol) -> bool {
         match self {
             Self::Corelane => true,
-            Self::Direct | Self::ThreeProxy => !matches!(protocol, Protocol::Tls),
+            Self::Direct | Self::ThreeProxy | Self::V2ray => !matches!(protocol, Protocol::Tls),
             Self::Microsocks | Self::Dante => matches!(protocol, Protocol::Socks5),
             Self::Tinyproxy | Self::Squid => {
                 matches!(protocol, Protocol::Connect | Protocol::Forward)
@@ -182,10 +184,26 @@ impl Contender {
                     port + 1
                 ),
             ),
+            Self::V2ray => (vec!["-config".into(), path], v2ray_config(port)),
         };
         fs::write(file, config)?;
         Ok(arguments)
     }
+}
+
+/// SOCKS5 at `port` and HTTP at the next, both straight to the origin.
+fn v2ray_config(port: u16) -> String {
+    let inbound = |port: u16, protocol: &str| {
+        let listen = Ipv4Addr::LOCALHOST;
+        serde_json::json!({ "listen": listen, "port": port, "protocol": protocol })
+    };
+    let log = serde_json::json!({ "loglevel": "error", "access": "none" });
+    serde_json::json!({
+        "log": log,
+        "inbounds": [inbound(port, "socks"), inbound(port + 1, "http")],
+        "outbounds": [{ "protocol": "freedom" }],
+    })
+    .to_string()
 }
 
 /// The program of this project, beside this one.
@@ -241,7 +259,7 @@ impl Running {
 
     fn address(&self, protocol: Protocol) -> SocketAddr {
         let is_at_second = match self.contender {
-            Contender::ThreeProxy => protocol != Protocol::Socks5,
+            Contender::ThreeProxy | Contender::V2ray => protocol != Protocol::Socks5,
             _ => protocol == Protocol::Tls,
         };
         (Ipv4Addr::LOCALHOST, self.contender.port() + u16::from(is_at_second)).into()
