@@ -74,8 +74,10 @@ pub enum DatagramDrop {
     Malformed,
     /// It came from a host that the client has not sent to.
     Unasked,
-    /// The client may not send there.
+    /// The client may not send there, or not hear from there any more.
     Denied,
+    /// It is more than its user may have now.
+    Limited,
     /// Its name was not found, or nobody could tell.
     NameUnknown,
     /// Too many wait for names already.
@@ -90,12 +92,13 @@ pub enum DatagramDrop {
 
 impl DatagramDrop {
     /// The names under which they are counted.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "not_client",
         "fragment",
         "malformed",
         "unasked",
         "denied",
+        "limited",
         "name_unknown",
         "names_waiting",
         "blocked",

@@ -17,7 +17,7 @@ fn request(gateway: &Gateway, host: [u8; 4]) -> (TcpStream, u8, SocketAddr) {
     (client, reply, address)
 }
 
-fn reply(client: &mut TcpStream) -> (u8, SocketAddr) {
+pub(crate) fn reply(client: &mut TcpStream) -> (u8, SocketAddr) {
     let reply = read_exactly(client, 10);
     assert_eq!((reply[0], reply[3]), (5, 1), "{reply:?}");
     let ip: [u8; 4] = reply[4..8].try_into().unwrap();
@@ -25,7 +25,7 @@ fn reply(client: &mut TcpStream) -> (u8, SocketAddr) {
 }
 
 /// Connects from an address of this host.
-fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
+pub(crate) fn connect_from(from: &str, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: SocketAddr = from.parse().unwrap();
     socket.bind(&SockAddr::from(from)).unwrap();

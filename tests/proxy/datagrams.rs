@@ -8,12 +8,12 @@ use std::thread;
 use crate::harness::{Gateway, LONG, await_that, descriptors, read_exactly};
 
 /// An origin that sends every datagram back, and tells by `seen` who has sent it.
-struct Echo {
-    address: SocketAddr,
-    seen: std::sync::mpsc::Receiver<(SocketAddr, usize)>,
+pub(crate) struct Echo {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: std::sync::mpsc::Receiver<(SocketAddr, usize)>,
 }
 
-fn udp_echo(ip: IpAddr) -> Echo {
+pub(crate) fn udp_echo(ip: IpAddr) -> Echo {
     let socket = UdpSocket::bind((ip, 0)).unwrap();
     let address = socket.local_addr().unwrap();
     let (sender, seen) = std::sync::mpsc::channel();
@@ -29,12 +29,12 @@ fn udp_echo(ip: IpAddr) -> Echo {
     Echo { address, seen }
 }
 
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A client of an association.
-struct Client {
-    tcp: TcpStream,
-    udp: UdpSocket,
+pub(crate) struct Client {
+    pub(crate) tcp: TcpStream,
+    pub(crate) udp: UdpSocket,
 }
 
 /// What the gateway replies to a request for an association, and where datagrams go then.
@@ -51,18 +51,23 @@ impl Client {
     fn start(gateway: &Gateway) -> Self {
         let (tcp, reply, address) = request(gateway);
         assert_eq!((reply, address.ip()), (0, LOCALHOST), "the address that the client reached");
+        Self::over(tcp, address)
+    }
+
+    /// One whose association has this connection, and sends to that address.
+    pub(crate) fn over(tcp: TcpStream, address: SocketAddr) -> Self {
         let udp = UdpSocket::bind((LOCALHOST, 0)).unwrap();
         udp.connect(address).unwrap();
         udp.set_read_timeout(Some(LONG)).unwrap();
         Self { tcp, udp }
     }
 
-    fn send(&self, to: SocketAddr, payload: &[u8]) {
+    pub(crate) fn send(&self, to: SocketAddr, payload: &[u8]) {
         self.udp.send(&[&header(to)[..], payload].concat()).unwrap();
     }
 
     /// The next datagram that comes back: whose it is, and what is in it.
-    fn receive(&self) -> (SocketAddr, Vec<u8>) {
+    pub(crate) fn receive(&self) -> (SocketAddr, Vec<u8>) {
         let mut buffer = vec![0; 1 << 16];
         let len = self.udp.recv(&mut buffer).unwrap();
         buffer.truncate(len);
@@ -100,7 +105,7 @@ fn header(to: SocketAddr) -> Vec<u8> {
     header
 }
 
-fn header_by_name(name: &str, port: u16) -> Vec<u8> {
+pub(crate) fn header_by_name(name: &str, port: u16) -> Vec<u8> {
     let mut header = vec![0, 0, 0, 3, name.len() as u8];
     header.extend_from_slice(name.as_bytes());
     header.extend_from_slice(&port.to_be_bytes());

@@ -113,16 +113,33 @@ impl House {
 
     /// Asks by SOCKS5 as ada for a command (RFC 1928 section 4). The reply comes, too.
     pub(crate) fn ask(&self, command: u8, origin: SocketAddr) -> (TcpStream, u8) {
+        let (stream, reply, _) = self.ask_as(("ada", "right horse"), command, origin);
+        (stream, reply)
+    }
+
+    /// The same as somebody. The address of the reply comes, too.
+    pub(crate) fn ask_as(
+        &self,
+        (user, password): (&str, &str),
+        command: u8,
+        origin: SocketAddr,
+    ) -> (TcpStream, u8, SocketAddr) {
         let mut stream = connect(self.address);
         let SocketAddr::V4(origin) = origin else { panic!("{origin}") };
-        let mut said = b"\x05\x01\x02\x01\x03ada\x0bright horse".to_vec();
+        let mut said = vec![5, 1, 2, 1];
+        for part in [user, password] {
+            said.push(part.len() as u8);
+            said.extend_from_slice(part.as_bytes());
+        }
         said.extend_from_slice(&[5, command, 0, 1]);
         said.extend_from_slice(&origin.ip().octets());
         said.extend_from_slice(&origin.port().to_be_bytes());
         stream.write_all(&said).unwrap();
         let answer = read_exactly(&mut stream, 14);
         assert_eq!(answer[..5], [5, 2, 1, 0, 5], "{answer:?}");
-        (stream, answer[5])
+        let ip: [u8; 4] = answer[8..12].try_into().unwrap();
+        let at = SocketAddr::from((ip, u16::from_be_bytes([answer[12], answer[13]])));
+        (stream, answer[5], at)
     }
 
     /// Bytes that ada has moved by the database: to origins, and back.

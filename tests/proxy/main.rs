@@ -18,6 +18,7 @@ mod ipv6;
 mod known;
 mod life;
 mod members;
+mod members_socks;
 mod names;
 mod oracle;
 mod origins;

@@ -19,6 +19,18 @@ pub(in crate::proxy) struct Limit {
     resumes_at: Option<Instant>,
 }
 
+/// Whether a datagram of `len` bytes may pass now; it is charged if so. It has no queue to wait in,
+/// and takes no more of what the user may have than a relay would.
+pub(in crate::proxy) fn admits(bucket: Option<&Bucket>, now: Instant, len: usize) -> bool {
+    let Some(bucket) = bucket else { return true };
+    match bucket.charge(now, 0, true) {
+        Charge::Now | Charge::At { congested: false, .. } => {
+            bucket.charge(now, len, true) != Charge::Refused
+        }
+        Charge::At { congested: true, .. } | Charge::Refused => false,
+    }
+}
+
 impl Limit {
     /// From here on this limits it. Of what is `pending` nothing was charged if nothing did before.
     pub(in crate::proxy) fn set(&mut self, bucket: Option<Arc<Bucket>>, pending: usize) {

@@ -30,7 +30,7 @@ use super::stream::{End, Moved};
 
 use buffers::Load;
 pub use buffers::{Buffers, Chunk};
-pub(super) use limit::Limit;
+pub(super) use limit::{Limit, admits};
 pub use pipes::Pipes;
 
 /// A relay between a client and an origin.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::names::Name;
@@ -15,7 +16,7 @@ use crate::proxy::forward::{Origin, Passing};
 use crate::proxy::front::status_of;
 use crate::proxy::http::Status;
 use crate::proxy::records::Outcome as Ending;
-use crate::proxy::relay::Relay;
+use crate::proxy::relay::{Relay, admits};
 use crate::proxy::settings::Auth;
 use crate::proxy::stream::End;
 
@@ -69,6 +70,23 @@ impl Visitor {
     /// Who it is, with all of its other connections.
     pub(super) fn member(&self) -> Option<&Arc<Member>> {
         self.permit.as_ref().map(|permit| permit.member())
+    }
+
+    /// Whether it may exchange datagrams with that address.
+    pub(super) fn may_send_to(&self, address: SocketAddr) -> bool {
+        self.permit.as_ref().is_none_or(|permit| permit.may_reach(address, Upper::Udp))
+    }
+
+    /// Whether its limits leave room for a datagram from it of so many bytes, which is charged.
+    pub(super) fn has_room_up(&self, now: Instant, len: usize) -> bool {
+        let policy = self.permit.as_ref().map(|permit| permit.policy());
+        admits(policy.as_ref().and_then(|policy| policy.up.as_deref()), now, len)
+    }
+
+    /// The same of one to it.
+    pub(super) fn has_room_down(&self, now: Instant, len: usize) -> bool {
+        let policy = self.permit.as_ref().map(|permit| permit.policy());
+        admits(policy.as_ref().and_then(|policy| policy.down.as_deref()), now, len)
     }
 
     /// Who it is.
@@ -233,7 +251,13 @@ impl Connection {
                 }
             },
             Phase::Asking(_) if has_ended => self.turn_away(Refusal::LoginRefused, cx),
-            // An address is judged when it is dialled, and when it is reached.
+            Phase::Associating(_) if has_ended => {
+                cx.counters.revoked.add(1);
+                self.ledger.note(Ending::Revoked);
+                self.phase = Phase::Over;
+            }
+            // An address is judged when it is dialled, and when it is reached, and that of a
+            // datagram whenever one passes.
             _ => {}
         }
     }

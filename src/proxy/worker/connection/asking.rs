@@ -154,7 +154,7 @@ impl Connection {
             // Decided above.
             Wish::Login(_) | Wish::Vouch(_) => {}
             // The rules of users do not reach these.
-            Wish::Bind(_) | Wish::Associate(_) if self.rules.auth == Auth::Required => {
+            Wish::Bind(_) if self.rules.auth == Auth::Required => {
                 self.fail(Failure::Ruled, cx);
             }
             Wish::Associate(_) if !self.rules.serves_datagrams => self.fail(Failure::Blocked, cx),

@@ -27,6 +27,7 @@ use crate::sys::udp::{RecvBatch, SendTarget, UdpError, UdpOptions, UdpSocket};
 use super::super::datagrams::{Datagrams, Sent};
 use super::super::slab::ConnectionId;
 use super::super::{Context, Order};
+use super::admission::Visitor;
 use super::{Connection, Phase, Step, Turn, write_out};
 
 /// Reads of one turn of what a client says, to nobody, on the connection of its association.
@@ -212,11 +213,12 @@ impl Connection {
         {
             return Step::Turn(Turn::Over);
         }
-        associating.take_from_client(self.id, &self.rules, cx);
+        let terms = Terms { rules: &self.rules, visitor: &self.visitor };
+        associating.take_from_client(self.id, terms, cx);
         let up = associating.outside.send(cx);
-        associating.take_from_outside(cx);
+        associating.take_from_outside(terms, cx);
         let down = associating.inside.send(cx);
-        associating.note(up, down, &self.rules, cx);
+        associating.note(up, down, terms, cx);
         self.ledger.count(up.bytes, down.bytes);
         let ports = [&associating.inside, &associating.outside];
         let is_ready = self.client.is_readable() || ports.iter().any(|port| port.is_readable);
@@ -226,8 +228,9 @@ impl Connection {
     /// A name to which datagrams go was looked up.
     pub(in super::super) fn named(&mut self, name: &DomainName, answer: &Answer, cx: &mut Context) {
         let Phase::Associating(associating) = &mut self.phase else { return };
-        let sent = associating.send_waiting(name, answer, &self.rules, cx);
-        associating.note(sent, Sent::default(), &self.rules, cx);
+        let terms = Terms { rules: &self.rules, visitor: &self.visitor };
+        let sent = associating.send_waiting(name, answer, terms, cx);
+        associating.note(sent, Sent::default(), terms, cx);
         self.ledger.count(sent.bytes, 0);
     }
 }
@@ -245,24 +248,40 @@ fn has_ended(client: &mut End) -> bool {
     false
 }
 
-/// To which of the addresses of a host a datagram is sent: the first of a family that there is, if
-/// all of them are allowed. One that a rule sends through an upstream proxy is not sent past it.
-fn choose(
-    target: &Target,
-    addresses: &[IpAddr],
-    outside: &Port,
-    rules: &Rules,
-    own: &[IpAddr],
-) -> Result<IpAddr, DatagramDrop> {
-    let question = Question { target, addresses: Some(addresses), user: None, groups: &[] };
-    if rules.routes.decide(&question) != Some(Way::Direct) {
-        return Err(DatagramDrop::Denied);
+/// What goes for the datagrams of a client.
+#[derive(Clone, Copy)]
+struct Terms<'t> {
+    rules: &'t Rules,
+    visitor: &'t Visitor,
+}
+
+impl Terms<'_> {
+    /// To which of the addresses of a host a datagram is sent: the first that the user may send to
+    /// of a family that there is, if the entrance allows all of them. One that a rule sends through
+    /// an upstream proxy is not sent past it.
+    fn choose(
+        self,
+        target: &Target,
+        addresses: &[IpAddr],
+        outside: &Port,
+        own: &[IpAddr],
+    ) -> Result<IpAddr, DatagramDrop> {
+        let (user, of_pass) = (self.visitor.user(), self.visitor.terms());
+        let groups = of_pass.as_deref().map_or(&[][..], |terms| &terms.groups);
+        let question = Question { target, addresses: Some(addresses), user, groups };
+        if self.rules.routes.decide(&question) != Some(Way::Direct) {
+            return Err(DatagramDrop::Denied);
+        }
+        for address in addresses {
+            self.rules.guard.judge(*address, own).map_err(|_| DatagramDrop::Denied)?;
+        }
+        let is_v6 = outside.socket.is_v6();
+        let mut reached = addresses.iter().filter(|ip| is_v6 || ip.is_ipv4()).peekable();
+        reached.peek().ok_or(DatagramDrop::Refused)?;
+        let is_allowed =
+            |ip: &&IpAddr| self.visitor.may_send_to(SocketAddr::new(**ip, target.port));
+        reached.find(is_allowed).copied().ok_or(DatagramDrop::Denied)
     }
-    for address in addresses {
-        rules.guard.judge(*address, own).map_err(|_| DatagramDrop::Denied)?;
-    }
-    let reaches = |address: &&IpAddr| outside.socket.is_v6() || address.is_ipv4();
-    addresses.iter().find(reaches).copied().ok_or(DatagramDrop::Refused)
 }
 
 impl Associating {
@@ -273,7 +292,7 @@ impl Associating {
     }
 
     /// Takes in what the client has sent, to be sent on.
-    fn take_from_client(&mut self, id: ConnectionId, rules: &Rules, cx: &mut Context) {
+    fn take_from_client(&mut self, id: ConnectionId, terms: Terms<'_>, cx: &mut Context) {
         let Datagrams { received, outgoing } = &mut cx.datagrams;
         if !self.inside.receive(received) {
             return;
@@ -290,7 +309,7 @@ impl Associating {
                 }
             };
             let chosen = match &target.host {
-                Host::Address(ip) => choose(&target, &[*ip], &self.outside, rules, &own),
+                Host::Address(ip) => terms.choose(&target, &[*ip], &self.outside, &own),
                 Host::Name(name) => {
                     let (handle, asked) = (cx.handle.clone(), name.clone());
                     let waits = self.waiting.has(name);
@@ -301,7 +320,7 @@ impl Associating {
                     };
                     match if waits { None } else { ask() } {
                         Some(Ok(addresses)) => {
-                            choose(&target, &addresses, &self.outside, rules, &own)
+                            terms.choose(&target, &addresses, &self.outside, &own)
                         }
                         Some(Err(_)) => Err(DatagramDrop::NameUnknown),
                         None if self.waiting.push(name, target.port, payload) => continue,
@@ -310,18 +329,19 @@ impl Associating {
                 }
             };
             match chosen {
-                Ok(ip) => {
+                Ok(ip) if terms.visitor.has_room_up(cx.now, payload.len()) => {
                     self.association.sends_to(ip);
                     let remote = SocketAddr::new(ip, target.port);
                     outgoing.push(&SendTarget { remote, local: None }, &[], payload);
                 }
+                Ok(_) => cx.counters.drop_datagram(DatagramDrop::Limited),
                 Err(why) => cx.counters.drop_datagram(why),
             }
         }
     }
 
     /// Takes in what others have sent, to be sent to the client.
-    fn take_from_outside(&mut self, cx: &mut Context) {
+    fn take_from_outside(&mut self, terms: Terms<'_>, cx: &mut Context) {
         let Datagrams { received, outgoing } = &mut cx.datagrams;
         if !self.outside.receive(received) {
             return;
@@ -329,11 +349,18 @@ impl Associating {
         let (messages, arena) = received.split();
         for message in messages {
             let payload = arena.get(message.range.clone()).unwrap_or_default();
-            match self.association.to_client(message.from) {
+            let taken = match self.association.to_client(message.from) {
+                Ok(_) if !terms.visitor.may_send_to(message.from) => Err(DatagramDrop::Denied),
+                Ok(_) if !terms.visitor.has_room_down(cx.now, payload.len()) => {
+                    Err(DatagramDrop::Limited)
+                }
+                taken => taken.map_err(DatagramDrop::from),
+            };
+            match taken {
                 Ok((remote, header)) => {
                     outgoing.push(&SendTarget { remote, local: None }, &header, payload);
                 }
-                Err(why) => cx.counters.drop_datagram(why.into()),
+                Err(why) => cx.counters.drop_datagram(why),
             }
         }
     }
@@ -343,7 +370,7 @@ impl Associating {
         &mut self,
         name: &DomainName,
         answer: &Answer,
-        rules: &Rules,
+        terms: Terms<'_>,
         cx: &mut Context,
     ) -> Sent {
         let mut sent = Sent::default();
@@ -352,16 +379,17 @@ impl Associating {
             let chosen = match answer {
                 Ok(addresses) => {
                     let target = Target { host: Host::Name(name.clone()), port };
-                    choose(&target, addresses, &self.outside, rules, &own)
+                    terms.choose(&target, addresses, &self.outside, &own)
                 }
                 Err(_) => Err(DatagramDrop::NameUnknown),
             };
             match chosen {
-                Ok(ip) => {
+                Ok(ip) if terms.visitor.has_room_up(cx.now, payload.len()) => {
                     self.association.sends_to(ip);
                     let target = SendTarget { remote: SocketAddr::new(ip, port), local: None };
                     cx.datagrams.outgoing.push(&target, &[], &payload);
                 }
+                Ok(_) => cx.counters.drop_datagram(DatagramDrop::Limited),
                 Err(why) => cx.counters.drop_datagram(why),
             }
             if cx.datagrams.outgoing.is_full() {
@@ -373,9 +401,10 @@ impl Associating {
     }
 
     /// Counts what has passed.
-    fn note(&mut self, up: Sent, down: Sent, rules: &Rules, cx: &Context) {
+    fn note(&mut self, up: Sent, down: Sent, terms: Terms<'_>, cx: &Context) {
         if up.datagrams + down.datagrams > 0 {
-            self.until = cx.now + rules.idle_max;
+            self.until = cx.now + terms.rules.idle_max;
+            terms.visitor.count(up.bytes, down.bytes);
         }
         cx.counters.up_datagrams.add(up.datagrams);
         cx.counters.up_bytes.add(up.bytes);
