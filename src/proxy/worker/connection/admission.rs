@@ -251,13 +251,18 @@ impl Connection {
                 }
             },
             Phase::Asking(_) if has_ended => self.turn_away(Refusal::LoginRefused, cx),
+            Phase::Binding(_) if has_ended => {
+                cx.counters.revoked.add(1);
+                self.ledger.note(Ending::Revoked);
+                self.fail(Failure::Ruled, cx);
+            }
             Phase::Associating(_) if has_ended => {
                 cx.counters.revoked.add(1);
                 self.ledger.note(Ending::Revoked);
                 self.phase = Phase::Over;
             }
-            // An address is judged when it is dialled, and when it is reached, and that of a
-            // datagram whenever one passes.
+            // An address is judged when it is dialled, and when it is reached or comes to a port,
+            // and that of a datagram whenever one passes.
             _ => {}
         }
     }

@@ -11,7 +11,7 @@ use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::{Answer, Dial, Failure, Guard};
 use crate::proxy::front::{Front, Heard, Wish};
-use crate::proxy::settings::{Auth, Rules};
+use crate::proxy::settings::Rules;
 use crate::proxy::stream::Moved;
 use crate::proxy::target::{DomainName, Host, Target};
 use crate::proxy::upstream::{Question, Way};
@@ -153,10 +153,6 @@ impl Connection {
         match wish {
             // Decided above.
             Wish::Login(_) | Wish::Vouch(_) => {}
-            // The rules of users do not reach these.
-            Wish::Bind(_) if self.rules.auth == Auth::Required => {
-                self.fail(Failure::Ruled, cx);
-            }
             Wish::Associate(_) if !self.rules.serves_datagrams => self.fail(Failure::Blocked, cx),
             Wish::Connect(target) => {
                 self.give_up_kept(cx);

@@ -20,6 +20,7 @@ use crate::proxy::upstream::Way;
 use crate::sys::names::LookupError;
 
 use super::super::{Context, Order};
+use super::admission::Visitor;
 use super::{Connection, Phase, Relaying, Step, Turn, write_out};
 
 /// The number of the listening socket, and of that of who has come.
@@ -48,12 +49,14 @@ impl Binding {
         self.is_knocked |= event.is_readable();
     }
 
-    /// The next one who has come and is expected.
-    fn accept(&mut self, cx: &Context) -> Option<(TcpStream, SocketAddr)> {
+    /// The next one who has come and is expected, and whom `visitor` may have to do with now.
+    fn accept(&mut self, visitor: &Visitor, cx: &Context) -> Option<(TcpStream, SocketAddr)> {
         let (listener, expected) = self.open.as_ref()?;
         for _ in 0..PROXY_ACCEPTS_PER_TURN {
             match listener.accept() {
-                Ok((stream, from)) if expected.admits(from) => return Some((stream, from)),
+                Ok((stream, from)) if expected.admits(from) && visitor.may_reach(from) => {
+                    return Some((stream, from));
+                }
                 Ok(_) => cx.counters.strangers.add(1),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // For want of descriptors, say: the next one who comes is an event.
@@ -128,10 +131,15 @@ impl Connection {
             self.rules.guard.judge(*address, &own).map_err(Failure::Denied)?;
         }
         // Whoever lets in whoever comes has opened a port of this host to the world.
-        let expected = ExpectedPeer::new(addresses.iter().copied(), false);
-        let expected = expected.map_err(|_| Failure::Forbidden)?;
-        let port = binding.target.port.max(1);
-        let sources = addresses.iter().map(|ip| dial::source_towards(SocketAddr::new(*ip, port)));
+        ExpectedPeer::new(addresses.iter().copied(), false).map_err(|_| Failure::Forbidden)?;
+        // The port at the far end is what the client says until somebody comes.
+        let port = binding.target.port;
+        let is_allowed = |ip: &IpAddr| self.visitor.may_reach(SocketAddr::new(*ip, port));
+        let may_come: Vec<IpAddr> = addresses.iter().copied().filter(is_allowed).collect();
+        let expected = ExpectedPeer::new(may_come.iter().copied(), false);
+        let expected = expected.map_err(|_| Failure::Ruled)?;
+        let towards = |ip: &IpAddr| dial::source_towards(SocketAddr::new(*ip, port.max(1)));
+        let sources = may_come.iter().map(towards);
         let source =
             sources.reduce(Result::or).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
         let opened = source.and_then(|source| {
@@ -156,7 +164,7 @@ impl Connection {
         if !binding.is_knocked {
             return Step::Turn(Turn::Wait);
         }
-        match binding.accept(cx) {
+        match binding.accept(&self.visitor, cx) {
             None if binding.is_knocked => Step::Turn(Turn::Again),
             None => Step::Turn(Turn::Wait),
             Some((stream, from)) => {
@@ -180,7 +188,8 @@ impl Connection {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         self.ledger.reach(|| Via::Address(from));
         binding.front.accept(|| from, &mut binding.output);
-        let relay = Relay::new(&binding.pipelined, &binding.output, &mut cx.buffers);
+        let mut relay = Relay::new(&binding.pipelined, &binding.output, &mut cx.buffers);
+        self.visitor.limit(&mut relay);
         let origin = End::new(Stream::Tcp(stream));
         let until = cx.now + self.rules.idle_max;
         self.phase = Phase::Relaying(Box::new(Relaying {
