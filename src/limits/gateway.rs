@@ -28,6 +28,9 @@ pub const PROXY_RELAY_TURN_LEN: usize = 4 * PROXY_BUFFER_LEN;
 pub const PROXY_REQUEST_LEN_MAX: usize = 64 * 1024;
 /// How long a client may take to ask for something, unless configured otherwise.
 pub const PROXY_REQUEST_WITHIN: Duration = Duration::from_secs(15);
+/// What each byte of a request's body adds to the time for the next ones: less than 250 bytes each
+/// second, and the body is too slow. The slowest networks for phones have ten times that.
+pub const PROXY_BODY_BYTE_LASTS: Duration = Duration::from_millis(4);
 /// How long reaching the origin may take, names included, unless configured otherwise.
 pub const PROXY_DIAL_WITHIN: Duration = Duration::from_secs(20);
 /// How long an origin may take to begin an answer of HTTP, unless configured otherwise.

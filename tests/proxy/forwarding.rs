@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use crate::harness::{Gateway, await_that, origin, read_exactly, read_to_end, serve};
 use crate::oracle::{Oracle, ok};
@@ -372,6 +373,37 @@ fn slow_clients_have_their_time_and_no_more() {
     let status = gateway.status();
     assert_eq!((status.refused["too_slow"], status.timed_out), (3, 1), "{status:?}");
     deaf.read_to_end(&mut Vec::new()).expect_err("it is reset");
+}
+
+#[test]
+fn a_body_that_trickles_is_given_up_and_one_that_is_slow_is_not() {
+    let gateway = Gateway::start_with_file(
+        "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\nrequest_within_s = 1\n",
+    );
+    let oracle = Oracle::parrot();
+    let post = |pieces: usize, piece: usize| {
+        let mut client = gateway.connect();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            oracle.url("/"),
+            pieces * piece
+        );
+        client.write_all(head.as_bytes()).unwrap();
+        let mut reader = client.try_clone().unwrap();
+        let answer = thread::spawn(move || read_head(&mut reader));
+        for _ in 0..pieces {
+            // After a refusal nobody takes it.
+            if client.write_all(&vec![b'x'; piece]).is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        answer.join().unwrap()
+    };
+    let slow = post(30, 100);
+    assert!(slow.starts_with("HTTP/1.1 200 "), "{slow}");
+    let trickle = post(30, 1);
+    assert!(trickle.starts_with("HTTP/1.1 408 "), "{trickle}");
 }
 
 #[test]

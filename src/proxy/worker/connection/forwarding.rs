@@ -1,7 +1,7 @@
 //! Forwards a request of HTTP.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::proxy::counters::Refusal;
 use crate::proxy::dial::Failure;
@@ -17,7 +17,7 @@ use crate::proxy::upstream::group::Lease;
 
 use super::super::Context;
 use super::{Asking, Connection, Forwarding, Parting, Phase, Relaying, Step, Turn};
-use crate::limits::{PROXY_PARTING_WITHIN, PROXY_ROOM_KEPT_MAX};
+use crate::limits::{PROXY_BODY_BYTE_LASTS, PROXY_PARTING_WITHIN, PROXY_ROOM_KEPT_MAX};
 
 /// The number of the socket of an origin that was kept.
 const KEPT_SOCKET: usize = 1;
@@ -105,9 +105,15 @@ impl Connection {
         let (up, down, waited) = (passing.up.bytes(), passing.down.bytes(), passing.waits());
         let pace = passing.turn(cx.now, &mut self.client, &mut origin.end, &mut cx.buffers);
         let (up, down) = (passing.up.bytes() - up, passing.down.bytes() - down);
-        // Time that a limit of the user takes is nobody's delay.
-        if up + down > 0 || passing.waits() != waited || passing.resumes_at().is_some() {
-            *until = cx.now + patience(passing.waits(), &self.rules);
+        let is_held = passing.resumes_at().is_some();
+        if up + down > 0 || passing.waits() != waited || is_held {
+            let latest = cx.now + patience(passing.waits(), &self.rules);
+            let is_same_body = (waited, passing.waits()) == (Waits::Request, Waits::Request);
+            *until = match is_same_body && !is_held {
+                true => later_for(up, *until, latest),
+                // Time that a limit of the user takes is nobody's delay.
+                false => latest,
+            };
             cx.counters.up_bytes.add(up);
             cx.counters.down_bytes.add(down);
             self.visitor.count(up, down);
@@ -283,11 +289,49 @@ pub(super) enum Purpose {
     Forward(Box<Passing>),
 }
 
+/// Until when the rest of a body may come of which so many bytes have come before `until`: at a
+/// rate, or a byte now and then would hold a connection for ever.
+fn later_for(bytes: u64, until: Instant, latest: Instant) -> Instant {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    latest.min(until + PROXY_BODY_BYTE_LASTS.saturating_mul(bytes))
+}
+
 /// How long an exchange may wait.
 fn patience(waits: Waits, rules: &Rules) -> Duration {
     match waits {
         Waits::Request => rules.request_within,
         Waits::Answer => rules.response_within,
         Waits::Rest => rules.idle_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::clock;
+
+    /// How long a body lasts of which `bytes` come every `pause`, of an hour at most.
+    fn lasts(bytes: u64, pause: Duration) -> Option<Duration> {
+        let (start, within) = (clock::now(), Duration::from_secs(15));
+        let (mut now, mut until) = (start, start + within);
+        while now - start < Duration::from_secs(3600) {
+            if now + pause > until {
+                return Some(until - start);
+            }
+            now += pause;
+            until = later_for(bytes, until, now + within);
+        }
+        None
+    }
+
+    #[test]
+    fn a_body_that_trickles_has_its_time_and_a_slow_one_has_all_it_needs() {
+        let seconds = Duration::from_secs;
+        assert!(lasts(1, seconds(14)).unwrap() < seconds(16));
+        assert!(lasts(1, Duration::from_millis(10)).unwrap() < seconds(30));
+        // Pauses are as long as before; it is the rate that counts.
+        assert_eq!(lasts(250, seconds(1)), None);
+        assert_eq!(lasts(3500, seconds(14)), None);
+        assert!(lasts(u64::MAX, seconds(16)).is_some(), "nobody saves time up");
     }
 }
