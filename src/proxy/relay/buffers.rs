@@ -4,9 +4,8 @@ use std::io;
 
 use crate::limits::{PROXY_BUFFER_LEN, PROXY_BUFFERS_KEPT};
 use crate::proxy::stream::{End, Moved};
-use crate::sys::pipe::Pipe;
 
-use super::pipes::Pipes;
+use super::pipes::{LentPipe, Pipes};
 
 /// The buffers of one worker. The one that was given back last is lent first, since it is most
 /// likely still in the processor's cache.
@@ -81,7 +80,7 @@ impl Chunk {
 #[derive(Debug)]
 pub(super) enum Load {
     Chunk(Chunk),
-    Pipe(Pipe),
+    Pipe(LentPipe),
 }
 
 impl Load {

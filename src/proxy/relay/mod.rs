@@ -31,7 +31,7 @@ use super::stream::{End, Moved};
 use buffers::Load;
 pub use buffers::{Buffers, Chunk};
 pub(super) use limit::{Limit, admits};
-pub use pipes::Pipes;
+pub use pipes::{LentPipe, Pipes};
 
 /// A relay between a client and an origin.
 #[derive(Debug, Default)]

@@ -1,5 +1,8 @@
 //! Pipes that relays borrow while they have bytes on the way.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
 use crate::limits::{PROXY_BUFFER_LEN, PROXY_PIPE_LEN, PROXY_PIPE_RETRY_AFTER, PROXY_PIPES_MAX};
 use crate::sys::pipe::Pipe;
 
@@ -7,20 +10,42 @@ use crate::sys::pipe::Pipe;
 #[derive(Debug, Default)]
 pub struct Pipes {
     free: Vec<Pipe>,
-    lent: usize,
+    /// Held by each that is lent.
+    place: Arc<()>,
     /// How many more times nobody asks the kernel, which has none to give.
     refusals_left: u32,
+}
+
+/// A pipe that is lent. It may be dropped instead of being taken back, and is closed then.
+#[derive(Debug)]
+pub struct LentPipe {
+    pipe: Pipe,
+    _place: Arc<()>,
+}
+
+impl Deref for LentPipe {
+    type Target = Pipe;
+
+    fn deref(&self) -> &Pipe {
+        &self.pipe
+    }
+}
+
+impl DerefMut for LentPipe {
+    fn deref_mut(&mut self) -> &mut Pipe {
+        &mut self.pipe
+    }
 }
 
 impl Pipes {
     /// An empty pipe, unless there are too many or the kernel has none to give: descriptors have
     /// run out, or this user has so much memory in pipes that another would be a small one.
-    pub fn lend(&mut self) -> Option<Pipe> {
+    pub fn lend(&mut self) -> Option<LentPipe> {
+        let lend = |pipe, place: &Arc<()>| LentPipe { pipe, _place: Arc::clone(place) };
         if let Some(pipe) = self.free.pop() {
-            self.lent += 1;
-            return Some(pipe);
+            return Some(lend(pipe, &self.place));
         }
-        if self.lent >= PROXY_PIPES_MAX {
+        if self.lent() >= PROXY_PIPES_MAX {
             return None;
         }
         if self.refusals_left > 0 {
@@ -28,10 +53,7 @@ impl Pipes {
             return None;
         }
         match Pipe::new(PROXY_PIPE_LEN) {
-            Ok(pipe) if pipe.capacity() >= PROXY_BUFFER_LEN => {
-                self.lent += 1;
-                Some(pipe)
-            }
+            Ok(pipe) if pipe.capacity() >= PROXY_BUFFER_LEN => Some(lend(pipe, &self.place)),
             refused => {
                 log::debug!("proxy: no pipe to relay through: {refused:?}");
                 self.refusals_left = PROXY_PIPE_RETRY_AFTER;
@@ -41,11 +63,14 @@ impl Pipes {
     }
 
     /// Takes one back. One with bytes in it, which nobody wants any more, is closed.
-    pub fn take_back(&mut self, pipe: Pipe) {
-        self.lent = self.lent.saturating_sub(1);
-        if pipe.held() == 0 {
-            self.free.push(pipe);
+    pub fn take_back(&mut self, lent: LentPipe) {
+        if lent.held() == 0 {
+            self.free.push(lent.pipe);
         }
+    }
+
+    fn lent(&self) -> usize {
+        Arc::strong_count(&self.place) - 1
     }
 }
 
@@ -58,14 +83,16 @@ mod tests {
     #[test]
     fn pipes_are_bounded_and_lent_again() {
         let mut pipes = Pipes::default();
-        let lent: Vec<Pipe> = std::iter::from_fn(|| pipes.lend()).collect();
+        let lent: Vec<LentPipe> = std::iter::from_fn(|| pipes.lend()).collect();
         assert!((1..=PROXY_PIPES_MAX).contains(&lent.len()), "{}", lent.len());
         assert!(pipes.lend().is_none());
         let count = lent.len();
         lent.into_iter().for_each(|pipe| pipes.take_back(pipe));
-        assert_eq!((pipes.free.len(), pipes.lent), (count, 0));
-        assert!(pipes.lend().is_some());
-        assert_eq!((pipes.free.len(), pipes.lent), (count - 1, 1));
+        assert_eq!((pipes.free.len(), pipes.lent()), (count, 0));
+        let one = pipes.lend().unwrap();
+        assert_eq!((pipes.free.len(), pipes.lent()), (count - 1, 1));
+        drop(one);
+        assert_eq!((pipes.free.len(), pipes.lent()), (count - 1, 0), "a relay may just be dropped");
     }
 
     #[test]
@@ -76,6 +103,6 @@ mod tests {
         client.write_all(b"secret").unwrap();
         assert_eq!(pipe.fill(&source.as_fd(), 100).unwrap(), 6);
         pipes.take_back(pipe);
-        assert_eq!((pipes.free.len(), pipes.lent), (0, 0));
+        assert_eq!((pipes.free.len(), pipes.lent()), (0, 0));
     }
 }
