@@ -2,9 +2,11 @@
 
 use std::io;
 
-use crate::limits::{PROXY_BODY_WITH_HEAD_MAX, PROXY_BUFFER_LEN};
+use crate::limits::{
+    PROXY_BODY_WITH_HEAD_MAX, PROXY_BUFFER_LEN, PROXY_PIPE_LEN, PROXY_SPLICE_LEN_MIN,
+};
 use crate::proxy::http::Run;
-use crate::proxy::relay::Buffers;
+use crate::proxy::relay::{Buffers, LentPipe};
 use crate::proxy::stream::{End, Moved};
 
 /// Bytes on their way: heads as they were written here, and then what was read from the writer, of
@@ -24,6 +26,10 @@ pub(in crate::proxy) struct Flow {
     cleared: usize,
     /// So many behind them are to be dropped.
     skip: usize,
+    /// Bytes of a body that never come here, while some are in it. Nothing is in the buffer then.
+    pipe: Option<LentPipe>,
+    /// The writer had more to say than a buffer holds, when it last said something.
+    is_bulk: bool,
     /// Bytes that were handed over to the reader's kernel.
     bytes: u64,
 }
@@ -79,12 +85,12 @@ impl Flow {
 
     /// Whether something is to go.
     pub(super) fn is_pending(&self) -> bool {
-        self.own_sent < self.own.len() || self.cleared > 0
+        self.own_sent < self.own.len() || self.cleared > 0 || self.pipe.is_some()
     }
 
     /// Whether bytes that were understood still stand in front of those that were not.
     pub(super) fn is_clearing(&self) -> bool {
-        self.cleared > 0
+        self.cleared > 0 || self.pipe.is_some()
     }
 
     /// Bytes of the buffer were understood, of which none were before.
@@ -121,11 +127,19 @@ impl Flow {
     pub(super) fn write(&mut self, reader: &mut End, buffers: &mut Buffers) -> io::Result<()> {
         while self.is_pending() {
             let is_own = self.own_sent < self.own.len();
-            let Some(bytes) = self.pending().find(|bytes| !bytes.is_empty()) else { break };
-            match reader.write(bytes)? {
+            let here = self.pending().find(|bytes| !bytes.is_empty());
+            let (moved, is_here) = match here {
+                Some(bytes) => (reader.write(bytes)?, true),
+                None => (self.drain(reader, buffers)?, false),
+            };
+            match moved {
                 Moved::Bytes(len) => {
                     self.bytes += len as u64;
-                    if is_own { self.own_sent += len } else { self.advance(len) }
+                    match is_here {
+                        true if is_own => self.own_sent += len,
+                        true => self.advance(len),
+                        false => {}
+                    }
                 }
                 Moved::Blocked | Moved::End if reader.is_writable() => {}
                 Moved::Blocked | Moved::End => break,
@@ -133,6 +147,51 @@ impl Flow {
         }
         self.give_back(buffers);
         Ok(())
+    }
+
+    /// Writes what is in the pipe.
+    fn drain(&mut self, reader: &mut End, buffers: &mut Buffers) -> io::Result<Moved> {
+        let Some(pipe) = &mut self.pipe else { return Ok(Moved::Blocked) };
+        let moved = reader.drain(pipe)?;
+        if pipe.held() == 0
+            && let Some(pipe) = self.pipe.take()
+        {
+            buffers.pipes.take_back(pipe);
+        }
+        Ok(moved)
+    }
+
+    /// Whether a pipe is worth while: the writer says much, nothing of it is here, and neither side
+    /// is inside TLS.
+    pub(super) fn may_splice(&self, writer: &End, reader: &End) -> bool {
+        self.is_bulk
+            && self.start == self.end
+            && !self.is_pending()
+            && writer.can_splice()
+            && reader.can_splice()
+    }
+
+    /// Reads once into a pipe, at most so many bytes that are to go on, whatever they are. `None`
+    /// if no pipe is to be had.
+    ///
+    /// # Errors
+    /// The writer's connection is broken.
+    pub(super) fn splice(
+        &mut self,
+        writer: &mut End,
+        most: usize,
+        buffers: &mut Buffers,
+    ) -> io::Result<Option<Moved>> {
+        let Some(mut pipe) = buffers.pipes.lend() else { return Ok(None) };
+        let moved = writer.fill(&mut pipe, most.min(PROXY_PIPE_LEN));
+        match pipe.held() {
+            0 => buffers.pipes.take_back(pipe),
+            len => {
+                self.is_bulk = len >= PROXY_SPLICE_LEN_MIN;
+                self.pipe = Some(pipe);
+            }
+        }
+        moved.map(Some)
     }
 
     /// What was written here has gone, and its room may be used again.
@@ -175,6 +234,7 @@ impl Flow {
         };
         if let Ok(Moved::Bytes(len)) = read {
             self.end += len;
+            self.is_bulk = self.end == buffer.len();
         }
         self.buffer = Some(buffer);
         self.give_back(buffers);
@@ -198,6 +258,9 @@ impl Flow {
     /// returned, empty.
     pub(super) fn end(mut self, rest: &mut Vec<u8>, buffers: &mut Buffers) -> Vec<u8> {
         rest.extend_from_slice(self.unread());
+        if let Some(pipe) = self.pipe.take() {
+            buffers.pipes.take_back(pipe);
+        }
         self.start = self.end;
         self.give_back(buffers);
         self.own.clear();

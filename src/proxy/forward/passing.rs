@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::limits::PROXY_RELAY_TURN_LEN;
+use crate::limits::{PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
 use crate::policy::bucket::Bucket;
-use crate::proxy::http::{Fate, HttpError, Page, Status};
+use crate::proxy::http::{Body, Fate, HttpError, Page, Status};
 use crate::proxy::relay::{Buffers, Limit, Relay};
 use crate::proxy::stream::{End, Moved};
 
@@ -178,7 +178,10 @@ impl Passing {
             if has_read || self.up.is_pending() {
                 break;
             }
-            match self.up.read(client, room, buffers) {
+            // A body that might turn out to be the beginning of a tunnel stays here.
+            let splices = !exchange.may_switch() && self.up.may_splice(client, origin);
+            let body = splices.then(|| exchange.request_body());
+            match take_in(&mut self.up, body, client, room, buffers) {
                 Ok(Moved::Bytes(_)) => has_read = true,
                 Ok(Moved::Blocked) => break,
                 Ok(Moved::End) | Err(_) => return Err(Mishap::ClientGone),
@@ -226,7 +229,9 @@ impl Passing {
             if has_read || self.down.is_pending() {
                 break;
             }
-            match self.down.read(origin, room, buffers) {
+            let splices = self.down.may_splice(origin, client);
+            let body = if splices { exchange.response_body() } else { None };
+            match take_in(&mut self.down, body, origin, room, buffers) {
                 Ok(Moved::Bytes(_)) => has_read = true,
                 Ok(Moved::Blocked) => break,
                 Ok(Moved::End) => {
@@ -294,6 +299,29 @@ impl Passing {
         self.down.end(&mut answer, buffers);
         Relay::of_words(&pipelined, &answer, buffers)
     }
+}
+
+/// Reads once, up to `room` bytes: what of `body` goes on whatever it is, through a pipe if that is
+/// worth while and one is to be had.
+fn take_in(
+    flow: &mut Flow,
+    body: Option<&mut Body>,
+    writer: &mut End,
+    room: usize,
+    buffers: &mut Buffers,
+) -> io::Result<Moved> {
+    if let Some(body) = body {
+        let passable = usize::try_from(body.passable()).unwrap_or(usize::MAX);
+        if passable >= PROXY_SPLICE_LEN_MIN
+            && let Some(moved) = flow.splice(writer, room.min(passable), buffers)?
+        {
+            if let Moved::Bytes(len) = moved {
+                body.pass(len as u64);
+            }
+            return Ok(moved);
+        }
+    }
+    flow.read(writer, room, buffers)
 }
 
 fn charge(limit: &mut Limit, now: Instant, written: u64) {

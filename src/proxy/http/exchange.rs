@@ -289,6 +289,11 @@ impl Exchange {
         self.status
     }
 
+    /// Whether it may become a tunnel.
+    pub fn may_switch(&self) -> bool {
+        self.asks_for_websocket
+    }
+
     /// Whether the whole request has passed.
     pub fn is_sent(&self) -> bool {
         self.request.is_done()
