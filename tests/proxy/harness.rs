@@ -87,6 +87,42 @@ impl Gateway {
         Self::spawn(command, directory, None)
     }
 
+    /// One of a server that people log in to, as `corelane init` makes it, on `host`, with more of
+    /// a configuration.
+    pub(crate) fn start_with_accounts(host: &Host, config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let vpn = directory.path().join("vpn");
+        let init = Command::new(env!("CARGO_BIN_EXE_corelane"))
+            .args(["init", "vpn", "--address", "127.0.0.1", "--dir"])
+            .arg(&vpn)
+            .output()
+            .unwrap();
+        assert!(init.status.success(), "{init:?}");
+        let made = std::fs::read_to_string(vpn.join("server.toml")).unwrap();
+        // Nobody needs to get out of here.
+        let config = made.replace("nat = \"masquerade\"\n", "") + config;
+        let mut command = host.command(env!("CARGO_BIN_EXE_corelane")).unwrap();
+        command.arg("serve");
+        Self::spawn(command, directory, Some(&config))
+    }
+
+    /// What `corelane` says to a command about the accounts, which must succeed.
+    pub(crate) fn administer(&self, command: &[&str], stdin: &str) -> String {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_corelane"))
+            .args(command)
+            .arg("-c")
+            .arg(self.directory.path().join("proxy.toml"))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     fn run(flags: &[&str], config: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
         command.arg("proxy").args(flags);

@@ -120,26 +120,11 @@ impl House {
     /// The same as somebody. The address of the reply comes, too.
     pub(crate) fn ask_as(
         &self,
-        (user, password): (&str, &str),
+        who: (&str, &str),
         command: u8,
         origin: SocketAddr,
     ) -> (TcpStream, u8, SocketAddr) {
-        let mut stream = connect(self.address);
-        let SocketAddr::V4(origin) = origin else { panic!("{origin}") };
-        let mut said = vec![5, 1, 2, 1];
-        for part in [user, password] {
-            said.push(part.len() as u8);
-            said.extend_from_slice(part.as_bytes());
-        }
-        said.extend_from_slice(&[5, command, 0, 1]);
-        said.extend_from_slice(&origin.ip().octets());
-        said.extend_from_slice(&origin.port().to_be_bytes());
-        stream.write_all(&said).unwrap();
-        let answer = read_exactly(&mut stream, 14);
-        assert_eq!(answer[..5], [5, 2, 1, 0, 5], "{answer:?}");
-        let ip: [u8; 4] = answer[8..12].try_into().unwrap();
-        let at = SocketAddr::from((ip, u16::from_be_bytes([answer[12], answer[13]])));
-        (stream, answer[5], at)
+        ask_as(self.address, who, command, origin)
     }
 
     /// Bytes that ada has moved by the database: to origins, and back.
@@ -161,4 +146,30 @@ impl House {
             if moved == expected { Ok(()) } else { Err(format!("{moved:?}, not {expected:?}")) }
         });
     }
+}
+
+/// Asks a gateway by SOCKS5 for a command, as a user with a password; returns the reply and its
+/// address.
+pub(crate) fn ask_as(
+    gateway: SocketAddr,
+    (user, password): (&str, &str),
+    command: u8,
+    origin: SocketAddr,
+) -> (TcpStream, u8, SocketAddr) {
+    let mut stream = connect(gateway);
+    let SocketAddr::V4(origin) = origin else { panic!("{origin}") };
+    let mut said = vec![5, 1, 2, 1];
+    for part in [user, password] {
+        said.push(part.len() as u8);
+        said.extend_from_slice(part.as_bytes());
+    }
+    said.extend_from_slice(&[5, command, 0, 1]);
+    said.extend_from_slice(&origin.ip().octets());
+    said.extend_from_slice(&origin.port().to_be_bytes());
+    stream.write_all(&said).unwrap();
+    let answer = read_exactly(&mut stream, 14);
+    assert_eq!(answer[..5], [5, 2, 1, 0, 5], "{answer:?}");
+    let ip: [u8; 4] = answer[8..12].try_into().unwrap();
+    let at = SocketAddr::from((ip, u16::from_be_bytes([answer[12], answer[13]])));
+    (stream, answer[5], at)
 }

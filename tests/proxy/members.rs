@@ -2,7 +2,7 @@
 //! each for whom it shows.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::house::House;
 use crate::oracle::{Oracle, ok};
 
 /// A request with credentials.
-fn by(credentials: &str, request: &str) -> String {
+pub(crate) fn by(credentials: &str, request: &str) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
     request.replacen("\r\n\r\n", &format!("\r\nProxy-Authorization: Basic {encoded}\r\n\r\n"), 1)
 }
@@ -44,6 +44,17 @@ fn say(client: &mut TcpStream, said: &str) -> (String, Vec<u8>) {
 fn last_words(client: &mut TcpStream, said: &str) -> String {
     client.write_all(said.as_bytes()).unwrap();
     String::from_utf8(read_to_end(client)).unwrap()
+}
+
+/// An origin whose answers never end.
+pub(crate) fn endless() -> SocketAddr {
+    serve(|mut stream| {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+        let mut sent = stream.write_all(head);
+        while sent.is_ok() {
+            sent = stream.write_all(&[7; 4096]);
+        }
+    })
 }
 
 #[test]
@@ -170,13 +181,7 @@ fn a_connection_that_others_might_not_have_got_is_its_users_alone() {
 fn revocation_ends_what_is_being_forwarded_and_says_why_where_it_can() {
     let house = House::new(|_| {});
     // One that never ends, one that never begins, and one between two requests.
-    let endless = serve(|mut stream| {
-        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
-        let mut sent = stream.write_all(head);
-        while sent.is_ok() {
-            sent = stream.write_all(&[7; 4096]);
-        }
-    });
+    let endless = endless();
     let silent = serve(|mut stream| drop(read_to_end(&mut stream)));
     let oracle = Oracle::parrot();
     let get = |address| by(ADA, &format!("GET http://{address}/ HTTP/1.1\r\nHost: a\r\n\r\n"));
