@@ -9,7 +9,7 @@ pub const PROXY_BUFFER_LEN: usize = 64 * 1024;
 /// (RFC 8446 section 5.2).
 pub const TLS_RECORD_LEN_MAX: usize = 5 + (1 << 14) + 256;
 /// How often it is looked whether certificates or revocation lists have changed.
-pub const PROXY_CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
+pub const PROXY_CERTIFICATES_EVERY: Duration = Duration::from_millis(250);
 /// Buffers that a worker keeps for reuse.
 pub const PROXY_BUFFERS_KEPT: usize = 64;
 /// Bytes that a pipe has room for through which a relay splices. The kernel lets a user without

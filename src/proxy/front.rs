@@ -75,21 +75,22 @@ impl Front {
     /// Reads what the client has said. Returns how much of it has been dealt with as well: the
     /// rest, its first data among it, is to come again. `client` is its address, and `is_known_by`
     /// says whether it is known by the very thing that it shows: each request of HTTP shows
-    /// something, and behind another proxy requests of several people come on one connection.
+    /// something, and behind another proxy requests of several people come on one connection. What
+    /// it shows may be nothing but a certificate, before it says anything.
     pub fn advance(
         &mut self,
         input: &[u8],
         client: IpAddr,
         rules: &Rules,
-        is_known_by: &dyn Fn(&PassProof) -> bool,
+        is_known_by: &dyn Fn(Option<&PassProof>) -> bool,
         out: &mut Vec<u8>,
     ) -> (usize, Heard) {
-        let needs_login = rules.auth == Auth::Required;
+        let needs_login = || rules.auth == Auth::Required && !is_known_by(None);
         if let Self::Silent = self {
             let Some(first) = input.first() else { return (0, Heard::Part) };
             *self = match Protocol::of(*first).filter(|protocol| rules.has(*protocol)) {
                 Some(Protocol::Socks5 | Protocol::Socks4) => {
-                    let authentication = match needs_login {
+                    let authentication = match needs_login() {
                         true => Authentication::Required,
                         false => Authentication::Off,
                     };
@@ -107,7 +108,7 @@ impl Front {
                     server.farewell(error, out);
                     let refusal = match error {
                         SocksError::NoPassword => Refusal::NoLogin,
-                        SocksError::Method if needs_login => Refusal::NoLogin,
+                        SocksError::Method if needs_login() => Refusal::NoLogin,
                         SocksError::Command(_) | SocksError::Method => Refusal::NotServed,
                         _ => Refusal::Malformed,
                     };
@@ -194,7 +195,7 @@ fn hear_socks(step: Step, out: &mut Vec<u8>) -> (usize, Heard) {
 /// used.
 fn hear_credentials(
     head: &RequestHead<'_, '_>,
-    is_known_by: &dyn Fn(&PassProof) -> bool,
+    is_known_by: &dyn Fn(Option<&PassProof>) -> bool,
     out: &mut Vec<u8>,
 ) -> Option<Heard> {
     let text = match Credentials::of_proxy_request(head.fields) {
@@ -206,8 +207,9 @@ fn hear_credentials(
                 }
                 Credentials::Bearer(token) => PassProof::Token(Secret::new(token.to_string())),
             };
-            return (!is_known_by(&proof)).then_some(Heard::Wish(Wish::Login(proof)));
+            return (!is_known_by(Some(&proof))).then_some(Heard::Wish(Wish::Login(proof)));
         }
+        Ok(None) if is_known_by(None) => return None,
         // Whoever was known before may not be the one who asks now.
         Ok(None) => "this proxy serves those alone who say who they are".to_owned(),
         Err(error) => error.to_string(),
@@ -223,7 +225,7 @@ fn hear_http(
     input: &[u8],
     client: IpAddr,
     rules: &Rules,
-    is_known_by: &dyn Fn(&PassProof) -> bool,
+    is_known_by: &dyn Fn(Option<&PassProof>) -> bool,
     out: &mut Vec<u8>,
 ) -> (usize, Heard) {
     let head = match scanner.scan(input) {

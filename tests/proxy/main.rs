@@ -8,6 +8,7 @@ mod asked;
 mod beside;
 mod binding;
 mod carried;
+mod certified;
 mod chained;
 mod clients;
 mod datagrams;

@@ -232,6 +232,10 @@ impl Desk<'_> {
     }
 
     fn begin_pass(&self, attempt: Box<PassAttempt>, answer: PassAnswer) {
+        // There is nothing to guess about a certificate.
+        if attempt.proof.secret().is_none() {
+            return answer(self.pass(&attempt, Charge::default(), &PasswordCheck::NotShown));
+        }
         let mut state = self.shared.state();
         let Shown { claimant, password } = Shown::of(&state, &attempt);
         let charge = match state.backoff.begin(&claimant, clock::now()) {
@@ -263,7 +267,9 @@ impl Desk<'_> {
             Err(reason) => {
                 drop(state);
                 let refusal = denied();
-                self.shared.audit_refusal(Refused::Pass(attempt), refusal.code, reason, now);
+                if passes::is_noted(reason) {
+                    self.shared.audit_refusal(Refused::Pass(attempt), refusal.code, reason, now);
+                }
                 return Err(refusal);
             }
         };

@@ -6,25 +6,33 @@
 //! token that was made for the proxy. Such a token also goes in the place of the password, for
 //! clients that know no other.
 //!
+//! A certificate that was issued to a user and is listed here shows by itself who the client is.
+//! Whether it is enough is what the server wants to see of logins; where it wants a password as
+//! well, both are shown. Any other certificate proves nothing: whoever made it may be asked for one
+//! by the gateway, but not for who somebody is.
+//!
 //! A pass is good until what it rests on changes. Whoever holds one can see that at any time; a
 //! [`Notice`](super::Notice) tells that connections are to be closed.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use rand::CryptoRng;
+use subtle::ConstantTimeEq as _;
 
 use crate::accounts::book::Book;
 use crate::accounts::change::Change;
 use crate::accounts::credentials::backoff::{Claimant, LoginSource};
-use crate::accounts::credentials::demand::{LoginPolicy, Proof};
+use crate::accounts::credentials::demand::{LoginPolicy, Proof, ProofSet};
 use crate::accounts::credentials::token;
-use crate::accounts::model::{Id, Token, TokenScope, UnixMs, User};
+use crate::accounts::model::{Certificate, Id, Token, TokenScope, UnixMs, User};
 use crate::accounts::names::Name;
 use crate::accounts::refusal::Refusal;
 use crate::accounts::secret::Secret;
+use crate::accounts::service::attempt::ShownCertificate;
 use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::judge::PasswordCheck;
 use crate::accounts::service::state::State;
@@ -52,6 +60,39 @@ pub enum PassProof {
     },
     /// A token, which says by itself whose it is.
     Token(Secret),
+    /// A client certificate that TLS has verified.
+    Certificate {
+        /// The certificate.
+        shown: Box<ShownCertificate>,
+        /// One of the others, if that was shown, too.
+        with: Option<Box<Self>>,
+    },
+}
+
+impl PassProof {
+    /// The certificate, if one was shown.
+    pub(super) fn certificate(&self) -> Option<&ShownCertificate> {
+        match self {
+            Self::Certificate { shown, .. } => Some(shown),
+            Self::Password { .. } | Self::Token(_) => None,
+        }
+    }
+
+    /// What else was shown.
+    pub(super) fn secret(&self) -> Option<&Self> {
+        match self {
+            Self::Certificate { with, .. } => with.as_deref(),
+            secret => Some(secret),
+        }
+    }
+
+    /// Who that is said to be, if it says so by itself.
+    pub(super) fn claimed(&self) -> Option<&str> {
+        match self.secret() {
+            Some(Self::Password { user, .. }) => Some(user),
+            _ => self.certificate().map(|shown| shown.user.as_str()),
+        }
+    }
 }
 
 /// Where the outcome goes. It is called once, from a thread of the accounts, and is not to block.
@@ -66,7 +107,7 @@ pub struct Pass {
     pub user: Id,
     /// What people call that user.
     pub name: Name,
-    /// When it ends by itself, with the token that it rests on.
+    /// When it ends by itself, with the token or the certificate that it rests on.
     pub expires: Option<Instant>,
     has_ended: AtomicBool,
     terms: Mutex<Arc<PassTerms>>,
@@ -109,6 +150,45 @@ pub(super) enum Basis {
     Password(String),
     /// This token.
     Token(Id),
+    /// This certificate.
+    Certificate {
+        shown: ShownCertificate,
+        /// And this.
+        with: Option<Box<Self>>,
+    },
+}
+
+impl Basis {
+    fn certificate(&self) -> Option<&ShownCertificate> {
+        match self {
+            Self::Certificate { shown, .. } => Some(shown),
+            Self::Password(_) | Self::Token(_) => None,
+        }
+    }
+
+    /// What it rests on besides a certificate.
+    fn secret(&self) -> Option<&Self> {
+        match self {
+            Self::Certificate { with, .. } => with.as_deref(),
+            secret => Some(secret),
+        }
+    }
+
+    fn token(&self) -> Option<Id> {
+        match self.secret() {
+            Some(Self::Token(token)) => Some(*token),
+            _ => None,
+        }
+    }
+
+    /// The password has another hash from now on.
+    fn follow_rehash(&mut self, was: &str, is: &str) {
+        match self {
+            Self::Password(hash) if hash == was => is.clone_into(hash),
+            Self::Certificate { with: Some(with), .. } => with.follow_rehash(was, is),
+            _ => {}
+        }
+    }
 }
 
 /// What became of the passes of some users.
@@ -132,7 +212,7 @@ impl Shown {
     pub(super) fn of(state: &State, attempt: &PassAttempt) -> Self {
         let source = LoginSource::from(attempt.from);
         let mut claimant = Claimant { source, user: None, known_device: None, known_source: false };
-        let PassProof::Password { user: claimed, password } = &attempt.proof else {
+        let Some(PassProof::Password { user: claimed, password }) = attempt.proof.secret() else {
             return Self { claimant, password: None };
         };
         if state.book.token_with_hash(&token::hash(password.expose())).is_some() {
@@ -156,8 +236,50 @@ pub(super) fn judge<'a>(
     password: &PasswordCheck,
     now: UnixMs,
 ) -> Result<(&'a User, Basis), &'static str> {
+    let by_secret =
+        proof.secret().map(|secret| judge_secret(book, secret, password)).transpose()?;
+    let listed = proof.certificate().and_then(|shown| Some((shown, listed(book, shown)?)));
+    let (user, basis) = match (by_secret, listed) {
+        (None, None) => return Err(UNLISTED_CERTIFICATE),
+        (Some(found), None) => found,
+        (by_secret, Some((shown, listed))) => {
+            let owner = book.user_named(&listed.user).ok_or("unknown user")?;
+            if by_secret.as_ref().is_some_and(|(user, _)| user.id != owner.id) {
+                return Err("proofs of two users");
+            }
+            let with = by_secret.map(|(_, basis)| Box::new(basis));
+            (owner, Basis::Certificate { shown: shown.clone(), with })
+        }
+    };
+    why_not(book, policy, user, &basis, now).map_or(Ok((user, basis)), Err)
+}
+
+/// A certificate that the accounts do not know.
+const UNLISTED_CERTIFICATE: &str = "unlisted certificate";
+/// A certificate where more than that is wanted.
+const CERTIFICATE_ALONE: &str = "a certificate alone, where more is needed";
+
+/// Whether the audit log is to tell that nobody got in for this reason. Nobody has failed who shows
+/// a certificate that does not do alone: the client is asked for more.
+pub(super) fn is_noted(reason: &str) -> bool {
+    ![UNLISTED_CERTIFICATE, CERTIFICATE_ALONE].contains(&reason)
+}
+
+/// The same certificate as the accounts list it, if they do.
+fn listed<'a>(book: &'a Book, shown: &ShownCertificate) -> Option<&'a Certificate> {
+    let listed = book.certificate(&shown.serial)?;
+    let is_same: bool = listed.fingerprint.ct_eq(&shown.fingerprint).into();
+    (is_same && listed.user.as_str() == shown.user).then_some(listed)
+}
+
+/// Whose a password or a token is.
+fn judge_secret<'a>(
+    book: &'a Book,
+    proof: &PassProof,
+    password: &PasswordCheck,
+) -> Result<(&'a User, Basis), &'static str> {
     let by_name = |name: &str| name.parse().ok().and_then(|name| book.user_named(&name));
-    let (user, basis) = match (proof, password) {
+    Ok(match (proof, password) {
         (PassProof::Password { user, .. }, PasswordCheck::Right { hash, .. }) => {
             let user = by_name(user).ok_or("unknown user")?;
             if user.password.as_ref() != Some(hash) {
@@ -177,8 +299,9 @@ pub(super) fn judge<'a>(
             let (token, owner) = owner_of(book, secret)?;
             (owner, Basis::Token(token.id))
         }
-    };
-    why_not(book, policy, user, &basis, now).map_or(Ok((user, basis)), Err)
+        // Neither of the two.
+        (PassProof::Certificate { .. }, _) => return Err(UNLISTED_CERTIFICATE),
+    })
 }
 
 fn owner_of<'a>(book: &'a Book, secret: &Secret) -> Result<(&'a Token, &'a User), &'static str> {
@@ -198,17 +321,15 @@ fn why_not(
     if user.disabled {
         return Some("disabled user");
     }
+    let wrong = basis.secret().and_then(|secret| why_not_secret(book, user, secret, now));
+    let certificate = || why_not_certificate(book, basis.certificate()?, now);
+    let too_little = || (!is_enough(policy, user, basis)).then(|| what_is_missing(basis));
+    wrong.or_else(certificate).or_else(too_little)
+}
+
+fn why_not_secret(book: &Book, user: &User, basis: &Basis, now: UnixMs) -> Option<&'static str> {
     match basis {
-        Basis::Password(hash) => {
-            let is_enough = policy
-                .within_reach(&[Proof::Password].into())
-                .any(|alternative| !alternative.contains(Proof::Totp));
-            if user.password.as_ref() != Some(hash) {
-                return Some("wrong password");
-            }
-            (user.totp_secret.is_some() || !is_enough)
-                .then_some("a password alone, where a code or more is needed: use a token")
-        }
+        Basis::Password(hash) => (user.password.as_ref() != Some(hash)).then_some("wrong password"),
         Basis::Token(id) => {
             let Some(token) = book.token(*id).filter(|token| token.user == user.id) else {
                 return Some("unknown token");
@@ -218,6 +339,43 @@ fn why_not(
             }
             token.expires.is_some_and(|expires| expires <= now).then_some("expired token")
         }
+        Basis::Certificate { .. } => None,
+    }
+}
+
+fn why_not_certificate(book: &Book, shown: &ShownCertificate, now: UnixMs) -> Option<&'static str> {
+    let Some(listed) = listed(book, shown) else { return Some(UNLISTED_CERTIFICATE) };
+    if listed.revoked.is_some() {
+        return Some("revoked certificate");
+    }
+    // TLS has looked when the connection was made, which may be a while ago.
+    (listed.expires.min(shown.not_after) <= now).then_some("expired certificate")
+}
+
+/// Whether it is what the server wants to see. A token that was made for the proxy always is; a
+/// code can be asked for nowhere.
+fn is_enough(policy: &LoginPolicy, user: &User, basis: &Basis) -> bool {
+    let mut shown = BTreeSet::new();
+    shown.extend(basis.certificate().map(|_| Proof::Certificate));
+    match basis.secret() {
+        Some(Basis::Token(_)) => return true,
+        Some(_) => drop(shown.insert(Proof::Password)),
+        None => {}
+    }
+    let has_codes = user.totp_secret.is_some();
+    let needs_code = |alternative: &ProofSet| {
+        alternative.contains(Proof::Totp) || (has_codes && alternative.contains(Proof::Password))
+    };
+    policy.within_reach(&shown).any(|alternative| !needs_code(alternative))
+}
+
+fn what_is_missing(basis: &Basis) -> &'static str {
+    match basis {
+        Basis::Certificate { with: None, .. } => CERTIFICATE_ALONE,
+        Basis::Certificate { .. } => {
+            "a certificate and a password, where a code or more is needed: use a token"
+        }
+        _ => "a password alone, where a code or more is needed: use a token",
     }
 }
 
@@ -232,15 +390,19 @@ impl State {
     ) -> (Arc<Pass>, Vec<Change>) {
         let terms = self.terms_of(user);
         let mut changes = Vec::new();
-        let mut expires = None;
-        if let Basis::Token(token) = basis {
+        let mut expires = basis.certificate().map(|shown| {
+            listed(&self.book, shown).map_or(shown.not_after, |it| it.expires.min(shown.not_after))
+        });
+        if let Some(token) = basis.token() {
             changes.push(Change::TokenUsed { token, at: now.unix });
             let until = self.book.token(token).and_then(|token| token.expires);
-            expires = until.map(|until| {
-                let lasts_ms = u64::try_from(until.0.saturating_sub(now.unix.0)).unwrap_or(0);
-                now.instant + std::time::Duration::from_millis(lasts_ms)
-            });
+            expires = expires.into_iter().chain(until).min();
         }
+        // What is further away than any clock tells of has no end.
+        let expires = expires.and_then(|until| {
+            let lasts_ms = u64::try_from(until.0.saturating_sub(now.unix.0)).unwrap_or(0);
+            now.instant.checked_add(std::time::Duration::from_millis(lasts_ms))
+        });
         let pass = Arc::new(Pass {
             id: Id::generate(rng),
             user: user.id,
@@ -256,10 +418,9 @@ impl State {
     /// A password that was hashed anew is still the same password.
     pub(super) fn follow_rehash(&mut self, change: &Change) {
         let Change::PasswordRehashed { user, hashes } = change else { return };
-        let was = Basis::Password(hashes.was.clone());
         for live in self.passes.values_mut() {
-            if live.basis == was && live.pass.upgrade().is_some_and(|pass| pass.user == *user) {
-                live.basis = Basis::Password(hashes.is.clone());
+            if live.pass.upgrade().is_some_and(|pass| pass.user == *user) {
+                live.basis.follow_rehash(&hashes.was, &hashes.is);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::accounts::service::attempt::LoginAttempt;
 use crate::accounts::service::audit::Deed;
 use crate::accounts::service::calendar::Moment;
 use crate::accounts::service::notices::{Acknowledgement, Enforcement, Notice};
-use crate::accounts::service::passes::{Pass, PassAttempt, PassFate, PassProof};
+use crate::accounts::service::passes::{Pass, PassAttempt, PassFate};
 use crate::accounts::service::state::State;
 use crate::limits::USAGE_CHANGES_PER_BATCH;
 
@@ -265,13 +265,10 @@ pub(super) enum Refused<'a> {
 fn refusal_deed(refused: Refused<'_>, code: RefusalCode, detail: String) -> Deed {
     let (action, claimed, from) = match refused {
         Refused::Login(attempt) => {
-            let certificate = attempt.certificate.as_ref().map(|shown| &shown.user);
-            ("login", attempt.user.as_ref().or(certificate), attempt.from.ip())
+            let certificate = attempt.certificate.as_ref().map(|shown| shown.user.as_str());
+            ("login", attempt.user.as_deref().or(certificate), attempt.from.ip())
         }
-        Refused::Pass(PassAttempt { from, proof: PassProof::Password { user, .. } }) => {
-            ("proxy_login", Some(user), *from)
-        }
-        Refused::Pass(PassAttempt { from, .. }) => ("proxy_login", None, *from),
+        Refused::Pass(PassAttempt { from, proof }) => ("proxy_login", proof.claimed(), *from),
     };
     // What is no name may be anything, such as a password in the wrong field.
     let subject = match claimed.map(|name| name.parse::<Name>()) {

@@ -102,6 +102,17 @@ impl ServerTls {
         config.send_tls13_tickets = 0;
         Ok(Self { config: Arc::new(config), revoked })
     }
+
+    /// Whether the revocation list names the same certificates as that of `other`.
+    pub fn revokes_the_same(&self, other: &Self) -> bool {
+        self.revoked == other.revoked
+    }
+
+    /// Whether the revocation list names a certificate, whatever else is in that.
+    pub fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
+        let parsed = X509Certificate::from_der(certificate);
+        parsed.is_ok_and(|(_, parsed)| self.revoked.contains(&serial_text(parsed.raw_serial())))
+    }
 }
 
 fn revocation_lists(

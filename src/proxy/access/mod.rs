@@ -146,14 +146,23 @@ impl Shared {
     /// parts apart.
     fn key_of(&self, from: IpAddr, proof: &PassProof) -> Key {
         let mut hash = hmac::Context::with_key(&self.key);
-        let (kind, user, secret) = match proof {
-            PassProof::Password { user, password } => (0, user.as_str(), password),
-            PassProof::Token(token) => (1, "", token),
-        };
-        hash.update(&[kind]);
-        hash.update(&(user.len() as u64).to_be_bytes());
-        hash.update(user.as_bytes());
-        hash.update(secret.expose().as_bytes());
+        let mut rest = Some(proof);
+        while let Some(proof) = rest.take() {
+            let (kind, user, secret) = match proof {
+                PassProof::Password { user, password } => (0, user.as_str(), password),
+                PassProof::Token(token) => (1, "", token),
+                PassProof::Certificate { shown, with } => {
+                    hash.update(&[2]);
+                    hash.update(&shown.fingerprint);
+                    rest = with.as_deref();
+                    continue;
+                }
+            };
+            hash.update(&[kind]);
+            hash.update(&(user.len() as u64).to_be_bytes());
+            hash.update(user.as_bytes());
+            hash.update(secret.expose().as_bytes());
+        }
         let mut shown = [0; 32];
         shown.copy_from_slice(hash.sign().as_ref());
         Key { source: Source::from(from), shown }

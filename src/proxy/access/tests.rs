@@ -5,11 +5,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::accounts::credentials::password::HashCost;
-use crate::accounts::model::DESTINATION_OTHER;
+use crate::accounts::model::{Certificate, DESTINATION_OTHER, UnixMs};
 use crate::accounts::operations::{Actor, NewPassword, Operation};
 use crate::accounts::refusal::RefusalCode;
 use crate::accounts::secret::Secret;
-use crate::accounts::service::AccountsOptions;
+use crate::accounts::service::{AccountsOptions, ShownCertificate};
 use crate::limits::{DESTINATIONS_PER_USER_MAX, PROXY_PERMIT_LASTS, PROXY_PERMITS_MAX};
 use crate::packet::Upper;
 
@@ -45,15 +45,19 @@ impl Rig {
     }
 
     fn ask(&self, now: Instant, from: &str, password: &str) -> Asked {
+        self.show(now, from, right(password))
+    }
+
+    fn show(&self, now: Instant, from: &str, proof: PassProof) -> Asked {
         let (sender, answer) = channel();
-        let proof = PassProof::Password {
-            user: "ada".to_owned(),
-            password: Secret::new(password.to_owned()),
-        };
         let from = from.parse().unwrap();
         let known = self.access.ask(now, from, proof, move |outcome| sender.send(outcome).unwrap());
         Asked { known, answer }
     }
+}
+
+fn right(password: &str) -> PassProof {
+    PassProof::Password { user: "ada".to_owned(), password: Secret::new(password.to_owned()) }
 }
 
 struct Asked {
@@ -82,6 +86,45 @@ fn a_decision_is_remembered_for_what_was_shown_and_who_showed_it() {
     assert_eq!(wrong.code, RefusalCode::Denied, "it was asked again");
     let later = now + PROXY_PERMIT_LASTS + Duration::from_secs(60);
     assert!(rig.ask(later, "192.0.2.1", "right horse").outcome().is_ok(), "not for ever");
+}
+
+#[test]
+fn a_certificate_is_part_of_what_was_shown() {
+    let rig = Rig::new();
+    let now = clock::now();
+    let certificate = |number: u8, with: Option<&str>| {
+        let shown = ShownCertificate {
+            serial: number.to_string(),
+            fingerprint: [number; 32],
+            user: "ada".to_owned(),
+            not_after: UnixMs(i64::MAX),
+        };
+        let with = with.map(|password| Box::new(right(password)));
+        PassProof::Certificate { shown: Box::new(shown), with }
+    };
+    for number in [1, 2] {
+        let certificate = Certificate {
+            serial: number.to_string(),
+            user: "ada".parse().unwrap(),
+            fingerprint: [number; 32],
+            created: UnixMs(0),
+            expires: UnixMs(i64::MAX),
+            revoked: None,
+        };
+        rig.run(Operation::CertificateAdd { certificate });
+    }
+    let ask = |proof| rig.show(now, "192.0.2.1", proof);
+    let first = ask(certificate(1, None)).outcome().unwrap();
+    assert!(Arc::ptr_eq(&first, &ask(certificate(1, None)).known.unwrap()));
+    for other in [certificate(2, None), certificate(1, Some("right horse")), right("right horse")] {
+        assert!(!Arc::ptr_eq(&first, &ask(other).outcome().unwrap()), "each is asked about");
+    }
+    assert!(ask(certificate(3, None)).outcome().is_err());
+    assert!(ask(certificate(1, Some("wrong"))).outcome().is_err());
+    rig.run(Operation::CertificateRevoke { serial: "1".to_owned() });
+    assert!(first.has_ended());
+    assert!(ask(certificate(1, None)).outcome().is_err(), "it is not remembered");
+    assert!(ask(certificate(2, None)).known.is_some());
 }
 
 #[test]

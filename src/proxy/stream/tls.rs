@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConnection, Connection, ServerConnection};
 
 use crate::limits::{PROXY_BUFFER_LEN, TLS_RECORD_LEN_MAX};
@@ -72,6 +72,11 @@ impl TlsStream {
     /// Whether the handshake is still going on.
     pub fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
+    }
+
+    /// The certificate that the far end has shown, once the handshake is over, if it did.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.tls.peer_certificates()?.first()
     }
 
     /// Whether only the kernel can tell of more to read.

@@ -43,6 +43,7 @@ use binding::Binding;
 use super::Context;
 use super::slab::ConnectionId;
 use admission::Visitor;
+use certified::Voucher;
 use forwarding::Purpose;
 use joining::Via;
 use securing::Securing;
@@ -52,6 +53,7 @@ mod announcing;
 mod asking;
 mod associating;
 mod binding;
+mod certified;
 mod dialling;
 mod forwarding;
 mod joining;
@@ -78,6 +80,10 @@ pub(super) struct Connection {
     kept: Option<(Origin, usize)>,
     /// Who it is.
     visitor: Visitor,
+    /// What it has shown in the handshake of TLS.
+    voucher: Voucher,
+    /// By which entrance it has come.
+    entrance: usize,
     /// Held for as long as the client is there.
     seat: Seat,
     /// Notes what it wants and what comes of it.
@@ -207,7 +213,7 @@ impl Connection {
     pub(super) fn new(
         id: ConnectionId,
         (client, from): (End, SocketAddr),
-        rules: Arc<Rules>,
+        (entrance, rules): (usize, Arc<Rules>),
         (seat, ledger): (Seat, Ledger),
         now: Instant,
     ) -> Self {
@@ -226,6 +232,8 @@ impl Connection {
             phase,
             kept: None,
             visitor: Visitor::default(),
+            voucher: Voucher::default(),
+            entrance,
             seat,
             ledger,
             queued: false,

@@ -342,12 +342,26 @@ impl ProxyWorker {
                     }
                     self.rules = rules;
                 }
-                Order::Tls(entrance, tls) => {
-                    if let Some(place) = self.tls.get_mut(entrance) {
-                        *place = Some(tls);
-                    }
-                }
+                Order::Tls(entrance, tls) => self.renew_tls(entrance, tls),
                 Order::Stop(within) => self.stop(within),
+            }
+        }
+    }
+
+    /// Shows other certificates from here on. Clients whose own is revoked now have to go.
+    fn renew_tls(&mut self, entrance: usize, tls: ServerTls) {
+        let Some(place) = self.tls.get_mut(entrance) else { return };
+        let before = place.replace(tls.clone());
+        if before.is_some_and(|before| before.revokes_the_same(&tls)) {
+            return;
+        }
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.is_revoked_by(entrance, &tls) {
+                let was_asking = connection.is_asking();
+                self.cx.counters.revoked.add(1);
+                connection.reset();
+                self.conclude(id, was_asking, Turn::Over);
             }
         }
     }
@@ -419,7 +433,8 @@ impl ProxyWorker {
         self.cx.counters.accepted.add(1);
         let file = self.cx.log.as_ref().and_then(|log| log.file_of(entrance));
         let places = (seat, Ledger::new(file, rules.counts_destinations()));
-        let connection = Connection::new(id, (client, from), rules, places, self.cx.now);
+        let connection =
+            Connection::new(id, (client, from), (entrance, rules), places, self.cx.now);
         self.connections.put(id, connection);
         self.asking.push_back(id);
         self.asking_count += 1;

@@ -3,11 +3,13 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::accounts::credentials::demand::LoginPolicy;
-use crate::accounts::operations::Outcome;
+use crate::accounts::model::{Certificate, UnixMs};
+use crate::accounts::operations::{Operation, Outcome};
 use crate::accounts::refusal::{Refusal, RefusalCode};
 use crate::accounts::secret::Secret;
-use crate::accounts::service::testing::{PASSWORD, Rig, secret};
-use crate::accounts::service::{Notice, PassProof};
+use crate::accounts::service::calendar::Moment;
+use crate::accounts::service::testing::{PASSWORD, Rig, name, secret};
+use crate::accounts::service::{Notice, PassProof, ShownCertificate};
 
 fn password(user: &str, password: &str) -> PassProof {
     PassProof::Password { user: user.to_owned(), password: secret(password) }
@@ -176,4 +178,120 @@ fn guessing_at_the_proxy_has_to_wait_as_at_the_login() {
     }
     let right = rig.pass(password("alice", PASSWORD)).unwrap_err();
     assert!(right.retry_after.is_some(), "{right:?}");
+}
+
+/// Has the accounts list a certificate.
+fn list(rig: &Rig, user: &str, serial: &str, expires: UnixMs) {
+    let certificate = Certificate {
+        serial: serial.to_owned(),
+        user: name(user),
+        fingerprint: [7; 32],
+        created: UnixMs(0),
+        expires,
+        revoked: None,
+    };
+    rig.run(Operation::CertificateAdd { certificate }).unwrap();
+}
+
+fn certificate(user: &str, serial: &str, with: Option<PassProof>) -> PassProof {
+    let shown = ShownCertificate {
+        serial: serial.to_owned(),
+        fingerprint: [7; 32],
+        user: user.to_owned(),
+        not_after: UnixMs(i64::MAX),
+    };
+    PassProof::Certificate { shown: Box::new(shown), with: with.map(Box::new) }
+}
+
+#[test]
+fn a_listed_certificate_shows_who_somebody_is_and_no_other_does() {
+    let rig = Rig::new();
+    rig.add("alice");
+    rig.add("bob");
+    list(&rig, "alice", "0a", UnixMs(i64::MAX));
+    let past = UnixMs(Moment::now().unix.0 - 1000);
+    list(&rig, "alice", "0b", past);
+    let own = token_of(&rig, "alice", "proxy");
+    for with in [None, Some(password("alice", PASSWORD)), Some(PassProof::Token(own))] {
+        let pass = rig.pass(certificate("alice", "0a", with)).unwrap();
+        assert_eq!(pass.name.as_str(), "alice");
+    }
+    let other = |proof: PassProof| match proof {
+        PassProof::Certificate { mut shown, with } => {
+            shown.fingerprint = [8; 32];
+            PassProof::Certificate { shown, with }
+        }
+        other => other,
+    };
+    for (what, proof) in [
+        ("not listed", certificate("alice", "0c", None)),
+        ("another one with that number", other(certificate("alice", "0a", None))),
+        ("of somebody else", certificate("bob", "0a", None)),
+        ("expired", certificate("alice", "0b", None)),
+        ("with a wrong password", certificate("alice", "0a", Some(password("alice", "wrong")))),
+        ("proofs of two", certificate("alice", "0a", Some(password("bob", PASSWORD)))),
+    ] {
+        assert_eq!(rig.pass(proof).unwrap_err().code, RefusalCode::Denied, "{what}");
+    }
+    // One that is not listed takes nothing away from a password.
+    let beside = certificate("machine-7", "0c", Some(password("alice", PASSWORD)));
+    assert_eq!(rig.pass(beside).unwrap().name.as_str(), "alice");
+    let audit = rig.audit_text();
+    assert!(audit.contains("proofs of two users") && audit.contains("expired certificate"));
+    assert!(!audit.contains("unlisted certificate"), "nobody has failed who is asked for more");
+}
+
+#[test]
+fn a_certificate_is_as_much_as_the_server_wants_to_see() {
+    for (require, alone, with_password) in [
+        ("certificate", true, true),
+        ("certificate+password", false, true),
+        ("certificate+password+totp", false, false),
+        ("certificate+token", false, false),
+        ("password", false, true),
+        ("token", false, false),
+    ] {
+        let policy = LoginPolicy::new(vec![require.parse().unwrap()]);
+        let rig = Rig::with(|options| options.policy = policy);
+        rig.add("alice");
+        list(&rig, "alice", "0a", UnixMs(i64::MAX));
+        let is_enough = |with| rig.pass(certificate("alice", "0a", with)).is_ok();
+        assert_eq!(is_enough(None), alone, "{require}");
+        let password = password("alice", PASSWORD);
+        assert_eq!(is_enough(Some(password.clone())), with_password, "{require}");
+        if require.starts_with("certificate") {
+            assert!(rig.pass(password).is_err(), "{require}: without the certificate");
+        }
+        let token = token_of(&rig, "alice", "proxy");
+        assert!(is_enough(Some(PassProof::Token(token))), "{require}: such a token always is");
+    }
+    // Who has codes is asked for one with a password, and cannot be here; not with a certificate.
+    let rig = Rig::new();
+    rig.add("alice");
+    list(&rig, "alice", "0a", UnixMs(i64::MAX));
+    rig.totp("alice");
+    assert!(rig.pass(password("alice", PASSWORD)).is_err());
+    assert!(rig.pass(certificate("alice", "0a", None)).is_ok());
+}
+
+#[test]
+fn a_certificate_that_is_revoked_or_runs_out_ends_what_rests_on_it() {
+    let rig = Rig::new();
+    rig.add("alice");
+    list(&rig, "alice", "0a", UnixMs(i64::MAX));
+    list(&rig, "alice", "0b", UnixMs(Moment::now().unix.0 + 60_000));
+    let alone = rig.pass(certificate("alice", "0a", None)).unwrap();
+    let both = rig.pass(certificate("alice", "0a", Some(password("alice", PASSWORD)))).unwrap();
+    let other = rig.pass(certificate("alice", "0b", None)).unwrap();
+    assert!(alone.expires > other.expires);
+    rig.run_json(
+        r#"{"operation":"user_password","name":"alice","password":{"given":"another one"}}"#,
+    );
+    assert_eq!((alone.has_ended(), both.has_ended(), other.has_ended()), (false, true, false));
+    rig.run_json(r#"{"operation":"certificate_revoke","serial":"0a"}"#);
+    assert_eq!((alone.has_ended(), other.has_ended()), (true, false));
+    assert!(rig.pass(certificate("alice", "0a", None)).is_err());
+    assert!(rig.pass(certificate("alice", "0b", None)).is_ok(), "which was not revoked");
+    rig.run_json(r#"{"operation":"user_disable","name":"alice"}"#);
+    assert!(other.has_ended());
 }

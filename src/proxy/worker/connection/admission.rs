@@ -144,6 +144,7 @@ impl Connection {
     pub(super) fn begin_login(&mut self, proof: PassProof, cx: &mut Context) {
         let from = self.from.ip();
         let Phase::Asking(asking) = &mut self.phase else { return };
+        let proof = self.voucher.and(proof);
         let (id, handle) = (self.id, cx.handle.clone());
         let answer = move |outcome| handle.give(Order::Known(id, outcome));
         let Some(access) = &cx.access else {
@@ -160,6 +161,7 @@ impl Connection {
     pub(in super::super) fn settle_login(&mut self, outcome: Outcome, cx: &mut Context) {
         let Phase::Asking(asking) = &mut self.phase else { return };
         let Some(shown) = asking.login_pending.take() else { return };
+        let was_by_certificate = self.voucher.settle();
         let is_good = |permit: &Arc<Permit>| !permit.has_ended();
         let revoked = || refusal_of(SessionEnd::Revoked);
         let outcome = outcome.and_then(|permit| Some(permit).filter(is_good).ok_or_else(revoked));
@@ -173,6 +175,8 @@ impl Connection {
                 self.give_up_kept(cx);
                 self.visitor.become_known(permit, shown);
             }
+            // It may show more.
+            Err(_) if was_by_certificate => {}
             Err(refusal) => self.refuse_login(&refusal, cx),
         }
     }

@@ -53,11 +53,7 @@ impl Asking {
 impl Connection {
     /// Goes on listening to what the client wants.
     pub(super) fn ask(&mut self, cx: &mut Context) -> Step {
-        if let Some((origin, _)) = &mut self.kept
-            && !origin.end.is_quiet()
-        {
-            self.kept = None;
-        }
+        self.kept.take_if(|(origin, _)| !origin.end.is_quiet());
         let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
         if asking.login_pending.is_some() {
             let is_gone = self.client.is_hung_up();
@@ -66,20 +62,19 @@ impl Connection {
         if asking.output.len() > PROXY_ROOM_KEPT_MAX {
             return self.make_room();
         }
-        let (from, is_secret) = (self.from.ip(), self.rules.has_secrets());
-        let is_known_by = |proof: &PassProof| self.visitor.is_known_by(&cx.access, from, proof);
+        let is_secret = self.rules.has_secrets();
         loop {
+            if self.begin_by_certificate(cx) {
+                return Step::Next;
+            }
             // What is to be said waits until nothing more can be heard: a client that has said
             // everything at once is answered at once.
-            if !asking.input.is_empty() {
-                let (input, output) = (&asking.input, &mut asking.output);
-                let (used, heard) =
-                    asking.front.advance(input, from, &self.rules, &is_known_by, output);
-                asking.forget(used, is_secret);
-                match heard {
+            if self.has_spoken() {
+                match self.hear(cx) {
                     Heard::Whole => continue,
                     Heard::Part => {}
                     Heard::Answered { keeps } if keeps && !cx.is_stopping => {
+                        let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
                         asking.await_next(cx.now, &self.rules);
                         return Step::Turn(Turn::Again);
                     }
@@ -95,6 +90,7 @@ impl Connection {
                     }
                 }
             }
+            let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
             match write_out(&mut self.client, &mut asking.output) {
                 Ok(true) => {}
                 Ok(false) => return Step::Turn(Turn::Wait),
@@ -137,6 +133,23 @@ impl Connection {
         let is_question = matches!(wish, Wish::Vouch(_));
         self.begin(wish, cx);
         if is_question { Step::Turn(Turn::Again) } else { Step::Next }
+    }
+
+    /// Whether there is something that the client has said.
+    pub(super) fn has_spoken(&self) -> bool {
+        matches!(&self.phase, Phase::Asking(asking) if !asking.input.is_empty())
+    }
+
+    /// Hears a piece of what the client has said.
+    fn hear(&mut self, cx: &Context) -> Heard {
+        let Phase::Asking(asking) = &mut self.phase else { return Heard::Part };
+        let from = self.from.ip();
+        let is_known_by = |it: &PassProof| self.visitor.is_known_by(&cx.access, from, it);
+        let is_known_by = self.voucher.with(is_known_by);
+        let (input, output) = (&asking.input, &mut asking.output);
+        let (used, heard) = asking.front.advance(input, from, &self.rules, &is_known_by, output);
+        asking.forget(used, self.rules.has_secrets());
+        heard
     }
 
     /// The client wants something.
