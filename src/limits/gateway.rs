@@ -10,6 +10,9 @@ pub const PROXY_BUFFER_LEN: usize = 64 * 1024;
 pub const TLS_RECORD_LEN_MAX: usize = 5 + (1 << 14) + 256;
 /// How often it is looked whether certificates or revocation lists have changed.
 pub const PROXY_CERTIFICATES_EVERY: Duration = Duration::from_millis(250);
+/// Handshakes of TLS that a worker goes on with in one turn, of about a millisecond of work each:
+/// those who come at once must not hold up who is there.
+pub const PROXY_HANDSHAKES_PER_TURN: usize = 4;
 /// Buffers that a worker keeps for reuse.
 pub const PROXY_BUFFERS_KEPT: usize = 64;
 /// Bytes that a pipe has room for through which a relay splices. The kernel lets a user without

@@ -25,7 +25,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use crate::accounts::model::Id;
 use crate::accounts::service::Acknowledgement;
-use crate::limits::PROXY_ASKING_MAX;
+use crate::limits::{PROXY_ASKING_MAX, PROXY_HANDSHAKES_PER_TURN};
 use crate::login::tls::ServerTls;
 use crate::sys::{affinity, clock};
 
@@ -461,11 +461,20 @@ impl ProxyWorker {
         false
     }
 
-    /// Gives every connection that has something to do its turn.
+    /// Gives every connection that has something to do its turn, and of those that would go on with
+    /// a handshake of TLS the first few: others wait, in the order in which they came.
     fn serve(&mut self) {
+        let mut handshakes = 0;
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.has_handshake_to_do() {
+                if handshakes == PROXY_HANDSHAKES_PER_TURN {
+                    self.ready.push_back(id);
+                    continue;
+                }
+                handshakes += 1;
+            }
             connection.queued = false;
             let was_asking = connection.is_asking();
             let turn = connection.turn(&mut self.cx);

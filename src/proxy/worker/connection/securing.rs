@@ -33,6 +33,11 @@ impl Securing {
         is_its
     }
 
+    /// Whether the far end has said something.
+    fn has_more(&self) -> bool {
+        self.origin.is_readable()
+    }
+
     /// Goes on with the handshake. Returns whether it is over.
     fn go_on(&mut self) -> io::Result<bool> {
         self.origin.flush()?;
@@ -60,6 +65,18 @@ impl Dialling {
 }
 
 impl Connection {
+    /// Whether its next turn goes on with a handshake of TLS, of the client's or of an origin's.
+    pub(in super::super) fn has_handshake_to_do(&self) -> bool {
+        match &self.phase {
+            Phase::Asking(_) => {
+                let is_tls = matches!(self.client.stream, Stream::Tls(_));
+                is_tls && self.client.is_readable() && !self.client.stream.is_secured()
+            }
+            Phase::Dialling(dialling) => dialling.securing.as_ref().is_some_and(Securing::has_more),
+            _ => false,
+        }
+    }
+
     /// The origin is connected, and has to show who it is.
     pub(super) fn begin_securing(&mut self, origin: End, socket: usize, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
