@@ -18,6 +18,7 @@ use crate::config::types::Unacceptable;
 use crate::config::values::{ConfigValue, Reader, TextValue, quoted};
 use crate::limits::PROXY_UPSTREAM_SERVERS_MAX;
 use crate::login::tls::Pin;
+use crate::proxy::header::Version;
 use crate::proxy::target::Target;
 use crate::proxy::upstream::group::{Balance, Group, GroupSettings, ServerAddress};
 use crate::proxy::upstream::handshake::Scheme;
@@ -49,6 +50,7 @@ section! {
         certificate_file: Option<PathBuf> = None, Live;
         key_file: Option<PathBuf> = None, Live;
         ready: ProxyReady = ProxyReady::clamped(0), Live;
+        proxy_header: Option<Version> = None, Live;
         balance: Balance = Balance::default(), Live;
         check: Option<Target> = None, Live;
         check_every_s: ProxyLasts = ProxyLasts::clamped(0), Live;
@@ -99,6 +101,21 @@ impl fmt::Display for RuleWay {
             Self::Block => "block",
             Self::Upstream(name) => name.as_str(),
         })
+    }
+}
+
+const HEADERS: [(&str, Version); 2] = [("v1", Version::V1), ("v2", Version::V2)];
+
+impl TextValue for Version {
+    const EXPECTED: &'static str = "\"v1\" or \"v2\"";
+
+    fn parse_text(text: &str) -> Option<Self> {
+        HEADERS.into_iter().find(|(name, _)| *name == text).map(|(_, version)| version)
+    }
+
+    fn to_text(&self) -> String {
+        let found = HEADERS.into_iter().find(|(_, version)| version == self);
+        found.map_or("", |(name, _)| name).to_owned()
     }
 }
 
@@ -214,6 +231,12 @@ fn check_upstreams(upstreams: &[UpstreamTable], problems: &mut Problems) {
             let help = "leave `ready` out, or name a server by http:// or https://";
             problems.error_with_help(keys.ready.origin.clone(), what, help);
         }
+        if keys.ready.value.as_u32() > 0 && keys.proxy_header.value.is_some() {
+            let what = "a connection that is kept ready is nobody's yet, and its header would name \
+                        somebody";
+            let help = "leave `ready` or `proxy_header` out";
+            problems.error_with_help(keys.proxy_header.origin.clone(), what, help);
+        }
         if keys.check.value.is_some() && keys.check_every_s.value.as_u32() == 0 {
             let help = "say how often by `check_every_s`";
             problems.error_with_help(keys.check.origin.clone(), "this is never checked", help);
@@ -294,6 +317,7 @@ pub(crate) fn groups(upstreams: &[UpstreamTable]) -> Vec<Arc<Group>> {
                 identity: keys.certificate_file.value.clone().zip(keys.key_file.value.clone()),
             },
             ready: keys.ready.value.as_usize(),
+            header: keys.proxy_header.value,
             balance: keys.balance.value,
             check_every: (every_s > 0).then(|| Duration::from_secs(every_s.into())),
             check: keys.check.value.clone(),

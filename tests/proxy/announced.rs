@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
-use corelane::proxy::header::{Ends, Version, write};
+use corelane::proxy::header::{Ends, Parsed, Version, parse, write};
 
-use crate::harness::{Gateway, await_that, connect, echo, greeting_and_request};
+use crate::harness::{
+    Gateway, LONG, await_that, connect, echo, greeting_and_request, read_exactly, serve,
+};
 use crate::secured::{Site, reach};
 
 fn header(version: Version, source: &str) -> Vec<u8> {
@@ -105,4 +107,89 @@ fn the_header_precedes_tls() {
     tls.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello");
     assert!(reach(&mut site.connect(gateway.address), origin).is_err(), "without a header");
+}
+
+/// What an upstream proxy hears first.
+fn first_words(version: &str, scheme: &str, client: &[u8]) -> Vec<u8> {
+    let (sender, heard) = std::sync::mpsc::channel();
+    let upstream = serve(move |mut stream| {
+        let mut words = Vec::new();
+        // A greeting of SOCKS5, or a request.
+        while !words.ends_with(&[5, 1, 0]) && !words.ends_with(b"\r\n\r\n") {
+            words.push(read_exactly(&mut stream, 1)[0]);
+            // The header of version 2 begins so.
+            if words == b"\r\n\r\n" {
+                words.extend(read_exactly(&mut stream, 12));
+            }
+        }
+        sender.send(words).unwrap();
+    });
+    let more = format!(
+        "proxy_protocol_from = [\"127.0.0.0/8\"]\n[[proxy.upstream]]\nname = \"far\"\n\
+         servers = [\"{scheme}://{upstream}\"]\n{version}\n[[proxy.rule]]\nto = \"far\"\n"
+    );
+    let near = Gateway::start_with_file(&config(&more));
+    let mut stream = connect(near.address);
+    let request = greeting_and_request("127.0.0.1:9".parse().unwrap());
+    stream.write_all(&[client, &request].concat()).unwrap();
+    let words = heard.recv_timeout(LONG).unwrap();
+    // Where there is a header, the address that the client has reached is in it.
+    let reached = match near.address {
+        SocketAddr::V4(reached) => reached.port(),
+        SocketAddr::V6(_) => 0,
+    };
+    let text = String::from_utf8_lossy(&words).replace(&reached.to_string(), "PORT");
+    if version.contains("v1") { text.into_bytes() } else { words }
+}
+
+#[test]
+fn upstream_proxies_are_told_who_the_client_is() {
+    let client = header(Version::V2, "198.51.100.7:4000");
+    let line = b"PROXY TCP4 198.51.100.7 127.0.0.1 4000 PORT\r\n";
+    let words = first_words("proxy_header = \"v1\"", "socks5", &client);
+    assert_eq!(words, [&line[..], &[5, 1, 0]].concat(), "{}", String::from_utf8_lossy(&words));
+    let words = first_words("proxy_header = \"v1\"", "http", &client);
+    assert!(words.starts_with(&[&line[..], b"CONNECT 127.0.0.1:9 HTTP/1.1\r\n"].concat()));
+    let words = first_words("proxy_header = \"v2\"", "socks5", &client);
+    let Ok(Parsed::Whole { used, ends: Some(ends) }) = parse(&words) else { panic!("{words:?}") };
+    assert_eq!(ends.source, "198.51.100.7:4000".parse().unwrap());
+    assert_eq!(words[used..], [5, 1, 0]);
+    assert_eq!(first_words("", "socks5", &client), [5, 1, 0], "unless they are not");
+}
+
+#[test]
+fn a_second_gateway_knows_the_clients_of_the_first() {
+    let origin = echo();
+    let end = "proxy_protocol_from = [\"127.0.0.0/8\"]\nconnections_per_source_max = 2\n";
+    let end = Gateway::start_with_file(&config(end));
+    let near = |header: &str| {
+        Gateway::start_with_file(&config(&format!(
+            "proxy_protocol_from = [\"127.0.0.0/8\"]\n[[proxy.upstream]]\nname = \"far\"\n\
+             servers = [\"socks5://{}\"]\n{header}\ncheck_every_s = 1\ncheck = \"{origin}\"\n\
+             [[proxy.rule]]\nto = \"far\"\n",
+            end.address
+        )))
+    };
+    let told = near("proxy_header = \"v2\"");
+    let mut held = Vec::new();
+    for (source, is_served) in [
+        ("192.0.2.1:1", true),
+        ("192.0.2.1:2", true),
+        ("192.0.2.1:3", false),
+        ("192.0.2.2:1", true),
+    ] {
+        let mut stream = connect(told.address);
+        let request = greeting_and_request(origin);
+        stream.write_all(&[&header(Version::V1, source)[..], &request].concat()).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[3] == 0, is_served, "{source}: {answer:?}");
+        held.push(stream);
+    }
+    told.await_status("its checks succeed", |it| it.upstreams[0].failed_in_a_row == 0);
+    // Without the header nobody is served there.
+    let silent = near("");
+    let client = header(Version::V1, "192.0.2.9:1");
+    assert_ne!(answer(&silent, &client, origin).get(3), Some(&0));
+    silent.await_status("its checks fail", |it| it.upstreams[0].failed_in_a_row > 0);
 }

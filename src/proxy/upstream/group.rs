@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::accounts::names::Name;
 use crate::exit::ExitCode;
 use crate::login::tls::{ClientTls, TlsSetupError};
+use crate::proxy::header::Version;
 use crate::proxy::origins::server_name;
 use crate::proxy::target::{Target, TargetError};
 use crate::telemetry::status::UpstreamStatus;
@@ -109,6 +110,8 @@ pub struct GroupSettings {
     pub tls: TlsSettings,
     /// The most connections that each worker keeps ready to each server of HTTP.
     pub ready: usize,
+    /// Which PROXY header comes first on each connection, and names the client, if one does.
+    pub header: Option<Version>,
     /// How connections are shared out.
     pub balance: Balance,
     /// How often each server is tried on its own account, if it is.
@@ -127,6 +130,7 @@ impl GroupSettings {
             token_file: None,
             tls: TlsSettings::default(),
             ready: 0,
+            header: None,
             balance: Balance::default(),
             check_every: None,
             check: None,

@@ -10,6 +10,7 @@ use rustls::ClientConnection;
 use zeroize::Zeroizing;
 
 use crate::limits::PROXY_UPSTREAM_ANSWER_LEN_MAX;
+use crate::proxy::header;
 use crate::proxy::origins::server_name;
 use crate::proxy::target::{Host, Target};
 use crate::sys::names::LookupError;
@@ -111,6 +112,12 @@ impl Link {
         };
         let tcp = connect(&addresses, server.target.port, until)?;
         let mut link = Self { tcp, tls: None, until };
+        if let Some(version) = group.settings.header {
+            // On the gateway's own account, so nobody is named.
+            let mut own = Vec::new();
+            header::write(version, None, &mut own);
+            link.send(&own)?;
+        }
         if server.scheme == Scheme::Https {
             let broken = |error: &dyn fmt::Display| HandshakeError::Tls(error.to_string());
             let (Some(tls), Some(name)) = (group.tls(), server_name(&server.target.host)) else {

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 use crate::accounts::names::Name;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_UPSTREAM_TRIES_MAX};
 use crate::proxy::dial::{Dial, Failure, Guard};
-use crate::proxy::stream::End;
+use crate::proxy::header::{self, Ends};
+use crate::proxy::stream::{End, Moved};
 use crate::proxy::target::{Host, Target};
 use crate::proxy::upstream::group::{Group, Lease};
 use crate::proxy::upstream::handshake::{Fault, Handshake, HandshakeError};
@@ -83,6 +84,15 @@ impl Via {
     /// What rules call the group.
     pub(super) fn name(&self) -> &Name {
         &self.group.settings.name
+    }
+
+    /// Says to a server whose connection it is, if it is to know, before anybody has said anything:
+    /// below TLS, should there be any. Returns whether that has gone, as nothing is in its way.
+    fn announce(&self, ends: Option<Ends>, origin: &mut End) -> bool {
+        let Some(version) = self.group.settings.header else { return true };
+        let mut header = Vec::new();
+        header::write(version, ends, &mut header);
+        matches!(origin.write(&header), Ok(Moved::Bytes(len)) if len == header.len())
     }
 
     /// The address that is asked for, where it is one.
@@ -178,9 +188,14 @@ impl Connection {
     }
 
     /// A server is connected: it is told what is asked for.
-    pub(super) fn begin_talk(&mut self, origin: End, socket: usize, cx: &mut Context) {
+    pub(super) fn begin_talk(&mut self, mut origin: End, socket: usize, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let Some(via) = &mut dialling.via else { return };
+        // Below TLS, should there be any; one that had been ready has been spoken on.
+        let ends = ends(&self.client, self.from);
+        if !via.was_ready && !via.announce(ends, &mut origin) {
+            return self.lose_server(Failure::Other, cx);
+        }
         match via.begin_talk(origin, socket) {
             Ok(talk) => {
                 via.talk = Some(talk);
@@ -239,4 +254,10 @@ impl Dialling {
     pub(super) fn take_lease(&mut self) -> Option<Lease> {
         self.via.as_mut()?.lease.take()
     }
+}
+
+/// The two ends of a client's connection: who it is, and which address of this host it has reached.
+fn ends(client: &End, from: SocketAddr) -> Option<Ends> {
+    let reached = client.stream.tcp().local_addr().ok()?;
+    Some(Ends { source: from, destination: reached })
 }
