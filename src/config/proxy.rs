@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::config::schema::{ProxyRate, ProxySection, Sections, ServerLoginSectio
 use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
 use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
-use crate::proxy::dial::Guard;
+use crate::proxy::dial::{Guard, Source};
 use crate::proxy::http::{Disclosure, Mark};
 use crate::proxy::origins::Origins;
 use crate::proxy::records::Format;
@@ -249,6 +249,11 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
         let help = "such as `listen = [\"tcp://127.0.0.1:1080\"]`, or `--listen 127.0.0.1:1080`";
         problems.error_with_help(place.clone(), "a proxy has nowhere to listen", help);
     }
+    let from = &keys.dial_from;
+    if dial_from(&from.value).addresses().count() < from.value.len() {
+        let what = "connections come from one address of each family, and here are more";
+        problems.error(from.origin.clone(), what);
+    }
     if keys.protocols.value.is_empty() {
         problems.error(keys.protocols.origin.clone(), "no protocol is left to speak");
     }
@@ -328,6 +333,17 @@ fn tls(
     Some(EntranceTls { files, demands_certificate: keys.certificate_required.value })
 }
 
+fn dial_from(addresses: &[IpAddr]) -> Source {
+    let mut source = Source::default();
+    for address in addresses {
+        match address.to_canonical() {
+            IpAddr::V4(address) => source.ipv4 = Some(address),
+            IpAddr::V6(address) => source.ipv6 = Some(address),
+        }
+    }
+    source
+}
+
 fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
     let keys = &table.keys;
     let seconds = |value: u32| Duration::from_secs(value.into());
@@ -352,6 +368,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             proxy_protocol_from: keys.proxy_protocol_from.value.clone(),
             auth_from: keys.auth_from.value.clone(),
             guard: Guard { allowed: keys.allow.value.clone() },
+            dial_from: dial_from(&keys.dial_from.value),
             udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
             serves_datagrams: true,
             routes: routes::routes(&table.rules, &table.upstreams),

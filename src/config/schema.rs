@@ -396,6 +396,7 @@ section! {
         allow: Vec<Allowed> = Vec::new(), Live;
         udp_ports: Option<PortRange> = None, Live;
         origin_ca_file: Option<PathBuf> = None, Live;
+        dial_from: Vec<IpAddr> = Vec::new(), Live;
         request_within_s: ProxySeconds =
             ProxySeconds::clamped(limits::PROXY_REQUEST_WITHIN.as_secs()), Live;
         dial_within_s: ProxySeconds =

@@ -1,6 +1,7 @@
 //! `corelane proxy`: the proxy gateway without a tunnel; and the same beside one.
 
 use std::io;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,10 +141,15 @@ pub(super) fn files_of_rules(entrances: &[Entrance]) -> Vec<PathBuf> {
     of_upstreams.chain(origins).collect()
 }
 
-/// Reads those files, as long as the rights for that are there.
+/// Reads those files, as long as the rights for that are there, and looks whether addresses from
+/// which others are dialled are there.
 pub(super) fn load_files_of_rules(entrances: &[Entrance]) -> Result<(), DaemonError> {
     for group in entrances.iter().flat_map(|entrance| &entrance.rules.upstreams) {
         group.load()?;
+    }
+    for address in entrances.iter().flat_map(|entrance| entrance.rules.dial_from.addresses()) {
+        let failed = |source| GatewayError::DialFrom { address, source };
+        UdpSocket::bind((address, 0)).map_err(failed)?;
     }
     let serves_http = |entrance: &&Entrance| entrance.rules.has(Protocol::Http);
     for Entrance { rules, .. } in entrances.iter().filter(serves_http) {

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -42,6 +42,14 @@ pub enum GatewayError {
     /// The certificates are not in order.
     #[error("cannot offer TLS to proxy clients: {0}")]
     Tls(#[from] TlsSetupError),
+    /// An address from which others are to be dialled is none of this host's.
+    #[error("cannot dial from {address} (`dial_from`): {source}{}", advice(source))]
+    DialFrom {
+        /// The address.
+        address: IpAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The authorities that origins are believed by are not in order.
     #[error("cannot speak TLS to origins (`origin_ca_file`): {0}")]
     Origins(TlsSetupError),

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::login::tls::TlsFiles;
 
 use super::detect::Protocol;
-use super::dial::Guard;
+use super::dial::{Guard, Source};
 use super::http::Disclosure;
 use super::origins::Origins;
 use super::records::Format;
@@ -111,6 +111,8 @@ pub struct Rules {
     pub auth_from: Vec<IpNet>,
     /// Which addresses may be dialled.
     pub guard: Guard,
+    /// From which of this host's addresses.
+    pub dial_from: Source,
     /// The ports at which clients of UDP associations send; the kernel chooses if `None`.
     pub udp_ports: Option<RangeInclusive<u16>>,
     /// Whether there are UDP associations.
@@ -182,6 +184,7 @@ impl Default for Rules {
             proxy_protocol_from: Vec::new(),
             auth_from: Vec::new(),
             guard: Guard::default(),
+            dial_from: Source::default(),
             udp_ports: None,
             serves_datagrams: true,
             routes: Routes::default(),

@@ -28,6 +28,7 @@ pub mod privileges;
 pub mod process;
 pub mod signal;
 pub mod steering;
+pub mod tcp;
 pub mod terminal;
 pub mod tun;
 pub mod udp;

@@ -273,3 +273,58 @@ fn a_rule_goes_for_bind_and_for_each_datagram() {
         }
     }
 }
+
+#[test]
+fn origins_and_upstream_proxies_are_dialled_from_the_address_that_is_said() {
+    let origin = serve(|mut stream| {
+        let peer = stream.peer_addr().unwrap();
+        drop(writeln!(stream, "{}", peer.ip()));
+    });
+    let config = |from: &str, more: &str| {
+        format!(
+            "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\n\
+             dial_from = [{from}]\n{more}"
+        )
+    };
+    let seen = |gateway: &Gateway| {
+        let mut stream = gateway.reach(origin);
+        String::from_utf8(read_to_end(&mut stream)).unwrap().trim().to_owned()
+    };
+    let from = "\"127.0.0.5\", \"::1\"";
+    assert_eq!(seen(&Gateway::start_with_file(&config(from, ""))), "127.0.0.5");
+    // A family of which nothing is said goes as the kernel chooses.
+    assert_eq!(seen(&Gateway::start_with_file(&config("\"::1\"", ""))), "127.0.0.1");
+    let server = peer_teller_of_addresses();
+    let more = format!(
+        "[[proxy.upstream]]\nname = \"far\"\nservers = [\"socks5://{}\"]\n\
+         [[proxy.rule]]\nto = \"far\"\n",
+        server.0
+    );
+    let chained = Gateway::start_with_file(&config(from, &more));
+    assert_ne!(chained.reply_to("192.0.2.1:9"), 0, "that one is no proxy");
+    assert_eq!(server.1.recv_timeout(LONG).unwrap(), "127.0.0.5");
+    // What is no address of this host is told at start.
+    for (from, text) in [
+        ("\"192.0.2.77\"", "`ip address` lists those there are"),
+        ("\"127.0.0.5\", \"127.0.0.6\"", "one address of each family"),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config(from, "")).unwrap();
+        let command = Command::new(env!("CARGO_BIN_EXE_corelane"))
+            .args(["proxy", "-c"])
+            .arg(file.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&command.stderr);
+        assert!(!command.status.success() && said.contains(text), "{said}");
+    }
+}
+
+/// A server that tells a channel from which address it was connected, and closes.
+fn peer_teller_of_addresses() -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let (sender, seen) = channel();
+    let address = serve(move |stream| {
+        sender.send(stream.peer_addr().unwrap().ip().to_string()).unwrap();
+    });
+    (address, seen)
+}

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::proxy::target::{Host, Target};
 use crate::sys::names::LookupError;
+use crate::sys::tcp;
 
 pub use cache::Answer;
 pub use failure::Failure;
@@ -103,12 +104,36 @@ impl Dial {
     }
 }
 
+/// From which of this host's addresses others are dialled: the kernel chooses where none is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Those with an IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Those with an IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Source {
+    /// The addresses that are said.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let (ipv4, ipv6) = (self.ipv4.map(IpAddr::from), self.ipv6.map(IpAddr::from));
+        ipv4.into_iter().chain(ipv6)
+    }
+
+    fn towards(&self, address: IpAddr) -> Option<IpAddr> {
+        self.addresses().find(|own| own.is_ipv4() == address.is_ipv4())
+    }
+}
+
 /// A socket that begins to connect to `address`.
 ///
 /// # Errors
 /// The kernel's answer.
-pub fn connect(address: SocketAddr) -> std::io::Result<mio::net::TcpStream> {
-    let stream = mio::net::TcpStream::connect(address)?;
+pub fn connect(address: SocketAddr, source: Source) -> std::io::Result<mio::net::TcpStream> {
+    let stream = match source.towards(address.ip()) {
+        Some(own) => mio::net::TcpStream::from_std(tcp::connect_from(own, address)?),
+        None => mio::net::TcpStream::connect(address)?,
+    };
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mio::Interest;
 
-use crate::proxy::dial::{self, Failure, Step as DialStep};
+use crate::proxy::dial::{self, Failure, Source, Step as DialStep};
 use crate::proxy::records;
 use crate::proxy::relay::Relay;
 use crate::proxy::stream::{End, Stream};
@@ -39,13 +39,14 @@ impl Connection {
             }
             return Step::Next;
         }
+        let source = self.rules.dial_from;
         loop {
             match dialling.dial.poll(cx.now) {
                 DialStep::Connect(address) => {
                     // The server is not what the client has asked for.
                     if dialling.via.is_none() && !self.visitor.may_reach(address) {
                         dialling.dial.fail(Failure::Ruled);
-                    } else if let Err(error) = dialling.attempt(self.id, address, cx) {
+                    } else if let Err(error) = dialling.attempt(self.id, (address, source), cx) {
                         dialling.dial.fail(Failure::from(&error));
                     }
                 }
@@ -143,13 +144,18 @@ impl Dialling {
         self.via.as_ref().filter(is_tried).map(Via::due)
     }
 
-    fn attempt(&mut self, id: ConnectionId, address: SocketAddr, cx: &Context) -> io::Result<()> {
+    fn attempt(
+        &mut self,
+        id: ConnectionId,
+        (address, source): (SocketAddr, Source),
+        cx: &Context,
+    ) -> io::Result<()> {
         let mut places = self.attempts.iter_mut().zip(1..);
         // The dial begins no more attempts than there are places.
         let Some((place, socket)) = places.find(|(place, _)| place.is_none()) else {
             return Err(io::ErrorKind::QuotaExceeded.into());
         };
-        let mut stream = dial::connect(address)?;
+        let mut stream = dial::connect(address, source)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         cx.registry.register(&mut stream, id.token(socket), interest)?;
         *place = Some(End::new(Stream::Tcp(stream)));
