@@ -30,6 +30,8 @@ impl Connection {
         }
         let Phase::Dialling(dialling) = &mut self.phase else { return Step::Next };
         if let Some((origin, socket)) = dialling.winner() {
+            // Nothing is due on account of addresses that are left.
+            dialling.next = None;
             if dialling.via.is_some() {
                 self.begin_talk(origin, socket, cx);
             } else if self.visitor.may_keep(&origin, None) {
