@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane::login::pki::{Certificate, Purpose, Validity};
+use corelane::proxy::origins::Origins;
 use corelane::sys::clock;
 use rand::RngCore;
 use rustls::pki_types::pem::PemObject;
@@ -18,7 +19,8 @@ use rustls::{
 };
 
 use crate::forwarding::{read_head, read_response};
-use crate::harness::{Gateway, await_that, read_exactly, read_to_end, serve};
+use crate::harness::{Gateway, await_that, connect, read_exactly, read_to_end, serve};
+use crate::house::House;
 use crate::oracle::{Oracle, Request, ok};
 use crate::secured::Site;
 
@@ -352,6 +354,34 @@ fn an_origin_that_wants_a_certificate_gets_none_and_says_so() {
     assert!(head.starts_with("HTTP/1.1 502 ") && body.contains("want a certificate"), "{body}");
     let open = origin(&site);
     assert!(ask(&gateway, "127.0.0.1", open.address).0.starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn the_rules_of_users_hold_inside_tls() {
+    let site = Site::new();
+    let trusted = Origins::new(Some(site.pki.certificate()));
+    trusted.load().unwrap();
+    let house = House::new(|rules| rules.origins = Arc::new(trusted));
+    house.add("bea", "left horse");
+    let oracle = origin(&site);
+    let deny = format!(r#"["deny any {}/tcp","allow any"]"#, oracle.address.port());
+    house.set_of("bea", "{}", &deny);
+    let (ada, bea) = ("Basic YWRhOnJpZ2h0IGhvcnNl", "Basic YmVhOmxlZnQgaG9yc2U=");
+    let ask = |credentials: &str| {
+        let mut client = connect(house.address);
+        let shown = format!("\r\nProxy-Authorization: {credentials}\r\n\r\n");
+        let request = get("localhost", oracle.address, "/").replace("\r\n\r\n", &shown);
+        client.write_all(request.as_bytes()).unwrap();
+        read_response(&mut client).0[9..12].to_owned()
+    };
+    assert_eq!(
+        (ask(ada).as_str(), ask(bea).as_str(), ask("Basic eA==").as_str()),
+        ("200", "403", "407")
+    );
+    house.set_of("bea", "{}", r#"["allow any"]"#);
+    assert_eq!(ask(bea), "200");
+    let told = oracle.requests().iter().any(|it| it.head.to_lowercase().contains("proxy-"));
+    assert!(!told, "what is meant for the proxy stays there");
 }
 
 #[test]
