@@ -372,7 +372,7 @@ fn entrance(table: &ProxyTable, tls: Option<EntranceTls>) -> Entrance {
             udp_ports: keys.udp_ports.value.map(|ports| ports.first..=ports.last),
             serves_datagrams: true,
             routes: routes::routes(&table.rules, &table.upstreams),
-            upstreams: routes::groups(&table.upstreams),
+            upstreams: routes::groups(&table.upstreams, dial_from(&keys.dial_from.value)),
             origins: Arc::new(Origins::new(keys.origin_ca_file.value.clone())),
             request_within: seconds(keys.request_within_s.value.as_u32()),
             dial_within: seconds(keys.dial_within_s.value.as_u32()),

@@ -18,6 +18,7 @@ use crate::config::types::Unacceptable;
 use crate::config::values::{ConfigValue, Reader, TextValue, quoted};
 use crate::limits::PROXY_UPSTREAM_SERVERS_MAX;
 use crate::login::tls::Pin;
+use crate::proxy::dial::Source;
 use crate::proxy::header::Version;
 use crate::proxy::target::Target;
 use crate::proxy::upstream::group::{Balance, Group, GroupSettings, ServerAddress};
@@ -302,7 +303,7 @@ pub(crate) fn routes(rules: &[RuleTable], upstreams: &[UpstreamTable]) -> Routes
 }
 
 /// The groups that the tables describe.
-pub(crate) fn groups(upstreams: &[UpstreamTable]) -> Vec<Arc<Group>> {
+pub(crate) fn groups(upstreams: &[UpstreamTable], dial_from: Source) -> Vec<Arc<Group>> {
     let group = |UpstreamTable { keys, .. }: &UpstreamTable| {
         let every_s = keys.check_every_s.value.as_u32();
         Some(Arc::new(Group::new(GroupSettings {
@@ -318,6 +319,7 @@ pub(crate) fn groups(upstreams: &[UpstreamTable]) -> Vec<Arc<Group>> {
             },
             ready: keys.ready.value.as_usize(),
             header: keys.proxy_header.value,
+            dial_from,
             balance: keys.balance.value,
             check_every: (every_s > 0).then(|| Duration::from_secs(every_s.into())),
             check: keys.check.value.clone(),

@@ -409,6 +409,24 @@ fn the_way_may_lead_through_upstream_proxies() {
 }
 
 #[test]
+fn inside_the_tls_of_an_upstream_proxy_no_tls_is_spoken() {
+    let site = Site::new();
+    let ca = site.pki.certificate();
+    let end = Gateway::start_with_file(&site.config(""));
+    let more = format!(
+        "[[proxy.upstream]]\nname = \"far\"\nservers = [\"https://localhost:{}\"]\n\
+         ca_file = {ca:?}\n[[proxy.rule]]\nto = \"far\"\n",
+        end.address.port()
+    );
+    let near = Gateway::start_with_file(&config(&ca, &more));
+    let oracle = origin(&site);
+    let (head, body) = ask(&near, "localhost", oracle.address);
+    assert!(head.starts_with("HTTP/1.1 502 ") && body.contains("TLS inside of TLS"), "{body}");
+    assert_reachable(&near, oracle.address);
+    assert!(oracle.requests().is_empty());
+}
+
+#[test]
 fn the_authorities_are_those_of_the_system_or_of_the_file_and_are_read_again() {
     let (site, other) = (Site::new(), Site::new());
     let oracle = origin(&site);

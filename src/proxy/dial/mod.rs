@@ -120,7 +120,8 @@ impl Source {
         ipv4.into_iter().chain(ipv6)
     }
 
-    fn towards(&self, address: IpAddr) -> Option<IpAddr> {
+    /// The one from which `address` is dialled, if it is said.
+    pub fn towards(&self, address: IpAddr) -> Option<IpAddr> {
         self.addresses().find(|own| own.is_ipv4() == address.is_ipv4())
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::accounts::names::Name;
 use crate::exit::ExitCode;
 use crate::login::tls::{ClientTls, TlsSetupError};
+use crate::proxy::dial::Source;
 use crate::proxy::header::Version;
 use crate::proxy::origins::server_name;
 use crate::proxy::target::{Target, TargetError};
@@ -112,6 +113,8 @@ pub struct GroupSettings {
     pub ready: usize,
     /// Which PROXY header comes first on each connection, and names the client, if one does.
     pub header: Option<Version>,
+    /// From which of this host's addresses they are dialled on the gateway's own account.
+    pub dial_from: Source,
     /// How connections are shared out.
     pub balance: Balance,
     /// How often each server is tried on its own account, if it is.
@@ -131,6 +134,7 @@ impl GroupSettings {
             tls: TlsSettings::default(),
             ready: 0,
             header: None,
+            dial_from: Source::default(),
             balance: Balance::default(),
             check_every: None,
             check: None,

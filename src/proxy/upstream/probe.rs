@@ -10,11 +10,12 @@ use rustls::ClientConnection;
 use zeroize::Zeroizing;
 
 use crate::limits::PROXY_UPSTREAM_ANSWER_LEN_MAX;
+use crate::proxy::dial::Source;
 use crate::proxy::header;
 use crate::proxy::origins::server_name;
 use crate::proxy::target::{Host, Target};
 use crate::sys::names::LookupError;
-use crate::sys::{clock, names};
+use crate::sys::{clock, names, tcp};
 
 use super::group::{Group, ServerAddress};
 use super::handshake::{Handshake, HandshakeError, Scheme};
@@ -110,7 +111,8 @@ impl Link {
                 LookupError::Unavailable => ProbeError::NameUnavailable,
             })?,
         };
-        let tcp = connect(&addresses, server.target.port, until)?;
+        let source = group.settings.dial_from;
+        let tcp = connect(&addresses, server.target.port, source, until)?;
         let mut link = Self { tcp, tls: None, until };
         if let Some(version) = group.settings.header {
             // On the gateway's own account, so nobody is named.
@@ -227,10 +229,20 @@ impl ProbeError {
     }
 }
 
-fn connect(addresses: &[IpAddr], port: u16, until: Instant) -> Result<TcpStream, ProbeError> {
+fn connect(
+    addresses: &[IpAddr],
+    port: u16,
+    source: Source,
+    until: Instant,
+) -> Result<TcpStream, ProbeError> {
     let mut trouble = ProbeError::NoName;
     for address in addresses {
-        match TcpStream::connect_timeout(&SocketAddr::new(*address, port), left(until)?) {
+        let (to, left) = (SocketAddr::new(*address, port), left(until)?);
+        let connected = match source.towards(*address) {
+            Some(own) => tcp::connect_from_within(own, to, left),
+            None => TcpStream::connect_timeout(&to, left),
+        };
+        match connected {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => trouble = ProbeError::Timeout,
             Err(source) => trouble = ProbeError::Connect { source },

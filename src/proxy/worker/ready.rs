@@ -316,7 +316,7 @@ impl Ready {
     ) -> bool {
         while let Some(address) = rest.pop() {
             let number = self.free.pop().unwrap_or(self.places.len());
-            let begun = dial::connect(address).and_then(|mut stream| {
+            let begun = dial::connect(address, group.settings.dial_from).and_then(|mut stream| {
                 around.registry.register(&mut stream, (self.token)(number), INTEREST)?;
                 Ok(stream)
             });

@@ -81,7 +81,9 @@ impl Connection {
     pub(super) fn begin_securing(&mut self, origin: End, socket: usize, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let Purpose::Forward(passing) = &dialling.purpose else { return };
+        let is_nested = matches!(origin.stream, Stream::Tls(_));
         let secured = match (self.rules.origins.tls(), server_name(&passing.errand.to.host)) {
+            _ if is_nested => Err(TlsFault::Nested),
             (None, _) => Err(TlsFault::NoRoots),
             (_, None) => Err(TlsFault::OtherName),
             (Some(tls), Some(name)) => origin
@@ -89,10 +91,7 @@ impl Connection {
                     Stream::Tcp(tcp) => TlsStream::client(tcp, tls, name).map(Stream::Tls),
                     Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
                 })
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::Unsupported => TlsFault::Nested,
-                    _ => TlsFault::Other,
-                }),
+                .map_err(|_| TlsFault::Other),
         };
         match secured {
             Ok(origin) => dialling.securing = Some(Securing { origin, socket }),
