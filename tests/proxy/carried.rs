@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use corelane::lab::Host;
 use tempfile::TempDir;
 
 use crate::harness::{
@@ -16,6 +17,7 @@ use crate::harness::{
 use crate::house::House;
 use crate::routes::{chained, fetch};
 use crate::secured::Site;
+use crate::served::Served;
 
 /// Flags of a client, and the files that they name.
 struct Flags {
@@ -95,6 +97,44 @@ fn whatever_a_client_speaks_is_carried_over_connections_that_are_ready() {
         stream.write_all(b"hello").unwrap();
         assert_eq!(read_exactly(&mut stream, 5), b"hello");
     }
+}
+
+#[test]
+fn a_server_as_an_administrator_sets_it_up_is_the_gateway_of_a_host() {
+    let host = Host::create("both").unwrap();
+    // Its certificate is that of the logins.
+    let proxy = "[[proxy]]\nlisten = [\"tls://127.0.0.1:8443\"]\nauth = \"required\"\n\
+                 allow = [\"loopback\"]\n";
+    let served = Served::start(&host, proxy);
+    let page = host.run(|| http("the page")).unwrap();
+    let password = served.path("ada.password");
+    std::fs::write(&password, "right horse\n").unwrap();
+    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+    let (ca, password) = (served.path("pki/ca.crt"), password.display().to_string());
+    let ca = ca.display().to_string();
+    let flags = ["--server", "localhost:8443", "--ca-file", &ca, "--user", "ada"];
+    let flags = flags.into_iter().chain(["--password-file", &password]).map(str::to_owned);
+    let client = Gateway::start_client_on(&host, &flags.collect::<Vec<_>>());
+    let get = |proxy: &str| {
+        let proxy = format!("{proxy}://{}", client.address);
+        let url = format!("http://localhost:{}/", page.port());
+        let mut command = host.command("curl").unwrap();
+        let flags = ["--silent", "--max-time", "60", "--noproxy", "", "--proxytunnel"];
+        let output = command.args(flags).args(["--proxy", &proxy, &url]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for proxy in ["socks5h", "socks4a", "http"] {
+        assert_eq!(get(proxy), "the page", "{proxy}");
+    }
+    assert_eq!(served.gateway.status().reached, 3);
+    let said = served.administer(&["user", "disable", "ada"]);
+    assert!(said.contains("proxy login"), "{said}");
+    assert_eq!(get("socks5h"), "");
+    served.administer(&["user", "enable", "ada"]);
+    await_that("being let in again", || match get("socks5h") {
+        page if page == "the page" => Ok(()),
+        other => Err(other),
+    });
 }
 
 #[test]
@@ -240,16 +280,29 @@ fn head(stream: &mut TcpStream) -> Option<String> {
 
 #[test]
 fn a_server_that_does_not_say_is_dialled_as_ever_and_not_asked_all_the_time() {
+    for answer in [
+        "404 What?\r\nContent-Length: 0\r\n\r\n",
+        "200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "200 OK\r\n\r\n",
+        // Nor may what it says behind an answer be taken for one to the next request.
+        "200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        assert_dialled_as_ever(answer);
+    }
+}
+
+/// Asserts that connections to a server that answers OPTIONS so are made when they are needed.
+fn assert_dialled_as_ever(answer: &'static str) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let upstream = serve(move |mut stream| {
-        let Some(head) = head(&mut stream) else { return };
-        let is_connect = head.starts_with("CONNECT ");
+        let Some(first) = head(&mut stream) else { return };
+        let is_connect = first.starts_with("CONNECT ");
         counted.fetch_add(usize::from(!is_connect), Ordering::Relaxed);
-        let status = if is_connect { "200 OK" } else { "404 What?" };
-        drop(
-            stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()),
-        );
+        let answer = if is_connect { "200 OK\r\n\r\n" } else { answer };
+        drop(stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()));
+        // It is not the server that ends the connection.
+        drop(head(&mut stream));
     });
     let near = chained(7, &format!("\"http://{upstream}\""), "ready = 4");
     for _ in 0..20 {

@@ -50,7 +50,15 @@ impl Gateway {
 
     /// One that carries everything to another, by these flags.
     pub(crate) fn start_client(flags: &[String]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+        Self::client(Command::new(env!("CARGO_BIN_EXE_corelane")), flags)
+    }
+
+    /// The same on a host.
+    pub(crate) fn start_client_on(host: &Host, flags: &[String]) -> Self {
+        Self::client(host.command(env!("CARGO_BIN_EXE_corelane")).unwrap(), flags)
+    }
+
+    fn client(mut command: Command, flags: &[String]) -> Self {
         command.arg("proxy-client").args(["--listen", "127.0.0.1:0"]).args(flags);
         Self::spawn(command, tempfile::tempdir().unwrap(), None)
     }

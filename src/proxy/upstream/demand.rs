@@ -20,6 +20,8 @@ pub struct Demand {
     fewest: usize,
     look_at: Instant,
     failures: u32,
+    /// Whether one has been ready.
+    is_proven: bool,
     /// Whether the server has shown that it does not do this, whatever else it does.
     is_unable: bool,
     /// No try begins before.
@@ -35,6 +37,7 @@ impl Demand {
             fewest: 0,
             look_at: now + PROXY_READY_LOOK_EVERY,
             failures: 0,
+            is_proven: false,
             is_unable: false,
             not_before: None,
         }
@@ -45,7 +48,7 @@ impl Demand {
         match self.not_before {
             Some(at) if now < at => 0,
             // Until one has shown that it works, one is enough to find out.
-            Some(_) if self.failures > 0 => usize::from(there == 0 && self.wanted > 0),
+            _ if self.failures > 0 || !self.is_proven => usize::from(there == 0 && self.wanted > 0),
             _ => self.wanted.saturating_sub(there),
         }
     }
@@ -83,6 +86,7 @@ impl Demand {
 
     /// One is ready.
     pub fn stand_ready(&mut self) {
+        self.is_proven = true;
         self.is_unable = false;
     }
 
@@ -130,6 +134,8 @@ mod tests {
         let mut demand = Demand::new(8, now);
         assert_eq!(demand.missing(0, now), 1);
         assert_eq!(demand.missing(1, now), 0);
+        demand.stand_ready();
+        assert_eq!(demand.missing(1, now), 0);
         // Six at once: the first finds one.
         demand.take(1);
         for _ in 1..6 {
@@ -162,6 +168,7 @@ mod tests {
     fn those_that_are_needed_now_and_then_stay() {
         let mut now = clock::now();
         let mut demand = Demand::new(8, now);
+        demand.stand_ready();
         for _ in 0..4 {
             demand.take(0);
         }
@@ -187,7 +194,7 @@ mod tests {
             let missing = demand.missing(0, now);
             if missing > 0 {
                 tries += 1;
-                assert!(tries == 1 || missing == 1, "one finds out for all");
+                assert_eq!(missing, 1, "one finds out for all");
                 demand.fail(now);
                 demand.fail(now);
             }
@@ -195,7 +202,9 @@ mod tests {
         }
         assert!((60..=70).contains(&tries), "{tries} tries in an hour");
         demand.succeed();
-        assert_eq!(demand.missing(0, now), 2);
+        assert_eq!((demand.missing(0, now), demand.missing(1, now)), (1, 0));
+        demand.stand_ready();
+        assert_eq!(demand.missing(1, now), 1, "now there may be more of them");
     }
 
     #[test]

@@ -421,7 +421,8 @@ impl Ready {
                 let since = *since;
                 let State::Talking { talk, .. } = place.state else { return };
                 if !is_clean {
-                    return self.fail(&place.group, place.index, &"it says more", around.now);
+                    let why = "it says more than an answer";
+                    return self.be_refused((&place.group, place.index), true, &why, around.now);
                 }
                 if since.is_some() {
                     self.encourage(&place.group, place.index, around.now);
@@ -478,10 +479,21 @@ impl Ready {
             ) => false,
             _ => true,
         };
-        if let Some(fleet) = self.fleets.iter_mut().find(|it| it.is_of(group, index)) {
+        self.be_refused((group, index), is_unable, error, now);
+    }
+
+    /// A server does not let this client in, or does not do this at all.
+    fn be_refused(
+        &mut self,
+        (group, index): (&Arc<Group>, usize),
+        is_unable: bool,
+        why: &dyn std::fmt::Display,
+        now: Instant,
+    ) {
+        if let Some(fleet) = self.fleets.iter_mut().find(|fleet| fleet.is_of(group, index)) {
             fleet.demand.be_refused(is_unable, now);
         }
-        tell(group, index, error);
+        tell(group, index, why);
     }
 
     /// A server is not reached, or does not stay.
