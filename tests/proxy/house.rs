@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 
 use corelane::accounts::credentials::password::HashCost;
 use corelane::accounts::operations::{Actor, Operation, Outcome};
@@ -9,7 +10,8 @@ use corelane::accounts::service::{Accounts, AccountsOptions};
 use corelane::policy::{Defaults, SharedPolicies};
 use corelane::proxy::access::AccessOptions;
 use corelane::proxy::dial::Guard;
-use corelane::proxy::settings::{Auth, Entrance, EntranceTls, Rules};
+use corelane::proxy::records::Format;
+use corelane::proxy::settings::{Auth, Entrance, EntranceTls, LogPlace, LogSettings, Rules};
 use corelane::proxy::{Gateway, Listeners};
 use tempfile::TempDir;
 
@@ -20,7 +22,7 @@ pub(crate) struct House {
     pub(crate) gateway: Gateway,
     pub(crate) accounts: Accounts,
     pub(crate) address: SocketAddr,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl House {
@@ -55,7 +57,9 @@ impl House {
         change(&mut rules);
         let mut listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         let listen_tls = if tls.is_some() { std::mem::take(&mut listen) } else { Vec::new() };
-        let entrance = Entrance { listen, listen_tls, tls, access_log: None, rules };
+        let place = LogPlace::File(directory.path().join("access.log"));
+        let access_log = Some(LogSettings { place, format: Format::Json });
+        let entrance = Entrance { listen, listen_tls, tls, access_log, rules };
         let listeners = Listeners::bind(vec![entrance], workers).unwrap();
         let access = AccessOptions {
             accounts: accounts.clone(),
@@ -67,9 +71,14 @@ impl House {
         let gateway =
             Gateway::start(listeners, &cpus, Some(access), |why| panic!("{why}")).unwrap();
         let address = gateway.addresses()[0];
-        let house = Self { gateway, accounts, address, _directory: directory };
+        let house = Self { gateway, accounts, address, directory };
         house.add("ada", "right horse");
         house
+    }
+
+    /// Where its access log is, in JSON.
+    pub(crate) fn access_log(&self) -> PathBuf {
+        self.directory.path().join("access.log")
     }
 
     pub(crate) fn add(&self, user: &str, password: &str) {

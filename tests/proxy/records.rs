@@ -5,6 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine as _;
+use corelane::accounts::operations::Outcome;
 use corelane::sys::signal::terminate;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -13,6 +15,8 @@ use crate::forwarding::read_response;
 use crate::harness::{
     Gateway, await_that, connect, echo, origin, read_exactly, read_to_end, serve,
 };
+use crate::house::House;
+use crate::oracle::Oracle;
 
 /// A gateway with an access log in JSON.
 struct Site {
@@ -427,4 +431,59 @@ fn standard_output_takes_the_log_in_the_format_of_web_servers() {
         seen[0].starts_with("127.0.0.1 - - [") && seen[0].ends_with("] \"-\" 404 0"),
         "{seen:?}"
     );
+}
+
+#[test]
+fn lines_name_who_it_was_and_never_who_it_was_not() {
+    let house = House::new(|rules| rules.usage_by_destination = true);
+    house.add("bea", "left horse");
+    let as_user = |credentials: &str, request: &str| {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(credentials);
+        let shown = format!("\r\nProxy-Authorization: Basic {encoded}\r\n\r\n");
+        request.replacen("\r\n\r\n", &shown, 1)
+    };
+    let echo = echo();
+    let mut relay = house.reach(echo);
+    relay.write_all(b"hello").unwrap();
+    assert_eq!(read_exactly(&mut relay, 5), b"hello");
+    drop(relay);
+    let log = house.access_log();
+    await_lines(&log, 1);
+    // One connection serves two users, one after the other.
+    let oracle = Oracle::parrot();
+    let mut client = connect(house.address);
+    for credentials in ["ada:right horse", "bea:left horse"] {
+        client.write_all(as_user(credentials, &oracle.get("/a?b")).as_bytes()).unwrap();
+        assert!(read_response(&mut client).0.starts_with("HTTP/1.1 200"));
+    }
+    await_lines(&log, 3);
+    // A password in the field of the user, behind what others have asked for; and none at all.
+    let stranger = as_user("hunter2:hunter3", &oracle.get("/"));
+    for (mut client, said) in [(client, stranger), (connect(house.address), oracle.get("/"))] {
+        client.write_all(said.as_bytes()).unwrap();
+        assert!(read_to_end(&mut client).starts_with(b"HTTP/1.1 407"));
+    }
+    let lines = await_lines(&log, 5);
+    let seen: Vec<String> =
+        lines.iter().map(|line| told(line, &["user", "protocol", "status", "outcome"])).collect();
+    let expected = [
+        "ada socks5 null ok",
+        "ada http 200 ok",
+        "bea http 200 ok",
+        "null http 407 login_refused",
+        "null http 407 no_login",
+    ];
+    assert_eq!(seen, expected);
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("hunter") && !text.contains("horse"), "{text}");
+    // What the lines say is what the database has, for each host and user.
+    let bytes = |line: &Value| (line["up_bytes"].as_u64(), line["down_bytes"].as_u64());
+    await_that("the usage of bea", || {
+        let stats = r#"{"operation":"stats","user":"bea","since_s":86400,"by":"destination"}"#;
+        let Outcome::Usage(usage) = house.run(stats) else { panic!() };
+        let [line] = &usage[..] else { return Err(format!("{usage:?}")) };
+        assert_eq!((line.destination.as_deref(), line.connections), (Some("127.0.0.1"), Some(1)));
+        assert_eq!((Some(line.received_bytes), Some(line.sent_bytes)), bytes(&lines[2]));
+        Ok(())
+    });
 }

@@ -118,6 +118,8 @@ pub(in crate::proxy) struct Record {
     pub(super) tls: bool,
     /// Who it says it is, once that is known to be so.
     pub(super) user: Option<Name>,
+    /// Whether it is known who has said this: not if it was refused before it was asked.
+    pub(super) is_named: bool,
     /// The method of a request of HTTP.
     pub(super) method: Option<Box<str>>,
     /// What was asked for.
@@ -147,6 +149,7 @@ impl Record {
             means,
             tls: false,
             user: None,
+            is_named: true,
             method: None,
             target: None,
             url: None,
@@ -158,6 +161,12 @@ impl Record {
             ended: Duration::ZERO,
             took: Duration::ZERO,
         }
+    }
+
+    /// Nobody has shown who says this, whoever has used the connection before.
+    pub(in crate::proxy) fn of_nobody(mut self) -> Self {
+        self.is_named = false;
+        self
     }
 
     /// The wish is for this host and port.

@@ -41,7 +41,7 @@ impl Connection {
                 Phase::Asking(asking) => means_of(&asking.front),
                 _ => Means::Unknown,
             };
-            self.ledger.open(|| Record::new(cx.now, self.from, means));
+            self.ledger.open(|| Record::new(cx.now, self.from, means).of_nobody());
         }
         self.ledger.note(Outcome::Refused(refusal));
     }
