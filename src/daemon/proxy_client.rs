@@ -101,7 +101,7 @@ fn advice(why: &ProbeError, is_shown: bool) -> &'static str {
         ProbeError::Handshake(HandshakeError::Http(ConnectError::Refused(429))) => {
             "; there were too many wrong passwords: wait for some minutes"
         }
-        ProbeError::Handshake(HandshakeError::Tls(_)) => {
+        ProbeError::Handshake(HandshakeError::Tls(why)) if why.contains("_file`") => {
             "; `--ca-file`, `--ca-pin`, `--certificate-file` and `--key-file` say the same here"
         }
         _ => "",

@@ -157,6 +157,10 @@ fn what_is_wrong_is_told_at_the_start() {
         assert!(got == Some(code) && text.contains(said), "{:?}: {got:?} {text}", flags.list);
         assert!(!text.contains("right horse"), "{text}");
     }
+    // What certificates have no part in is not mended by flags about them.
+    let (code, text) = flags().with("--server", &http("no TLS").to_string()).fail();
+    assert!(code == Some(6) && text.contains("does not speak TLS"), "{text}");
+    assert!(!text.contains("--ca-file"), "{text}");
     // Nobody can be asked for a password here.
     let mut nobody = flags();
     nobody.list.truncate(nobody.list.len() - 2);
