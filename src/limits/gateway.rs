@@ -175,6 +175,11 @@ pub const PROXY_READY_KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// After how long it is asked again at the latest. NAT forgets silent connections sooner than most
 /// servers do.
 pub const PROXY_READY_RENEW_MAX: Duration = Duration::from_secs(30);
+/// And no sooner than this, whatever it says of itself: asking is work at both ends.
+pub const PROXY_READY_RENEW_MIN: Duration = Duration::from_secs(1);
+/// How long what is sent over one may stay unacknowledged (`TCP_USER_TIMEOUT`). The path may have
+/// gone without a word since it was made; whoever needs one is better served by a new one then.
+pub const PROXY_READY_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
 /// The most connections that a worker of `corelane proxy-client` has ready.
 pub const PROXY_CLIENT_READY: usize = 16;
 /// How long its gateway may take to say, at the start, whether it lets the client in.

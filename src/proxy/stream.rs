@@ -114,6 +114,13 @@ impl Stream {
         }
     }
 
+    /// Has the kernel break the connection when what was sent over it has not been acknowledged for
+    /// so long (`TCP_USER_TIMEOUT`, tcp(7)); with `None` after as long as it pleases.
+    pub fn give_up_unacknowledged(&self, after: Option<Duration>) {
+        // The kernel refuses this for no socket of TCP.
+        let _ = SockRef::from(self.tcp()).set_tcp_user_timeout(after);
+    }
+
     /// Makes closing the connection a reset (`SO_LINGER` of zero, socket(7)), so that the far end
     /// does not take what it has got for the whole.
     pub fn reset_on_close(&self) {

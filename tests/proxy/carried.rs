@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use corelane::lab::Host;
+use corelane::sys::clock;
 use tempfile::TempDir;
 
 use crate::harness::{
@@ -99,42 +100,81 @@ fn whatever_a_client_speaks_is_carried_over_connections_that_are_ready() {
     }
 }
 
-#[test]
-fn a_server_as_an_administrator_sets_it_up_is_the_gateway_of_a_host() {
-    let host = Host::create("both").unwrap();
-    // Its certificate is that of the logins.
-    let proxy = "[[proxy]]\nlisten = [\"tls://127.0.0.1:8443\"]\nauth = \"required\"\n\
-                 allow = [\"loopback\"]\n";
-    let served = Served::start(&host, proxy);
-    let page = host.run(|| http("the page")).unwrap();
-    let password = served.path("ada.password");
-    std::fs::write(&password, "right horse\n").unwrap();
-    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
-    let (ca, password) = (served.path("pki/ca.crt"), password.display().to_string());
-    let ca = ca.display().to_string();
-    let flags = ["--server", "localhost:8443", "--ca-file", &ca, "--user", "ada"];
-    let flags = flags.into_iter().chain(["--password-file", &password]).map(str::to_owned);
-    let client = Gateway::start_client_on(&host, &flags.collect::<Vec<_>>());
-    let get = |proxy: &str| {
-        let proxy = format!("{proxy}://{}", client.address);
-        let url = format!("http://localhost:{}/", page.port());
-        let mut command = host.command("curl").unwrap();
+/// A server as an administrator sets it up, and who is carried to it.
+struct Pair<'h> {
+    host: &'h Host,
+    served: Served,
+    client: Gateway,
+    page: SocketAddr,
+}
+
+impl<'h> Pair<'h> {
+    fn start(host: &'h Host) -> Self {
+        // Its certificate is that of the logins.
+        let proxy = "[[proxy]]\nlisten = [\"tls://127.0.0.1:8443\"]\nauth = \"required\"\n\
+                     allow = [\"loopback\"]\n";
+        let served = Served::start(host, proxy);
+        let page = host.run(|| http("the page")).unwrap();
+        let password = served.path("ada.password");
+        std::fs::write(&password, "right horse\n").unwrap();
+        std::fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+        let (ca, password) = (served.path("pki/ca.crt"), password.display().to_string());
+        let ca = ca.display().to_string();
+        let flags = ["--server", "localhost:8443", "--ca-file", &ca, "--user", "ada"];
+        let flags = flags.into_iter().chain(["--password-file", &password]).map(str::to_owned);
+        let client = Gateway::start_client_on(host, &flags.collect::<Vec<_>>());
+        Self { host, served, client, page }
+    }
+
+    /// What somebody gets who comes by this protocol.
+    fn get(&self, proxy: &str) -> String {
+        let proxy = format!("{proxy}://{}", self.client.address);
+        let url = format!("http://localhost:{}/", self.page.port());
+        let mut command = self.host.command("curl").unwrap();
         let flags = ["--silent", "--max-time", "60", "--noproxy", "", "--proxytunnel"];
         let output = command.args(flags).args(["--proxy", &proxy, &url]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
-    };
-    for proxy in ["socks5h", "socks4a", "http"] {
-        assert_eq!(get(proxy), "the page", "{proxy}");
     }
-    assert_eq!(served.gateway.status().reached, 3);
-    let said = served.administer(&["user", "disable", "ada"]);
+}
+
+#[test]
+fn a_server_as_an_administrator_sets_it_up_is_the_gateway_of_a_host() {
+    let host = Host::create("both").unwrap();
+    let pair = Pair::start(&host);
+    for proxy in ["socks5h", "socks4a", "http"] {
+        assert_eq!(pair.get(proxy), "the page", "{proxy}");
+    }
+    assert_eq!(pair.served.gateway.status().reached, 3);
+    let said = pair.served.administer(&["user", "disable", "ada"]);
     assert!(said.contains("proxy login"), "{said}");
-    assert_eq!(get("socks5h"), "");
-    served.administer(&["user", "enable", "ada"]);
-    await_that("being let in again", || match get("socks5h") {
+    assert_eq!(pair.get("socks5h"), "");
+    pair.served.administer(&["user", "enable", "ada"]);
+    await_that("being let in again", || match pair.get("socks5h") {
         page if page == "the page" => Ok(()),
         other => Err(other),
     });
+}
+
+#[test]
+fn a_path_that_has_gone_without_a_word_costs_a_moment_and_not_the_connection() {
+    let host = Host::create("path").unwrap();
+    let ip = |words: &str| {
+        let status = host.command("ip").unwrap().args(words.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {words}");
+    };
+    ip("address add 10.99.0.2/32 dev lo");
+    ip("route replace local 127.0.0.1 dev lo table local src 10.99.0.2");
+    let pair = Pair::start(&host);
+    let workers = pair.client.status().workers;
+    await_ready(&pair.client, workers);
+    assert_eq!(pair.get("socks5h"), "the page");
+    await_ready(&pair.client, workers);
+    // The host moves to another network: nothing is answered any more to where it was.
+    ip("route replace local 127.0.0.1 dev lo table local src 127.0.0.1");
+    ip("address del 10.99.0.2/32 dev lo");
+    assert_eq!(pair.get("socks5h"), "the page");
+    let server = &pair.client.status().upstreams[0];
+    assert_eq!((server.reached, server.reached_at_once, server.failed), (2, 1, 0), "{server:?}");
 }
 
 #[test]
@@ -297,7 +337,7 @@ fn a_server_that_does_not_say_is_dialled_as_ever_and_not_asked_all_the_time() {
 
 /// Asserts that connections to a server that answers OPTIONS so are made when they are needed.
 fn assert_dialled_as_ever(answer: &'static str) {
-    let asked = Arc::new(AtomicUsize::new(0));
+    let (asked, start) = (Arc::new(AtomicUsize::new(0)), clock::now());
     let counted = Arc::clone(&asked);
     let upstream = serve(move |mut stream| {
         let Some(first) = head(&mut stream) else { return };
@@ -315,8 +355,10 @@ fn assert_dialled_as_ever(answer: &'static str) {
     let server = &near.status().upstreams[0];
     assert_eq!((server.reached, server.reached_at_once, server.failed), (20, 0, 0), "{server:?}");
     let asked = asked.load(Ordering::Relaxed);
-    let workers = near.status().workers as usize;
-    assert!(asked <= workers, "{asked} times by {workers} workers");
+    let (workers, seconds) = (near.status().workers as usize, start.elapsed().as_secs() as usize);
+    // A machine that is busy with something else may miss an answer, and asks again after a while.
+    let most = workers * (1 + seconds);
+    assert!(asked <= most, "{asked} times by {workers} workers in {seconds} s");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::limits::{
     PROXY_READY_ATTEMPT_WITHIN, PROXY_READY_KEEP_ALIVE, PROXY_READY_LASTS, PROXY_READY_RENEW_MAX,
-    PROXY_READY_WITHIN,
+    PROXY_READY_RENEW_MIN, PROXY_READY_UNACKNOWLEDGED_MAX, PROXY_READY_WITHIN,
 };
 use crate::proxy::dial::names::Names;
 use crate::proxy::dial::{self, Answer};
@@ -431,6 +431,7 @@ impl Ready {
                 if let Some(fleet) = fleet {
                     fleet.demand.stand_ready();
                 }
+                talk.origin.stream.give_up_unacknowledged(Some(PROXY_READY_UNACKNOWLEDGED_MAX));
                 let _seat = place.group.count_ready(place.index);
                 let since = since.unwrap_or(around.now);
                 place.state = State::Idle { end: talk.origin, since, _seat };
@@ -522,5 +523,21 @@ fn tell(group: &Group, index: usize, why: &dyn std::fmt::Display) {
 /// the same time, since meanwhile they are not ready.
 fn renew_after(keep_alive: Duration, number: usize) -> Duration {
     let within = (keep_alive / 2).min(PROXY_READY_RENEW_MAX);
-    within - within / 16 * (number % 8) as u32
+    (within - within / 16 * (number % 8) as u32).max(PROXY_READY_RENEW_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_asked_again_in_good_time_but_not_without_a_pause() {
+        for (bears, at_least, at_most) in [(0, 1000, 1000), (1, 1000, 1000), (40, 11000, 20000)] {
+            for number in 0..16 {
+                let after = renew_after(Duration::from_secs(bears), number).as_millis();
+                assert!((at_least..=at_most).contains(&after), "{bears} s: {after} ms");
+            }
+        }
+        assert_eq!(renew_after(Duration::MAX, 0), PROXY_READY_RENEW_MAX);
+    }
 }

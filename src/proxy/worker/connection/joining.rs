@@ -213,6 +213,8 @@ impl Connection {
             Ok(Progress::Wait) => Some(Step::Turn(Turn::Wait)),
             Ok(Progress::Done) => {
                 let (talk, judged) = (via.talk.take()?, via.judged());
+                // What is relayed over it may wait for as long as over any other.
+                talk.origin.stream.give_up_unacknowledged(None);
                 if let Some(lease) = &via.lease {
                     match via.was_ready {
                         true => via.group.succeed_at_once(lease.index),
