@@ -1,7 +1,7 @@
 //! What those who have said who they are get by HTTP without CONNECT: their requests are forwarded,
 //! each for whom it shows.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use corelane::sys::clock;
 
 use crate::clients::{curl, python};
 use crate::forwarding::{read_head, read_response};
-use crate::harness::{await_that, connect, read_exactly, read_to_end, serve};
+use crate::harness::{await_that, connect, echo, read_exactly, read_to_end, serve};
 use crate::house::House;
 use crate::oracle::{Oracle, ok};
 
@@ -249,6 +249,36 @@ fn a_rule_ends_what_it_denies_and_leaves_the_rest() {
         assert_eq!(read_exactly(client, 4), b"done");
     }
     assert_eq!(house.gateway.status().revoked, 2);
+}
+
+#[test]
+fn whoever_changes_groups_keeps_nothing_that_rules_for_groups_may_have_given() {
+    let rule = Rule {
+        domains: Vec::new(),
+        networks: Vec::new(),
+        ports: Vec::new(),
+        users: Vec::new(),
+        groups: vec!["guests".parse().unwrap()],
+        way: Way::Block,
+    };
+    let house = House::with_workers(1, |rules| rules.routes = Routes::new(&[rule]));
+    house.run(r#"{"operation":"group_add","name":"guests","limits":{}}"#);
+    let oracle = Oracle::parrot();
+    let get = by(ADA, &format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", oracle.url("/")));
+    let mut keeping = connect(house.address);
+    assert_eq!(say(&mut keeping, &get).0, "200");
+    let mut live = house.reach(echo());
+    // Terms that say nothing of groups leave what is there.
+    house.set(r#"{"connections_max":50}"#, "null");
+    live.write_all(b"x").unwrap();
+    assert_eq!(read_exactly(&mut live, 1), b"x");
+    assert_eq!(say(&mut keeping, &get).0, "200");
+    house.run(r#"{"operation":"user_set","name":"ada","limits":{},"join":["guests"]}"#);
+    assert!(live.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    assert_eq!(say(&mut keeping, &get).0, "403");
+    assert_eq!(oracle.visits().len(), 1, "one connection to the origin");
+    let status = house.gateway.status();
+    assert_eq!((status.revoked, status.failed["blocked"]), (1, 1), "{status:?}");
 }
 
 #[test]

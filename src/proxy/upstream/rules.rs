@@ -172,6 +172,11 @@ impl Routes {
         Some(Way::Direct)
     }
 
+    /// Whether a rule is for groups: then a user who is in others may have to go other ways.
+    pub fn asks_for_groups(&self) -> bool {
+        self.0.iter().any(|rule| !rule.groups.is_empty())
+    }
+
     /// Whether it makes no difference to the way to a target who asks.
     pub fn is_same_for_all(&self, target: &Target) -> bool {
         let question = Question { target, addresses: None, user: None, groups: &[] };

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::names::Name;
-use crate::accounts::refusal as accounts;
+use crate::accounts::refusal::{self as accounts, RefusalCode};
 use crate::accounts::service::{PassProof, PassTerms, refusal_of};
+use crate::limits::BUSY_RETRY_AFTER;
 use crate::packet::Upper;
 use crate::proxy::access::{Access, Member, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
@@ -32,6 +33,8 @@ pub(super) struct Visitor {
     shown: Option<Shown>,
     /// Its place among the connections of its user.
     seat: Option<MemberSeat>,
+    /// What held for it when its ways were last decided.
+    terms: Option<Arc<PassTerms>>,
 }
 
 impl Visitor {
@@ -59,7 +62,15 @@ impl Visitor {
         if !self.permit.as_ref().is_some_and(is_same) {
             self.seat = None;
         }
+        self.terms = Some(permit.terms());
         (self.permit, self.shown) = (Some(permit), Some(shown));
+    }
+
+    /// Whether its groups are others than when this was last asked, or it became known.
+    fn has_changed_groups(&mut self) -> bool {
+        let now = self.terms();
+        let before = std::mem::replace(&mut self.terms, now.clone());
+        before.zip(now).is_some_and(|(before, now)| before.groups != now.groups)
     }
 
     /// Whether it may be connected to that address over TCP.
@@ -181,6 +192,24 @@ impl Connection {
         }
     }
 
+    /// The accounts have not decided in time who the client is, or whom it asks about.
+    pub(super) fn give_up_login(&mut self, cx: &mut Context) {
+        let Phase::Asking(asking) = &mut self.phase else { return };
+        asking.login_pending = None;
+        let message = "the accounts have not decided in time";
+        let busy = accounts::Refusal::for_now(RefusalCode::Busy, message, BUSY_RETRY_AFTER);
+        match asking.vouching.take() {
+            Some(form) => {
+                self.vouch(form, Err(busy), cx);
+                // An answer that comes late is not to be taken for that to the next inquiry.
+                if let Phase::Asking(_) = self.phase {
+                    self.begin_parting(cx);
+                }
+            }
+            None => self.refuse_login(&busy, cx),
+        }
+    }
+
     fn refuse_login(&mut self, refusal: &accounts::Refusal, cx: &Context) {
         let Phase::Asking(asking) = &mut self.phase else { return };
         asking.front.turn_down(refusal, &mut asking.output);
@@ -219,13 +248,15 @@ impl Connection {
     /// The pass is no longer good, or other terms hold: what the client may not have any more ends.
     pub(in super::super) fn review(&mut self, cx: &mut Context) {
         let has_ended = self.visitor.permit.as_ref().is_some_and(|permit| permit.has_ended());
+        // What it has now it may have got by a rule for a group that it has left.
+        let is_moved = self.rules.routes.asks_for_groups() && self.visitor.has_changed_groups();
         // Nobody can tell when the next request comes.
-        if self.kept.as_ref().is_some_and(|(origin, _)| !self.visitor.may_use(origin)) {
+        if self.kept.as_ref().is_some_and(|(it, _)| is_moved || !self.visitor.may_use(it)) {
             self.give_up_kept(cx);
         }
         match &mut self.phase {
             Phase::Relaying(relaying)
-                if self.visitor.may_keep(&relaying.origin, relaying.judged) =>
+                if !is_moved && self.visitor.may_keep(&relaying.origin, relaying.judged) =>
             {
                 self.visitor.limit(&mut relaying.relay);
             }
@@ -234,7 +265,9 @@ impl Connection {
                 self.ledger.note(Ending::Revoked);
                 self.reset();
             }
-            Phase::Forwarding(forwarding) if self.visitor.may_use(&forwarding.origin) => {
+            Phase::Forwarding(forwarding)
+                if !is_moved && self.visitor.may_use(&forwarding.origin) =>
+            {
                 self.visitor.limit_exchange(&mut forwarding.passing);
             }
             Phase::Forwarding(_) => {
@@ -243,6 +276,7 @@ impl Connection {
                 let (status, text) = why_ended(has_ended);
                 self.end_with_page(status, &text, cx);
             }
+            Phase::Dialling(_) if is_moved && !has_ended => self.fail(Failure::Ruled, cx),
             Phase::Dialling(dialling) if has_ended => match &dialling.purpose {
                 Purpose::Relay => self.turn_away(Refusal::LoginRefused, cx),
                 Purpose::Forward(passing) => {
@@ -254,13 +288,16 @@ impl Connection {
                     self.part_with(output, cx);
                 }
             },
-            Phase::Asking(_) if has_ended => self.turn_away(Refusal::LoginRefused, cx),
-            Phase::Binding(_) if has_ended => {
+            // What is being decided now decides about the next request.
+            Phase::Asking(asking) if has_ended && asking.login_pending.is_none() => {
+                self.turn_away(Refusal::LoginRefused, cx);
+            }
+            Phase::Binding(_) if has_ended || is_moved => {
                 cx.counters.revoked.add(1);
                 self.ledger.note(Ending::Revoked);
                 self.fail(Failure::Ruled, cx);
             }
-            Phase::Associating(_) if has_ended => {
+            Phase::Associating(_) if has_ended || is_moved => {
                 cx.counters.revoked.add(1);
                 self.ledger.note(Ending::Revoked);
                 self.phase = Phase::Over;

@@ -28,8 +28,7 @@ impl Connection {
         let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
         cx.counters.requests.add(1);
         let key = (errand.scheme, errand.to.clone());
-        let mut passing = Passing::new(errand, asking.input, asking.output, &mut cx.buffers);
-        self.visitor.limit_exchange(&mut passing);
+        let passing = Passing::new(errand, asking.input, asking.output, &mut cx.buffers);
         let visitor = &self.visitor;
         let own = self.kept.take_if(|(it, _)| it.key == key && visitor.may_use(it));
         if let Some((mut origin, socket)) = own
@@ -80,7 +79,15 @@ impl Connection {
         self.pass(passing, Origin { end, key, is_bound, address, lease }, socket, cx);
     }
 
-    fn pass(&mut self, passing: Box<Passing>, mut origin: Origin, socket: usize, cx: &mut Context) {
+    fn pass(
+        &mut self,
+        mut passing: Box<Passing>,
+        mut origin: Origin,
+        socket: usize,
+        cx: &mut Context,
+    ) {
+        // Other limits may have come while the origin was being reached.
+        self.visitor.limit_exchange(&mut passing);
         origin.is_bound |= passing.errand.binds_origin;
         let until = cx.now + patience(passing.waits(), &self.rules);
         self.phase = Phase::Forwarding(Box::new(Forwarding { passing, origin, socket, until }));
