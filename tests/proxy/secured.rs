@@ -379,13 +379,14 @@ fn who_does_not_finish_a_handshake_is_gone_in_time_and_costs_nothing() {
 #[test]
 fn who_comes_by_tls_in_a_crowd_does_not_hold_up_who_is_there() {
     let site = Site::new();
-    let gateway = site.gateway("[workers]\ncount = 1\n");
+    // On a busy machine the last of them wait for long.
+    let gateway = site.gateway("request_within_s = 600\n[workers]\ncount = 1\n");
     let mut relay = site.connect(gateway.address);
     reach(&mut relay, echo()).unwrap();
     let mut hello = Vec::new();
     site.over(connect(gateway.address), None).conn.write_tls(&mut hello).unwrap();
-    let mut crowd: Vec<TcpStream> = (0..400).map(|_| connect(gateway.address)).collect();
-    gateway.await_status("they have come", |status| status.connections >= 401);
+    let mut crowd: Vec<TcpStream> = (0..200).map(|_| connect(gateway.address)).collect();
+    gateway.await_status("they have come", |status| status.connections >= 201);
     // All of it is there at once when the gateway goes on, the relay's words last.
     let signal = |name: &str| {
         let sent = Command::new("kill").args([name, &gateway.child.id().to_string()]).status();
