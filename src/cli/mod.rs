@@ -47,7 +47,7 @@ enum Command {
     Proxy(proxy::ProxyArgs),
     /// Serve SOCKS and HTTP at this host and carry it to a gateway inside TLS, in the foreground
     ProxyClient(proxy_client::ProxyClientArgs),
-    /// Stop the client's daemon cleanly
+    /// Stop a client's daemon, or a proxy gateway's, cleanly
     Down(status::SocketArgs),
     /// Show what a running daemon is doing
     Status(status::StatusArgs),

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::cli::status_client::{AskError, ask, is_running};
 use crate::cli::status_text::render;
 use crate::cli::{CliError, output};
-use crate::config::Role;
+use crate::config::{PROXY_CLIENT_STATUS_SOCKET_DEFAULT, PROXY_STATUS_SOCKET_DEFAULT, Role};
 use crate::exit::ExitCode;
 use crate::limits::{CLOSE_WITHIN, STOP_WITHIN};
 use crate::telemetry::status::{StatusAnswer, StatusReport, StatusRequest};
@@ -46,14 +46,24 @@ pub(crate) struct StatusArgs {
 impl SocketArgs {
     /// The sockets to ask: the one given, or the default ones that are there.
     fn candidates(&self, roles: &[Role]) -> Result<Vec<PathBuf>, CliError> {
-        if let Some(path) = &self.status_socket {
-            return Ok(vec![path.clone()]);
+        match &self.status_socket {
+            Some(path) => Ok(vec![path.clone()]),
+            None => Ok(running_of(default_places(roles))?),
         }
-        let defaults: Vec<PathBuf> = roles.iter().map(|role| role.status_socket()).collect();
-        let running: Vec<PathBuf> =
-            defaults.iter().filter(|path| is_running(path)).cloned().collect();
-        if running.is_empty() { Err(AskError::NotRunning(defaults).into()) } else { Ok(running) }
     }
+}
+
+/// Where the daemons of `roles`, a proxy gateway of its own and `proxy-client` answer by default.
+fn default_places(roles: &[Role]) -> Vec<PathBuf> {
+    let proxies = [PROXY_STATUS_SOCKET_DEFAULT, PROXY_CLIENT_STATUS_SOCKET_DEFAULT];
+    let of_roles = roles.iter().map(|role| role.status_socket());
+    of_roles.chain(proxies.map(PathBuf::from)).collect()
+}
+
+/// Those of `places` at which a daemon runs.
+fn running_of(places: Vec<PathBuf>) -> Result<Vec<PathBuf>, AskError> {
+    let running: Vec<PathBuf> = places.iter().filter(|path| is_running(path)).cloned().collect();
+    if running.is_empty() { Err(AskError::NotRunning(places)) } else { Ok(running) }
 }
 
 impl From<AskError> for CliError {
@@ -143,4 +153,30 @@ pub(crate) fn reload(args: &SocketArgs) -> Result<(), CliError> {
         ask(&socket, StatusRequest::Reload)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn gateways_and_clients_of_gateways_are_looked_for_too() {
+        let places = default_places(&[Role::Server, Role::Client]);
+        let names = ["serve.sock", "up.sock", "proxy.sock", "proxy-client.sock"];
+        assert_eq!(places, names.map(|name| Path::new("/run/corelane").join(name)));
+        // `down` leaves a server alone that is not named.
+        let places = default_places(&[Role::Client]);
+        assert!(!places.iter().any(|path| path.ends_with("serve.sock")), "{places:?}");
+    }
+
+    #[test]
+    fn those_that_run_are_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let places: Vec<PathBuf> = ["a", "b", "c"].map(|name| directory.path().join(name)).into();
+        let error = running_of(places.clone()).unwrap_err().to_string();
+        assert!(places.iter().all(|path| error.contains(&path.display().to_string())), "{error}");
+        let _listening = UnixListener::bind(&places[1]).unwrap();
+        assert_eq!(running_of(places.clone()).unwrap(), [places[1].clone()]);
+    }
 }

@@ -28,7 +28,10 @@ pub use access::{
 };
 pub use problems::{Origin, Problem, Report, Severity};
 pub use proxy::ProxyConfig;
-pub use schema::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT, Role, SERVER_CONFIG_DEFAULT};
+pub use schema::{
+    ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT, PROXY_CLIENT_STATUS_SOCKET_DEFAULT,
+    PROXY_STATUS_SOCKET_DEFAULT, Role, SERVER_CONFIG_DEFAULT,
+};
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
     CarrierMode, HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Switch, TunConfig,

@@ -116,6 +116,11 @@ impl Role {
     }
 }
 
+/// Where a gateway without a tunnel (`corelane proxy`) answers `corelane status` by default.
+pub const PROXY_STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy.sock";
+/// Where `corelane proxy-client` does.
+pub const PROXY_CLIENT_STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy-client.sock";
+
 /// What a reload (SIGHUP) does with a changed key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reload {

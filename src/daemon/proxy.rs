@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::{ProxyConfig, ServeConfig, Source, WorkersConfig};
+use crate::config::{PROXY_STATUS_SOCKET_DEFAULT, ProxyConfig, ServeConfig, Source, WorkersConfig};
 use crate::control::runtime::{ControlHandle, STATUS_CLIENTS, STATUS_LISTENER, StatusSocket};
 use crate::daemon::early_stop::EarlyStop;
 use crate::daemon::pool::Placement;
@@ -35,9 +35,6 @@ const SIGNALS: Token = Token(1);
 /// How often it is looked whether the last relay has ended, once the gateway stops.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Where the status of a gateway without a tunnel is asked for, if that can be offered.
-const STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy.sock";
-
 /// Runs a proxy gateway until it is told to stop; `source` is read again on SIGHUP.
 ///
 /// # Errors
@@ -47,7 +44,7 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     let of_rules = files_of_rules(&config.entrances);
     let bound = bind(config.entrances, &config.workers)?;
     let files: Vec<PathBuf> = source.file.iter().chain(&of_rules).cloned().collect();
-    let status = (config.status_socket, STATUS_SOCKET_DEFAULT);
+    let status = (config.status_socket, PROXY_STATUS_SOCKET_DEFAULT);
     run(bound, status, &files, None, |reserve| {
         let configuration = Configuration::new(source, reserve);
         Box::new(move || {

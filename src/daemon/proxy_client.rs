@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::accounts::names::Name;
-use crate::config::ProxyConfig;
+use crate::config::{PROXY_CLIENT_STATUS_SOCKET_DEFAULT, ProxyConfig};
 use crate::daemon::early_stop::EarlyStop;
 use crate::daemon::proxy::{self, Reread};
 use crate::daemon::{Answers, DaemonError, tunnel};
@@ -22,9 +22,6 @@ use crate::proxy::upstream::probe::{ProbeError, greet};
 use crate::proxy::upstream::tls::TlsSettings;
 use crate::proxy::upstream::{Group, Proof, Routes, Way};
 use crate::sys::clock;
-
-/// Where the status is asked for unless another place is named.
-const STATUS_SOCKET_DEFAULT: &str = "/run/corelane/proxy-client.sock";
 
 /// The gateway that everything is carried to, and who comes.
 #[derive(Clone, Debug)]
@@ -122,7 +119,7 @@ pub fn proxy_client(mut config: ProxyConfig, far: FarGateway) -> Result<(), Daem
     far.try_out(&config.entrances)?;
     let files = far.password_file.iter().chain(&far.token_file).chain(far.tls.files());
     let files: Vec<PathBuf> = files.cloned().collect();
-    let status = (config.status_socket, STATUS_SOCKET_DEFAULT);
+    let status = (config.status_socket, PROXY_CLIENT_STATUS_SOCKET_DEFAULT);
     proxy::run(bound, status, &files, Some(early), |reserve| -> Reread {
         Box::new(move || {
             let again = || far.entrances(&plain, typed.as_ref());
