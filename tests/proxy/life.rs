@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
-use crate::harness::{Gateway, await_that, echo, read_exactly};
+use crate::forwarding::read_response;
+use crate::harness::{Gateway, await_that, echo, http, read_exactly};
 
 #[test]
 fn a_reload_keeps_what_runs_and_holds_for_those_who_come() {
@@ -13,9 +14,14 @@ fn a_reload_keeps_what_runs_and_holds_for_those_who_come() {
     let gateway = Gateway::start_with_file(&config("\"loopback\""));
     let origin = echo();
     let mut running = gateway.reach(origin);
+    let page = format!("GET http://{}/ HTTP/1.1\r\nHost: a\r\n\r\n", http("the page"));
+    let mut keeping = gateway.connect();
+    keeping.write_all(page.as_bytes()).unwrap();
+    assert_eq!(read_response(&mut keeping).1, b"the page");
     gateway.write_config(&config(""));
     gateway.reload();
     gateway.await_status("the rules are new", |_| gateway.reply_to(&origin.to_string()) == 2);
+    assert_eq!(keeping.read(&mut [0]).unwrap(), 0, "it asks again by the new rules");
     running.write_all(b"still here").unwrap();
     assert_eq!(read_exactly(&mut running, 10), b"still here");
     // What is wrong is not taken over.

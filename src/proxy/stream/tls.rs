@@ -8,10 +8,12 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConnection, Connection, ServerConnection};
+use socket2::SockRef;
 
 use crate::limits::{PROXY_BUFFER_LEN, TLS_RECORD_LEN_MAX};
 use crate::login::tls::{ClientTls, ServerTls};
@@ -186,6 +188,20 @@ impl TlsStream {
             self.flush()?;
         }
         self.tcp.shutdown(Shutdown::Write)
+    }
+}
+
+impl Drop for TlsStream {
+    /// Says the goodbye of TLS, unless the connection is to be reset: the far end can tell an end
+    /// from a cut by it, wherever the connection was given up in good order.
+    fn drop(&mut self) {
+        let is_reset = matches!(SockRef::from(&self.tcp).linger(), Ok(Some(Duration::ZERO)));
+        if self.has_said_goodbye || is_reset || self.is_handshaking() {
+            return;
+        }
+        self.tls.send_close_notify();
+        // Nobody waits for what the kernel does not take now.
+        let _ = self.flush();
     }
 }
 

@@ -72,6 +72,8 @@ pub(super) struct Connection {
     from: SocketAddr,
     /// Those that were in force when it came.
     rules: Arc<Rules>,
+    /// Whether others are in force by now.
+    is_outdated: bool,
     /// When it has lasted for as long as it may.
     over_at: Option<Instant>,
     phase: Phase,
@@ -228,6 +230,7 @@ impl Connection {
             client,
             from,
             rules,
+            is_outdated: false,
             over_at,
             phase,
             kept: None,
@@ -303,6 +306,22 @@ impl Connection {
             Phase::Asking(Asking { again, .. }) => !again,
             _ => false,
         }
+    }
+
+    /// Other rules go for clients that come from here on. What is under way goes on, and then the
+    /// client has to come again; it has to at once if nothing is.
+    pub(super) fn outlive_rules(&mut self) {
+        self.is_outdated = true;
+        if let Phase::Asking(Asking { again: true, input, login_pending: None, .. }) = &self.phase
+            && input.is_empty()
+        {
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// Whether what is under way is the last that it does for the client.
+    fn is_last(&self, cx: &Context) -> bool {
+        cx.is_stopping || self.is_outdated
     }
 
     /// Whether it has nothing under way.

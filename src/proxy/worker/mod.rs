@@ -341,10 +341,23 @@ impl ProxyWorker {
                         self.cx.ready.set_rules(&rules, self.cx.now);
                     }
                     self.rules = rules;
+                    self.outlive_rules();
                 }
                 Order::Tls(entrance, tls) => self.renew_tls(entrance, tls),
                 Order::Stop(within) => self.stop(within),
             }
+        }
+    }
+
+    /// Clients that come again and again come by the new rules, too: the connections that they keep
+    /// end.
+    fn outlive_rules(&mut self) {
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            let was_asking = connection.is_asking();
+            connection.outlive_rules();
+            let turn = connection.turn(&mut self.cx);
+            self.conclude(id, was_asking, turn);
         }
     }
 

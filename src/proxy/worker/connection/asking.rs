@@ -43,10 +43,13 @@ impl Asking {
 
     /// Forgets what has been dealt with.
     fn forget(&mut self, used: usize, is_secret: bool) {
-        if is_secret && let Some(read) = self.input.get_mut(..used) {
+        let used = used.min(self.input.len());
+        let left = self.input.len() - used;
+        self.input.rotate_left(used);
+        if is_secret && let Some(read) = self.input.get_mut(left..) {
             read.zeroize();
         }
-        self.input.drain(..used);
+        self.input.truncate(left);
     }
 }
 
@@ -73,7 +76,7 @@ impl Connection {
                 match self.hear(cx) {
                     Heard::Whole => continue,
                     Heard::Part => {}
-                    Heard::Answered { keeps } if keeps && !cx.is_stopping => {
+                    Heard::Answered { keeps } if keeps && !self.is_last(cx) => {
                         let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
                         asking.await_next(cx.now, &self.rules);
                         return Step::Turn(Turn::Again);

@@ -164,7 +164,7 @@ impl Connection {
             self.kept = Some((origin, socket));
         }
         let (mut input, mut output) = passing.end(&mut cx.buffers);
-        if !client_kept || cx.is_stopping {
+        if !client_kept || self.is_last(cx) {
             self.part_with(Vec::new(), cx);
             return;
         }

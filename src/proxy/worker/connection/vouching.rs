@@ -63,7 +63,7 @@ impl Connection {
         let Phase::Asking(asking) = &mut self.phase else { return };
         asking.front = Front::Http(HeadScanner::default());
         asking.await_next(cx.now, &self.rules);
-        if form.closes() || cx.is_stopping {
+        if form.closes() || self.is_last(cx) {
             self.begin_parting(cx);
         }
     }
