@@ -359,11 +359,7 @@ impl Connection {
             Phase::Announcing(announcing) if now >= announcing.until || is_over => {
                 self.turn_away(Refusal::TooSlow, cx);
             }
-            Phase::Asking(asking) if asking.login_pending.is_some() => {
-                if now >= asking.until || is_over {
-                    self.give_up_login(cx);
-                }
-            }
+            Phase::Asking(asking) if asking.login_pending.is_some() => self.give_up_login(cx),
             Phase::Asking(Asking { again: true, input, .. }) if input.is_empty() => {
                 self.phase = Phase::Over;
             }
