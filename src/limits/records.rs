@@ -16,6 +16,11 @@ pub const PROXY_LOG_LOOK_EVERY: Duration = Duration::from_millis(50);
 pub const PROXY_LOG_BATCH_LEN: usize = 64 * 1024;
 /// How often it is looked whether a file was moved away.
 pub const PROXY_LOG_FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// Lines a second that a file has of strangers who came to nothing; the rest is lost and counted,
+/// so that nobody fills the disk by knocking.
+pub const PROXY_LOG_STRANGERS_PER_S: u32 = 100;
+/// Those of them that it may have at once.
+pub const PROXY_LOG_STRANGERS_BURST: u32 = 1000;
 /// How often it is told that lines cannot be written.
 pub const PROXY_LOG_COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long the end of the log may take when the gateway stops.

@@ -7,10 +7,17 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::limits::{PROXY_LOG_BATCH_LEN, PROXY_LOG_COMPLAIN_EVERY};
+use crate::limits::{
+    PROXY_LOG_BATCH_LEN, PROXY_LOG_COMPLAIN_EVERY, PROXY_LOG_STRANGERS_BURST,
+    PROXY_LOG_STRANGERS_PER_S,
+};
 use crate::proxy::settings::{Entrance, LogPlace, LogSettings};
+use crate::rate::Rate;
 
 use super::record::Record;
+
+/// How fast a file takes lines of strangers.
+const OF_STRANGERS: Rate = Rate::new(PROXY_LOG_STRANGERS_PER_S, PROXY_LOG_STRANGERS_BURST);
 
 /// A file of the access log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +78,8 @@ pub(super) struct LogFile {
     complained: Option<Instant>,
     /// Whether it was moved away, and no other can be opened in its place.
     is_adrift: bool,
+    /// When it takes as many lines of strangers as ever at once.
+    strangers_full_at: Option<Instant>,
 }
 
 /// What became of the lines of a batch.
@@ -96,15 +105,31 @@ impl LogFile {
         };
         match opened {
             Ok(file) => {
-                let (batch, is_torn) = (Vec::new(), false);
-                Ok(Self { settings, file, batch, is_torn, complained: None, is_adrift: false })
+                let batch = Vec::new();
+                let (is_torn, is_adrift) = (false, false);
+                let (complained, strangers_full_at) = (None, None);
+                Ok(Self {
+                    settings,
+                    file,
+                    batch,
+                    is_torn,
+                    complained,
+                    is_adrift,
+                    strangers_full_at,
+                })
             }
             Err(source) => Err(OpenError { place: settings.place, source }),
         }
     }
 
-    /// Adds the line of a record; a full batch is written.
+    /// Adds the line of a record; a full batch is written. Of strangers it takes so many only.
     pub(super) fn add(&mut self, record: &Record, now: Instant) -> Written {
+        if record.is_of_stranger() {
+            match OF_STRANGERS.take(now, self.strangers_full_at.unwrap_or(now)) {
+                Some(full_at) => self.strangers_full_at = Some(full_at),
+                None => return Written { lines: 0, lost: 1 },
+            }
+        }
         self.settings.format.write(record, &mut self.batch);
         match self.batch.len() >= PROXY_LOG_BATCH_LEN {
             true => self.flush(now),

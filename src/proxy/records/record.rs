@@ -1,6 +1,6 @@
 //! What is noted of a wish.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::accounts::model::DESTINATION_DATAGRAMS;
@@ -143,6 +143,11 @@ pub(in crate::proxy) struct Record {
 impl Record {
     /// One that begins now.
     pub(in crate::proxy) fn new(now: Instant, client: SocketAddr, means: Means) -> Self {
+        // A socket for both families has IPv4 addresses inside IPv6 ones.
+        let client = match client.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, client.port()),
+            IpAddr::V6(_) => client,
+        };
         Self {
             began: now,
             client,
@@ -173,6 +178,12 @@ impl Record {
     pub(in crate::proxy) fn for_target(mut self, target: &Target) -> Self {
         self.target = Some(target.clone());
         self
+    }
+
+    /// Whether somebody unknown has come to nothing, which anybody may do without end.
+    pub(super) fn is_of_stranger(&self) -> bool {
+        let has_tried = matches!(self.outcome, Some(Outcome::Ok | Outcome::Failed(_)));
+        self.user.is_none() && self.via == Via::Nowhere && !has_tried
     }
 
     /// Counts for a user what has gone to which host.

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::accounts::model::{DESTINATION_DATAGRAMS, Id};
-use crate::limits::{PROXY_LOG_COMPLAIN_EVERY, PROXY_RECORD_PATH_LEN_MAX};
+use crate::limits::{
+    PROXY_LOG_COMPLAIN_EVERY, PROXY_LOG_STRANGERS_BURST, PROXY_LOG_STRANGERS_PER_S,
+    PROXY_RECORD_PATH_LEN_MAX,
+};
 use crate::proxy::access::Member;
 use crate::proxy::counters::{ProxyCounters, Refusal};
 use crate::proxy::dial::Failure;
@@ -291,6 +294,50 @@ fn a_file_is_appended_to_and_read_by_few_and_followed_when_it_moves() {
     file.follow(false);
     add(&mut file);
     assert_eq!((lines(&moved), lines(&path)), (2, 1));
+}
+
+#[test]
+fn strangers_get_so_many_lines_and_others_all_of_theirs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let mut file = LogFile::open(settings(&path, Format::Text)).unwrap();
+    let now = clock::now();
+    let mut knock = Record::new(now, "192.0.2.9:5".parse().unwrap(), Means::Unknown).of_nobody();
+    knock.outcome = Some(Outcome::Refused(Refusal::TooSlow));
+    let mut written = |record: &Record, now, count: u32| {
+        let mut written = Written::default();
+        for _ in 0..count {
+            written += file.add(record, now);
+        }
+        written += file.flush(now);
+        (written.lines, written.lost)
+    };
+    let burst = u64::from(PROXY_LOG_STRANGERS_BURST);
+    assert_eq!(written(&knock, now, PROXY_LOG_STRANGERS_BURST + 7), (burst, 7));
+    let a_second_later = now + Duration::from_secs(1);
+    let each_second = u64::from(PROXY_LOG_STRANGERS_PER_S);
+    assert_eq!(written(&knock, a_second_later, 500), (each_second, 500 - each_second));
+    // Those of whom somebody is known, or who have come to something, are not among them.
+    let known = Record { user: tunnel().user, ..knock.clone() };
+    let anonymous = Record { user: None, ..tunnel() };
+    let failed = Record { outcome: Some(Outcome::Failed(Failure::Refused)), ..knock.clone() };
+    for record in [known, anonymous, failed] {
+        assert_eq!(written(&record, a_second_later, 500), (500, 0), "{record:?}");
+    }
+    assert_eq!(written(&knock, a_second_later, 1), (0, 1));
+}
+
+#[test]
+fn a_client_of_ipv4_is_told_as_such_by_whichever_socket_it_came() {
+    for (client, told) in [
+        ("[::ffff:192.0.2.7]:5", "192.0.2.7:5"),
+        ("192.0.2.7:5", "192.0.2.7:5"),
+        ("[2001:db8::7]:5", "[2001:db8::7]:5"),
+    ] {
+        let record = Record::new(clock::now(), client.parse().unwrap(), Means::Unknown);
+        let line = line(Format::Text, &record);
+        assert_eq!(line.split(' ').nth(1), Some(told), "{line}");
+    }
 }
 
 #[test]
