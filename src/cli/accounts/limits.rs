@@ -33,10 +33,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "BYTES", value_parser = bound(bytes))]
     month_bytes: Option<Bound>,
     /// Connections by the proxy at once, in place of what its configuration says
-    #[arg(long, value_name = "N", value_parser = bound(number))]
+    #[arg(long, value_name = "N", value_parser = connections)]
     connections: Option<Bound>,
     /// Connections by the proxy opened each second, likewise
-    #[arg(long, value_name = "N", value_parser = bound(number))]
+    #[arg(long, value_name = "N", value_parser = connections)]
     connections_per_s: Option<Bound>,
     /// A rule, such as `allow 10.0.0.0/8 443/tcp`; those that are given replace all that were
     #[arg(long = "rule", value_name = "RULE")]
@@ -98,6 +98,19 @@ fn bound(
         _ => figure(text)
             .map(Bound::To)
             .ok_or_else(|| "expected a figure such as 5, 100M or 20GiB, or `none`".to_owned()),
+    }
+}
+
+/// `none`, or a number of connections. 0 is none at all here and no bound in `[[proxy]]`, so that
+/// who writes it may mean either.
+fn connections(text: &str) -> Result<Bound, String> {
+    match bound(number)(text)? {
+        Bound::To(0) => {
+            Err("expected 1 or more, or `none` for no bound of its own; a rule such as \
+                             `allow 10.0.0.0/8` bounds where somebody may go"
+                .to_owned())
+        }
+        bound => Ok(bound),
     }
 }
 
@@ -193,6 +206,10 @@ mod tests {
         }
         assert_eq!(bound(number)("none"), Ok(Bound::None));
         assert!(bound(number)("-1").is_err());
+        assert_eq!(bound(number)("0"), Ok(Bound::To(0)));
+        assert_eq!(connections("none"), Ok(Bound::None));
+        assert_eq!(connections("1"), Ok(Bound::To(1)));
+        assert!(connections("0").unwrap_err().contains("`none`"));
     }
 
     #[test]
