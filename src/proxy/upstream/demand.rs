@@ -11,7 +11,8 @@ use crate::limits::{
 /// It begins with one. Whoever finds none ready has another one kept from then on, up to the most
 /// that there may be; those that nobody has needed for [`PROXY_READY_LOOK_EVERY`] are given up, but
 /// for the first. Each failure makes the next try wait for twice as long as the one before, and a
-/// connection that was used, or has proven good later, makes up for all.
+/// connection that was used, or has proven good later, makes up for all, but for a pause of
+/// [`PROXY_READY_RETRY_FIRST`].
 #[derive(Debug)]
 pub struct Demand {
     max: usize,
@@ -20,10 +21,12 @@ pub struct Demand {
     fewest: usize,
     look_at: Instant,
     failures: u32,
-    /// Whether one has been ready.
+    /// Whether one has been ready since the last failure.
     is_proven: bool,
     /// Whether the server has shown that it does not do this, whatever else it does.
     is_unable: bool,
+    /// When the last try has failed.
+    failed_at: Option<Instant>,
     /// No try begins before.
     not_before: Option<Instant>,
 }
@@ -39,6 +42,7 @@ impl Demand {
             failures: 0,
             is_proven: false,
             is_unable: false,
+            failed_at: None,
             not_before: None,
         }
     }
@@ -58,9 +62,9 @@ impl Demand {
         there > self.wanted
     }
 
-    /// Somebody needs one, and so many are ready.
+    /// Somebody needs one, and so many are ready. More of them are no help while none can be made.
     pub fn take(&mut self, ready: usize) {
-        if ready == 0 {
+        if ready == 0 && self.failures == 0 {
             self.wanted = (self.wanted + 1).min(self.max);
         }
         self.fewest = self.fewest.min(ready.saturating_sub(1));
@@ -80,7 +84,8 @@ impl Demand {
     pub fn succeed(&mut self) {
         if !self.is_unable {
             self.failures = 0;
-            self.not_before = None;
+            // Those who are dialled get through all the time where none can be made ready.
+            self.not_before = self.failed_at.map(|at| at + PROXY_READY_RETRY_FIRST);
         }
     }
 
@@ -111,6 +116,8 @@ impl Demand {
     }
 
     fn wait(&mut self, wait: Duration, now: Instant) {
+        self.is_proven = false;
+        self.failed_at = Some(now);
         self.not_before = Some(now + wait);
     }
 
@@ -216,11 +223,49 @@ mod tests {
             assert_eq!(demand.missing(0, now + PROXY_READY_REFUSED_FOR / 2), 0);
             assert_eq!(demand.missing(0, now + PROXY_READY_REFUSED_FOR), 1);
             demand.succeed();
+            assert_eq!(demand.missing(0, now), 0, "not at once");
             // That somebody was let in meanwhile says nothing of a server that does not do this.
-            assert_eq!(demand.missing(0, now), usize::from(!is_unable));
+            let soon = now + PROXY_READY_RETRY_FIRST;
+            assert_eq!(demand.missing(0, soon), usize::from(!is_unable));
         }
         demand.stand_ready();
         demand.succeed();
-        assert_eq!(demand.missing(0, now), 1);
+        assert_eq!(demand.missing(0, now + PROXY_READY_RETRY_FIRST), 1);
+    }
+
+    #[test]
+    fn what_is_dialled_meanwhile_neither_hurries_the_tries_nor_adds_to_them() {
+        let start = clock::now();
+        for is_away in [false, true] {
+            let mut demand = Demand::new(8, start);
+            demand.stand_ready();
+            let mut tries = 0;
+            for tenth in 0..100 {
+                let now = start + Duration::from_millis(100) * tenth;
+                let missing = demand.missing(0, now);
+                tries += missing;
+                match (missing, is_away) {
+                    (0, _) => {}
+                    (_, true) => demand.fail(now),
+                    (_, false) => demand.be_refused(false, now),
+                }
+                demand.take(0);
+                demand.succeed();
+            }
+            assert!((5..=10).contains(&tries), "{tries} tries in ten seconds");
+        }
+        let mut demand = Demand::new(8, start);
+        demand.stand_ready();
+        demand.take(0);
+        assert_eq!(demand.missing(0, start), 2);
+        demand.fail(start);
+        for _ in 0..8 {
+            demand.take(0);
+        }
+        demand.succeed();
+        let soon = start + PROXY_READY_RETRY_FIRST;
+        assert_eq!(demand.missing(0, soon), 1, "one finds out for all");
+        demand.stand_ready();
+        assert_eq!(demand.missing(0, soon), 2, "as many as before");
     }
 }
