@@ -239,7 +239,8 @@ fn why_not_believed(error: &CertificateError) -> String {
             expected.to_str(),
             match presented.is_empty() {
                 true => "no name".to_owned(),
-                false => presented.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
+                false =>
+                    presented.iter().take(5).map(|name| plain(name)).collect::<Vec<_>>().join(", "),
             }
         ),
         E::UnknownIssuer | E::BadSignature => {
@@ -250,6 +251,12 @@ fn why_not_believed(error: &CertificateError) -> String {
         E::Revoked => "the server's certificate was revoked".to_owned(),
         error => format!("the server's certificate is not acceptable: {error}"),
     }
+}
+
+/// A name of a certificate without what rustls has it in: `DnsName("vpn.example")`.
+fn plain(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.map_or(name, |inner| inner.trim_matches('"'))
 }
 
 fn why_refused(alert: AlertDescription) -> String {
@@ -319,5 +326,14 @@ mod tests {
         for client in [control, proxies] {
             assert!(agree(&client, &site, &[&TLS12]).is_err());
         }
+    }
+
+    #[test]
+    fn the_names_of_another_certificate_are_told_as_people_write_them() {
+        let said = why_not_believed(&CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("vpn.example").unwrap(),
+            presented: vec!["DnsName(\"a.example\")".to_owned(), "b.example".to_owned()],
+        });
+        assert!(said.contains("not for vpn.example, but for a.example, b.example:"), "{said}");
     }
 }

@@ -1,6 +1,6 @@
 //! What is said to an upstream proxy that is connected.
 
-use std::io;
+use std::{fmt, io};
 
 use zeroize::Zeroizing;
 
@@ -13,7 +13,6 @@ use crate::proxy::upstream::handshake::{Handshake, HandshakeError, Scheme};
 use super::connection::write_out;
 
 /// A conversation with an upstream proxy, inside TLS if it speaks that.
-#[derive(Debug)]
 pub(super) struct Talk {
     pub(super) origin: End,
     /// The number of its socket among those of the connection.
@@ -32,6 +31,13 @@ pub(super) enum Progress {
     Done,
 }
 
+/// Without what is said: the credentials are among it.
+impl fmt::Debug for Talk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Talk").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
 impl Talk {
     /// Has `output`, with which `handshake` has begun, said to a server that is connected. TLS
     /// comes first where that is to be and nobody has spoken yet.
@@ -45,7 +51,7 @@ impl Talk {
         output: Zeroizing<Vec<u8>>,
     ) -> Result<Self, HandshakeError> {
         if server.scheme == Scheme::Https && matches!(origin.stream, Stream::Tcp(_)) {
-            let failed = |why: &dyn std::fmt::Display| HandshakeError::Tls(why.to_string());
+            let failed = |why: &dyn fmt::Display| HandshakeError::Tls(why.to_string());
             let (tls, name) = (group.tls(), server_name(&server.target.host));
             let (tls, name) = tls.zip(name).ok_or_else(|| failed(&"TLS was not set up"))?;
             let wrapped = origin.wrap(|stream| match stream {
@@ -98,5 +104,22 @@ impl Talk {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_not_shown() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = mio::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server: ServerAddress = "http://192.0.2.1:8080".parse().unwrap();
+        let mut output = Zeroizing::new(Vec::new());
+        let handshake = Handshake::greet(&server, None, &mut output).unwrap();
+        let origin = End::new(Stream::Tcp(tcp));
+        let talk = Talk { origin, socket: 7, handshake, input: vec![42], output };
+        assert_eq!(format!("{talk:?}"), "Talk { socket: 7, .. }");
     }
 }
