@@ -5,6 +5,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{bounded, select};
 
 use crate::accounts::names::Name;
 use crate::config::{PROXY_CLIENT_STATUS_SOCKET_DEFAULT, ProxyConfig};
@@ -90,7 +93,7 @@ fn advice(why: &ProbeError, is_shown: bool) -> &'static str {
     match why {
         ProbeError::Handshake(HandshakeError::Http(ConnectError::Credentials)) if is_shown => {
             "; is the password right? a token has to be one of `corelane token create --scope \
-             proxy`, and a user with codes needs one"
+             proxy`, and a user with codes needs one: `--token-file` instead of `--user`"
         }
         ProbeError::Handshake(HandshakeError::Http(ConnectError::Credentials)) => {
             "; say who comes: `--user NAME`, or `--token-file FILE`"
@@ -116,7 +119,7 @@ pub fn proxy_client(mut config: ProxyConfig, far: FarGateway) -> Result<(), Daem
     let typed = far.ask(&early)?;
     config.entrances = far.entrances(&plain, typed.as_ref())?;
     let bound = proxy::bind(config.entrances.clone(), &config.workers)?;
-    far.try_out(&config.entrances)?;
+    far.try_out(&config.entrances, &early)?;
     let files = far.password_file.iter().chain(&far.token_file).chain(far.tls.files());
     let files: Vec<PathBuf> = files.cloned().collect();
     let status = (config.status_socket, PROXY_CLIENT_STATUS_SOCKET_DEFAULT);
@@ -182,12 +185,27 @@ impl FarGateway {
         Ok(plain.iter().map(entrance).collect())
     }
 
-    /// Makes one connection, so that whoever has started this hears what is wrong.
-    fn try_out(&self, entrances: &[Entrance]) -> Result<(), FarGatewayError> {
+    /// Makes one connection, so that whoever has started this hears what is wrong. Whoever stops
+    /// it meanwhile does not wait for the gateway.
+    fn try_out(&self, entrances: &[Entrance], early: &EarlyStop) -> Result<(), DaemonError> {
         let mut groups = entrances.iter().flat_map(|entrance| &entrance.rules.upstreams);
         let Some(group) = groups.next() else { return Ok(()) };
         let until = clock::now() + PROXY_CLIENT_GREETED_WITHIN;
-        match greet(group, &self.server, until) {
+        let (sender, answer) = bounded(1);
+        let (asking, server) = (Arc::clone(group), self.server.clone());
+        let thread = thread::Builder::new().name("greeting".to_owned());
+        let begun = thread.spawn(move || {
+            // Nobody waits any more after a signal.
+            let _ = sender.send(greet(&asking, &server, until));
+        });
+        begun.map_err(DaemonError::io("greeting the gateway"))?;
+        let greeted = select! {
+            recv(answer) -> greeted => greeted,
+            recv(early.stop()) -> _ => return Ok(()),
+        };
+        // A panic has been told.
+        let Ok(greeted) = greeted else { return Ok(()) };
+        match greeted {
             Ok(()) => Ok(()),
             Err(ProbeError::Handshake(HandshakeError::Http(
                 why @ (ConnectError::Refused(400 | 404 | 405 | 501) | ConnectError::NotKept),
@@ -198,7 +216,7 @@ impl FarGateway {
             }
             Err(why) => {
                 let (server, is_shown) = (self.server.clone(), group.proof().is_some());
-                Err(FarGatewayError::NotUsable { server, why, is_shown })
+                Err(FarGatewayError::NotUsable { server, why, is_shown }.into())
             }
         }
     }

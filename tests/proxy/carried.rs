@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use corelane::lab::Host;
 use corelane::sys::clock;
+use corelane::sys::signal::terminate;
 use tempfile::TempDir;
 
 use crate::harness::{
@@ -23,7 +24,7 @@ use crate::served::Served;
 /// Flags of a client, and the files that they name.
 struct Flags {
     list: Vec<String>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Flags {
@@ -38,7 +39,7 @@ impl Flags {
         let file = file.display().to_string();
         let flags = ["--server", &server, "--ca-file", &ca, "--user", "ada"];
         let flags = flags.into_iter().chain(["--password-file", &file]).map(str::to_owned);
-        Self { list: flags.collect(), _directory: directory }
+        Self { list: flags.collect(), directory }
     }
 
     /// The same with another value for one of them.
@@ -215,6 +216,28 @@ fn what_is_wrong_is_told_at_the_start() {
     let token = house.token("proxy");
     let client = Flags::of(&site, house.address, &token).start();
     assert_eq!(client.reply_to(&echo().to_string()), 0, "a token in the place of the password");
+}
+
+#[test]
+fn whoever_stops_it_does_not_wait_for_a_gateway_that_is_silent() {
+    let (site, silent) = (Site::new(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let flags = Flags::of(&site, silent.local_addr().unwrap(), "x");
+    let socket = flags.directory.path().join("status.sock");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelane"));
+    command.arg("proxy-client").args(&flags.list).args(["--listen", "127.0.0.1:0"]);
+    let mut child = command.arg("--status-socket").arg(socket).spawn().unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let mut asked = None;
+    await_that("being asked", || {
+        asked = Some(silent.accept().map_err(|error| error.to_string())?);
+        Ok(())
+    });
+    terminate(&mut child).unwrap();
+    await_that("its end in good order", || match child.try_wait().unwrap() {
+        Some(status) if status.success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    drop(asked);
 }
 
 #[test]

@@ -177,7 +177,10 @@ impl Link {
         loop {
             let Some(tls) = &mut self.tls else {
                 self.limit()?;
-                return self.tcp.read(buffer).map_err(ProbeError::of_io);
+                match self.tcp.read(buffer) {
+                    Err(error) if is_interrupted(&error) => continue,
+                    outcome => return outcome.map_err(ProbeError::of_io),
+                }
             };
             match tls.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.take_in()?,
@@ -188,19 +191,27 @@ impl Link {
 
     /// Hands what TLS has to say to the kernel.
     fn flush(&mut self) -> Result<(), ProbeError> {
-        self.limit()?;
-        let Some(tls) = &mut self.tls else { return Ok(()) };
-        while tls.wants_write() {
-            tls.write_tls(&mut self.tcp).map_err(ProbeError::of_io)?;
+        while self.tls.as_ref().is_some_and(|tls| tls.wants_write()) {
+            self.limit()?;
+            let Some(tls) = &mut self.tls else { return Ok(()) };
+            match tls.write_tls(&mut self.tcp) {
+                Err(error) if !is_interrupted(&error) => return Err(ProbeError::of_io(error)),
+                Ok(_) | Err(_) => {}
+            }
         }
         Ok(())
     }
 
-    /// Reads once for TLS, and sends what it answers.
+    /// Reads for TLS, at most once, and sends what it answers.
     fn take_in(&mut self) -> Result<(), ProbeError> {
         self.limit()?;
         let Some(tls) = &mut self.tls else { return Ok(()) };
-        if tls.read_tls(&mut self.tcp).map_err(ProbeError::of_io)? == 0 && tls.is_handshaking() {
+        let read = match tls.read_tls(&mut self.tcp) {
+            // Whoever needs more comes back.
+            Err(error) if is_interrupted(&error) => return Ok(()),
+            outcome => outcome.map_err(ProbeError::of_io)?,
+        };
+        if read == 0 && tls.is_handshaking() {
             return Err(HandshakeError::Closed { was_told: false }.into());
         }
         let processed = tls.process_new_packets();
@@ -249,6 +260,11 @@ fn connect(
         }
     }
     Err(trouble)
+}
+
+/// Whether a signal came meanwhile, which says nothing of the server.
+fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
 }
 
 /// What is left of the time.
