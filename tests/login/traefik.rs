@@ -157,6 +157,15 @@ fn traefik_is_set_up_in_front_of_the_gateway() {
     let at = balancer["servers"][0]["address"].as_str().unwrap();
     let resolver = dynamic["http"]["routers"]["page"]["tls"]["certResolver"].as_str().unwrap();
     assert!(fixed["certificatesResolvers"].get(resolver).is_some());
+    // A page hears the user from the gateway; what clients say by other names is cleared, as is the
+    // password.
+    let middlewares = &dynamic["http"]["middlewares"];
+    let told = middlewares["corelane-auth"]["forwardAuth"]["authResponseHeaders"].as_array();
+    assert!(told.is_some_and(|told| *told == [Value::from("Remote-User")]), "{told:?}");
+    let cleared = &middlewares["corelane-keep-password"]["headers"]["customRequestHeaders"];
+    for name in ["Authorization", "X-Corelane-User", "Remote_User", "X_Corelane_User"] {
+        assert_eq!(cleared[name].as_str(), Some(""), "{name}");
+    }
     let page = &dynamic["http"]["services"]["page"]["loadBalancer"]["servers"][0]["url"];
     assert_eq!(page.as_str(), Some("http://127.0.0.1:3000/a'b"));
 

@@ -175,6 +175,14 @@ impl Site {
         (*self.far.lock().unwrap(), *self.near.lock().unwrap())
     }
 
+    /// Who has come; an origin may count a visitor later than the kernel lets it in.
+    fn await_visits(&self, expected: (usize, usize)) {
+        await_that("visitors", || {
+            let seen = self.visits();
+            if seen == expected { Ok(()) } else { Err(format!("{seen:?}, not {expected:?}")) }
+        });
+    }
+
     fn times_asked(&self, name: &str) -> usize {
         self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
     }
@@ -223,7 +231,7 @@ fn a_name_that_leads_inward_is_denied() {
         assert_eq!(site.reply(name), 2, "{name}");
         assert_eq!(site.times_asked(name), 1, "{name}");
     }
-    assert_eq!(site.visits(), (1, 0));
+    site.await_visits((1, 0));
     assert_eq!(site.gateway.status().failed["denied"], INWARD.len() as u64);
 
     // The same names where they may: somebody is there.
@@ -231,7 +239,7 @@ fn a_name_that_leads_inward_is_denied() {
     for name in ["loopback.example", "loopback6.example", "own.example", "own6.example"] {
         assert_eq!(site.reply(name), 0, "{name}");
     }
-    assert_eq!(site.visits(), (0, 4));
+    site.await_visits((0, 4));
 }
 
 #[test]
@@ -248,7 +256,7 @@ fn a_name_that_changes_its_mind_is_dialled_as_it_was_judged() {
     for name in &names {
         assert_eq!((site.reply(name), site.times_asked(name)), (0, 1), "{name}");
     }
-    assert_eq!(site.visits(), (20, 0));
+    site.await_visits((20, 0));
     // While it is remembered that holds for the next client, too.
     assert_eq!((site.reply(&names[19]), site.times_asked(&names[19])), (0, 1));
     // An attacker waits until it is forgotten: what it says then is judged anew.
@@ -287,7 +295,8 @@ fn names_that_nobody_answers_for_hold_up_no_others_for_long() {
         }
     });
     assert_eq!(site.reply("nonsense.example"), 4);
-    assert_eq!((site.reply("later.example"), site.visits()), (0, (4, 0)));
+    assert_eq!(site.reply("later.example"), 0);
+    site.await_visits((4, 0));
     let failed = site.gateway.status().failed;
     assert_eq!(
         (failed["name_unavailable"], failed["name_not_found"]),
@@ -323,7 +332,7 @@ fn a_name_with_thousands_of_addresses_costs_little() {
     );
     assert_eq!((site.reply("many.example"), site.reply("many-more.example")), (0, 0));
     assert_eq!(site.reply("many-inward.example"), 2);
-    assert_eq!(site.visits(), (2, 0));
+    site.await_visits((2, 0));
     let pid = site.gateway.child.id();
     let (before, spent) = (resident_bytes(pid).unwrap(), cpu_time(pid).unwrap());
     let reply = site.reply("many-dead.example");
