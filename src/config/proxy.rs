@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -226,6 +226,7 @@ pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Ent
         check(table, &mut seen, problems);
     }
     check_logs(&sections.proxies, problems);
+    warn_of_ways_round(&sections.proxies, problems);
     let login = &sections.server_login;
     let entrances = sections.proxies.iter().map(|table| {
         let tls = tls(table, login, problems);
@@ -280,6 +281,36 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
     }
 }
 
+/// Warns where `allow` lets clients connect to the gateway by way of itself, and it believes what
+/// comes from such an address: a list for other proxies has it.
+fn warn_of_ways_round(tables: &[ProxyTable], problems: &mut Problems) {
+    let listens = tables.iter().flat_map(|table| &table.keys.listen.value);
+    let mut own: Vec<IpAddr> = listens.map(|listen| listen.address.ip().to_canonical()).collect();
+    own.retain(|address| !address.is_unspecified());
+    own.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
+    own.sort_unstable();
+    for ProxyTable { keys: theirs, .. } in tables {
+        let guard = Guard { allowed: theirs.allow.value.clone() };
+        let open: Vec<_> = own.iter().filter(|it| guard.judge(**it, &own).is_ok()).collect();
+        for ProxyTable { keys, .. } in tables {
+            for (name, listed) in
+                [("auth_from", &keys.auth_from), ("proxy_protocol_from", &keys.proxy_protocol_from)]
+            {
+                let is_listed = |address: &&&IpAddr| {
+                    listed.value.iter().any(|prefix| prefix.contains(**address))
+                };
+                let Some(address) = open.iter().find(is_listed) else { continue };
+                let what = format!(
+                    "this lets clients reach `{address}`, and so the gateway itself, as if they \
+                     were a proxy in `{name}`, which may claim to be anybody: allow single \
+                     addresses of other hosts, or list an address that `allow` does not open"
+                );
+                problems.warning(theirs.allow.origin.clone(), what);
+            }
+        }
+    }
+}
+
 /// Complains of access logs that would be in two formats, and of a format for none.
 fn check_logs(tables: &[ProxyTable], problems: &mut Problems) {
     for (number, ProxyTable { keys, .. }) in tables.iter().enumerate() {
@@ -308,6 +339,17 @@ fn tls(
 ) -> Option<EntranceTls> {
     let keys = &table.keys;
     if !keys.listen.value.iter().any(|listen| listen.tls) {
+        for (name, file) in [
+            ("certificate_file", &keys.certificate_file),
+            ("key_file", &keys.key_file),
+            ("client_ca_file", &keys.client_ca_file),
+            ("client_crl_file", &keys.client_crl_file),
+        ] {
+            if file.value.is_some() {
+                let what = format!("`{name}` has no effect without `tls://` in `listen`");
+                problems.warning(file.origin.clone(), what);
+            }
+        }
         return None;
     }
     let own = (&keys.certificate_file.value, &keys.key_file.value);

@@ -1,3 +1,5 @@
+mod proxies;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
