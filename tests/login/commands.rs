@@ -70,6 +70,9 @@ fn a_server_is_set_up_once_and_its_configuration_is_in_order() {
     let said = done(&init, &etc);
     assert!(said.contains("corelane invite"), "{said}");
     let pki = etc.join("pki");
+    // What `--ca-pin` takes.
+    let pin = PkiDirectory::open(&pki).unwrap().pin().unwrap();
+    assert!(said.contains(&format!("the pin {pin}:")), "{said}");
     for secret in [etc.join("server.key"), pki.join("ca.key"), pki.join("server.key")] {
         assert_eq!(mode(&secret), 0o600, "{}", secret.display());
     }

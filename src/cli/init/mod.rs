@@ -16,6 +16,7 @@ use crate::config::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT};
 use crate::exit::ExitCode;
 use crate::handshake::keys::PrivateKey;
 use crate::login::pki::{PkiDirectory, PkiError, ServerAddress, Validity, write_new};
+use crate::login::tls::Pin;
 use crate::sys::clock;
 
 /// Where a server's configuration is kept.
@@ -117,20 +118,27 @@ fn vpn(args: &VpnArgs) -> Result<(), CliError> {
             let _ = fs::remove_dir_all(place).or_else(|_| fs::remove_file(place));
         }
     }
-    made?;
+    let (pin, authority) = made?;
     let names: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     let config = places.config.display();
     output::print(&format!(
-        "Made for {}:\n  {config}\n  {}\n  {}\n  {}\n\nNext:\n  corelane user add NAME\n  \
-         corelane invite NAME\n  corelane serve -c {config}\n",
+        "Made for {}:\n  {config}\n  {}\n  {}\n  {}\n\nThe authority has the pin {pin}: clients \
+         know it by that, or by {}.\n\nNext:\n  corelane user add NAME\n  corelane invite NAME\n  \
+         corelane serve -c {config}\n",
         names.join(", "),
         places.private_key.display(),
         places.pki.display(),
         places.database.display(),
+        authority.display(),
     ))
 }
 
-fn make(args: &VpnArgs, places: &Places, addresses: &[ServerAddress]) -> Result<(), CliError> {
+/// Makes everything; the pin of the authority, and where its certificate is.
+fn make(
+    args: &VpnArgs,
+    places: &Places,
+    addresses: &[ServerAddress],
+) -> Result<(Pin, PathBuf), CliError> {
     let (now, mut rng) = (clock::unix_time(), rand::rng());
     let pki = PkiDirectory::create(&places.pki, "Corelane CA", now, &mut rng)?;
     pki.issue_server(addresses, Validity::days(now, SERVER_DAYS), &mut rng)?;
@@ -143,7 +151,7 @@ fn make(args: &VpnArgs, places: &Places, addresses: &[ServerAddress]) -> Result<
     Store::open(&url).map(drop).map_err(CliError::failure)?;
     let config = configuration(args, places, &pki, addresses, &mut rng);
     write_new(&places.config, config.as_bytes(), 0o644)?;
-    Ok(())
+    Ok((pki.pin()?, pki.certificate()))
 }
 
 fn configuration(
