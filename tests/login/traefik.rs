@@ -157,8 +157,7 @@ fn traefik_is_set_up_in_front_of_the_gateway() {
     let at = balancer["servers"][0]["address"].as_str().unwrap();
     let resolver = dynamic["http"]["routers"]["page"]["tls"]["certResolver"].as_str().unwrap();
     assert!(fixed["certificatesResolvers"].get(resolver).is_some());
-    // A page hears the user from the gateway; what clients say by other names is cleared, as is the
-    // password.
+    // A page hears the user from the gateway, and by no other name from a client.
     let middlewares = &dynamic["http"]["middlewares"];
     let told = middlewares["corelane-auth"]["forwardAuth"]["authResponseHeaders"].as_array();
     assert!(told.is_some_and(|told| *told == [Value::from("Remote-User")]), "{told:?}");
