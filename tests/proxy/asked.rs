@@ -1,13 +1,13 @@
 //! `OPTIONS *`: whether the gateway is there, and knows who asks; and what comes behind it on the
 //! same connection.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::{Gateway, await_that, connect, echo, read_exactly, read_to_end};
+use crate::harness::{Gateway, assert_ended, await_that, connect, echo, read_exactly, read_to_end};
 use crate::house::House;
 
 /// The head of an answer.
@@ -93,7 +93,7 @@ fn who_has_said_who_it_is_is_known_on_its_connection_until_that_is_void() {
     pass_through(first, &good);
     house.run(r#"{"operation":"user_disable","name":"ada"}"#);
     // It waits for nothing any more, and is told nothing.
-    assert_eq!(second.read(&mut [0; 16]).unwrap_or_default(), 0);
+    assert_ended(&mut second);
     assert!(ask(&mut connect(house.address), &good).starts_with("HTTP/1.1 407 "));
     await_that("the end of all connections", || match house.gateway.status().connections {
         0 => Ok(()),

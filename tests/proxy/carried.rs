@@ -14,7 +14,8 @@ use corelane::sys::signal::terminate;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Gateway, await_that, echo, greeting_and_request, http, read_exactly, read_to_end, serve,
+    Gateway, assert_ended, await_that, echo, greeting_and_request, http, read_exactly, read_to_end,
+    serve,
 };
 use crate::house::House;
 use crate::routes::{chained, fetch};
@@ -269,7 +270,7 @@ fn who_is_disabled_is_carried_no_more_until_that_is_over() {
     assert_eq!(read_exactly(&mut live, 1), b"x");
     house.run(r#"{"operation":"user_disable","name":"ada"}"#);
     // Its end comes as it comes from an origin that is gone.
-    assert!(!matches!(live.read(&mut [0; 16]), Ok(1..)));
+    assert_ended(&mut live);
     client.await_status("nothing is ready", |it| it.upstreams[0].ready == 0);
     for _ in 0..3 {
         assert_eq!(client.reply_to(&origin.to_string()), 1);

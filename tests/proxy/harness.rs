@@ -1,7 +1,7 @@
 //! A running gateway, and origins for it.
 
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -304,6 +304,19 @@ pub(crate) fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+/// Asserts that the far end says nothing any more: it has ended, in order or not. That it is silent
+/// is not enough.
+pub(crate) fn assert_ended(stream: &mut TcpStream) {
+    match stream.read(&mut [0]) {
+        Ok(0) => {}
+        Ok(_) => panic!("it says something"),
+        Err(error) => {
+            let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            assert!(!is_late, "it is still there");
+        }
+    }
 }
 
 /// A listener on loopback, and its address.
