@@ -13,7 +13,7 @@ use super::fields::{Fields, Slots};
 use super::framing::Framing;
 use super::response::ResponseHead;
 use super::scan::HeadScanner;
-use super::upstream::ConnectError;
+use super::upstream::{ConnectError, end_head};
 
 /// Appends the question to `server`.
 pub fn write_options(
@@ -23,12 +23,7 @@ pub fn write_options(
 ) {
     let written = write!(out, "OPTIONS * HTTP/1.1\r\nHost: {server}\r\n");
     written.unwrap_or_default();
-    if let Some(authorization) = authorization {
-        out.extend_from_slice(b"Proxy-Authorization: ");
-        out.extend_from_slice(authorization.expose());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
+    end_head(authorization, out);
 }
 
 /// That a proxy is there, knows who asks, and keeps the connection.

@@ -19,6 +19,11 @@ pub fn write_connect(
 ) {
     let written = write!(out, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     written.unwrap_or_default();
+    end_head(authorization, out);
+}
+
+/// Appends the end of a request's head: who asks.
+pub(super) fn end_head(authorization: Option<&ProxyAuthorization>, out: &mut Vec<u8>) {
     if let Some(authorization) = authorization {
         out.extend_from_slice(b"Proxy-Authorization: ");
         out.extend_from_slice(authorization.expose());
