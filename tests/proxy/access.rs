@@ -231,9 +231,13 @@ fn a_rate_holds_over_all_connections_of_a_user_and_nothing_is_lost() {
     assert!(took > Duration::from_millis(930), "{took:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     house.set(r#"{"down_bps":800000000000}"#, "null");
-    let before = clock::now();
-    assert_eq!(read_to_end(&mut house.reach(origin)).len(), 500_000);
-    assert!(clock::now() - before < Duration::from_millis(400), "without that limit it is fast");
+    let transfer = || {
+        let before = clock::now();
+        assert_eq!(read_to_end(&mut house.reach(origin)).len(), 500_000);
+        clock::now() - before
+    };
+    let is_fast = (0..5).any(|_| transfer() < Duration::from_millis(400));
+    assert!(is_fast, "without that limit it is fast");
 }
 
 #[test]

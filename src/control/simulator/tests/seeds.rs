@@ -159,11 +159,13 @@ fn simulate_an_hour() -> Duration {
     took
 }
 
-/// Also unoptimised, as tests are. What else a machine does costs cycles, too, so the best of a few
-/// tries counts.
+/// Optimised it is a small part of a second, unoptimised about one; machines differ. Work for each
+/// event that grows with the events before it would take minutes. What else a machine does costs
+/// cycles, too, so the best of a few tries counts.
 #[test]
-fn an_hour_of_traffic_takes_less_than_a_second() {
-    const TRIES: u32 = 5;
-    let is_fast = (0..TRIES).any(|_| simulate_an_hour() < Duration::from_secs(1));
-    assert!(is_fast, "an hour takes more than a second of CPU time");
+fn an_hour_of_traffic_takes_seconds() {
+    const TRIES: u32 = 3;
+    const BOUND: Duration = Duration::from_secs(8);
+    let is_fast = (0..TRIES).any(|_| simulate_an_hour() < BOUND);
+    assert!(is_fast, "an hour takes more than {BOUND:?} of CPU time");
 }
