@@ -12,7 +12,7 @@ use corelane::sys::clock;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::Failure;
-use super::origin::{CHUNK_LEN, Origins, PAGE_LEN};
+use super::origin::{CHUNK_LEN, Origins, PAGE_LEN, send_on, send_over_a_line};
 
 /// How long one read, write or connection may take.
 const STEP_WITHIN: Duration = Duration::from_secs(10);
@@ -48,6 +48,9 @@ pub(crate) enum Way {
     /// From the origin to the client.
     Down,
     Up,
+    /// The same, where each sender has a line that limits it.
+    DownFromLines,
+    UpFromLines,
 }
 
 /// What happened while it was looked at.
@@ -182,13 +185,17 @@ pub(crate) fn bulk(
     lasts: Duration,
     cpu: CpuClock<'_>,
 ) -> Result<Span, Failure> {
-    let target = if way == Way::Down { origins.source } else { origins.sink };
+    let target = match way {
+        Way::Down => origins.source,
+        Way::DownFromLines => origins.lined_source,
+        Way::Up | Way::UpFromLines => origins.sink,
+    };
     let connections: Vec<_> =
         (0..streams).map(|_| Busy::open(road, tls, target)).collect::<io::Result<_>>()?;
     let read = AtomicU64::new(0);
     let count = || match way {
-        Way::Down => read.load(Ordering::Relaxed),
-        Way::Up => origins.sunk(),
+        Way::Down | Way::DownFromLines => read.load(Ordering::Relaxed),
+        Way::Up | Way::UpFromLines => origins.sunk(),
     };
     let span = thread::scope(|scope| {
         let mut sockets = Vec::new();
@@ -196,8 +203,9 @@ pub(crate) fn bulk(
             sockets.push(socket);
             let read = &read;
             scope.spawn(move || match way {
-                Way::Down => read_on(&mut stream, read),
-                Way::Up => write_on(&mut stream),
+                Way::Down | Way::DownFromLines => read_on(&mut stream, read),
+                Way::Up => send_on(&mut stream),
+                Way::UpFromLines => send_over_a_line(&mut stream),
             });
         }
         let span = look(lasts, cpu, count);
@@ -215,11 +223,6 @@ fn read_on(stream: &mut impl Read, count: &AtomicU64) {
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
         count.fetch_add(len as u64, Ordering::Relaxed);
     }
-}
-
-fn write_on(stream: &mut impl Write) {
-    let chunk = vec![0x5a; CHUNK_LEN];
-    while stream.write_all(&chunk).is_ok() {}
 }
 
 /// Connections that are made, greeted and closed, one after the other by each of the comers.

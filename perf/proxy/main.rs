@@ -146,6 +146,8 @@ enum Workload {
     Idle,
     Down,
     Up,
+    DownFromLines,
+    UpFromLines,
     Connections,
     RoundTrips,
     Requests,
@@ -155,9 +157,15 @@ impl Workload {
     /// What is done by `protocol`.
     const fn of(protocol: Protocol) -> &'static [Self] {
         match protocol {
-            Protocol::Socks5 | Protocol::Connect => {
-                &[Self::Idle, Self::Down, Self::Up, Self::Connections, Self::RoundTrips]
-            }
+            Protocol::Socks5 | Protocol::Connect => &[
+                Self::Idle,
+                Self::Down,
+                Self::Up,
+                Self::DownFromLines,
+                Self::UpFromLines,
+                Self::Connections,
+                Self::RoundTrips,
+            ],
             Protocol::Forward => &[Self::Requests],
             Protocol::Tls => &[Self::Down, Self::Up],
         }
@@ -191,6 +199,12 @@ impl Test {
             }
             Workload::Down => throughput(bulk(Way::Down)?, Metric::Down, Metric::DownPerCpu),
             Workload::Up => throughput(bulk(Way::Up)?, Metric::Up, Metric::UpPerCpu),
+            Workload::DownFromLines => {
+                vec![(Metric::DownFromLines, gbit_per_s(bulk(Way::DownFromLines)?))]
+            }
+            Workload::UpFromLines => {
+                vec![(Metric::UpFromLines, gbit_per_s(bulk(Way::UpFromLines)?))]
+            }
             Workload::Connections => {
                 let span = load::connections(road, origins, lasts, &cpu)?;
                 events(span, Metric::Connections, Metric::ConnectionCpu)
@@ -208,12 +222,15 @@ impl Test {
     }
 }
 
+fn gbit_per_s(span: Span) -> f64 {
+    span.count as f64 * 8.0 / span.seconds / 1e9
+}
+
 fn throughput(span: Span, rate: Metric, per_cpu: Metric) -> Vec<(Metric, f64)> {
-    let bytes = span.count as f64;
-    let mut values = vec![(rate, bytes * 8.0 / span.seconds / 1e9)];
+    let mut values = vec![(rate, gbit_per_s(span))];
     // The direct way uses no proxy's time.
     if span.cpu_seconds > 0.0 {
-        values.push((per_cpu, bytes / 1e9 / span.cpu_seconds));
+        values.push((per_cpu, span.count as f64 / 1e9 / span.cpu_seconds));
     }
     values
 }

@@ -5,11 +5,20 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
+
+use corelane::sys::clock;
 
 /// Bytes that are written or read at once.
 pub(crate) const CHUNK_LEN: usize = 256 * 1024;
 /// Bytes of the page that is fetched by HTTP.
 pub(crate) const PAGE_LEN: usize = 1024;
+/// Bytes a second that a line takes: one Gbit/s.
+const LINE_RATE: f64 = 125e6;
+/// Bytes that a line takes at once.
+const LINE_CHUNK_LEN: usize = 64 * 1024;
+/// How far behind a sender may be and still make up for it, as by a queue before its line.
+const LINE_QUEUE: Duration = Duration::from_millis(20);
 /// Threads that greet.
 const GREETERS: usize = 2;
 
@@ -17,6 +26,8 @@ const GREETERS: usize = 2;
 pub(crate) struct Origins {
     /// Sends as fast as it can.
     pub(crate) source: SocketAddr,
+    /// Sends as fast as a line takes it.
+    pub(crate) lined_source: SocketAddr,
     /// Reads as fast as it can.
     pub(crate) sink: SocketAddr,
     /// Sends one byte and closes.
@@ -36,7 +47,8 @@ impl Origins {
         let (sunk, kept) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (sink_count, keeper_kept) = (Arc::clone(&sunk), Arc::clone(&kept));
         Ok(Self {
-            source: serve_each(send_on)?,
+            source: serve_each(|mut stream| send_on(&mut stream))?,
+            lined_source: serve_each(|mut stream| send_over_a_line(&mut stream))?,
             sink: serve_each(move |stream| swallow(stream, &sink_count))?,
             greeter: serve(GREETERS, |mut stream| drop(stream.write_all(b"!")))?,
             echo: serve_each(send_back)?,
@@ -93,9 +105,22 @@ fn serve_each(work: impl Fn(TcpStream) + Clone + Send + 'static) -> io::Result<S
     })
 }
 
-fn send_on(mut stream: TcpStream) {
+/// Writes as fast as it can, until that fails.
+pub(crate) fn send_on(stream: &mut impl Write) {
     let chunk = vec![0x5a; CHUNK_LEN];
     while stream.write_all(&chunk).is_ok() {}
+}
+
+/// Writes as fast as a line of [`LINE_RATE`] takes it, until that fails.
+pub(crate) fn send_over_a_line(stream: &mut impl Write) {
+    let chunk = vec![0x5a; LINE_CHUNK_LEN];
+    let each = Duration::from_secs_f64(LINE_CHUNK_LEN as f64 / LINE_RATE);
+    let mut due = clock::now();
+    while stream.write_all(&chunk).is_ok() {
+        let now = clock::now();
+        due = (due + each).max(now - LINE_QUEUE);
+        thread::sleep(due.saturating_duration_since(now));
+    }
 }
 
 fn swallow(mut stream: TcpStream, count: &AtomicU64) {

@@ -26,6 +26,8 @@ pub(crate) enum Metric {
     DownPerCpu,
     Up,
     UpPerCpu,
+    DownFromLines,
+    UpFromLines,
     Connections,
     ConnectionCpu,
     RoundTripP50,
@@ -36,11 +38,13 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Down,
         Self::DownPerCpu,
         Self::Up,
         Self::UpPerCpu,
+        Self::DownFromLines,
+        Self::UpFromLines,
         Self::Connections,
         Self::ConnectionCpu,
         Self::RoundTripP50,
@@ -56,6 +60,8 @@ impl Metric {
             Self::DownPerCpu => "bulk down, GB per CPU second",
             Self::Up => "bulk up, Gbit/s",
             Self::UpPerCpu => "bulk up, GB per CPU second",
+            Self::DownFromLines => "down from lines of 1 Gbit/s, Gbit/s",
+            Self::UpFromLines => "up from lines of 1 Gbit/s, Gbit/s",
             Self::Connections => "new connections per second",
             Self::ConnectionCpu => "CPU µs per connection",
             Self::RoundTripP50 => "round trip at 1,000/s, p50, µs",
@@ -74,6 +80,8 @@ impl Metric {
                 | Self::DownPerCpu
                 | Self::Up
                 | Self::UpPerCpu
+                | Self::DownFromLines
+                | Self::UpFromLines
                 | Self::Connections
                 | Self::Requests
         )
@@ -239,6 +247,8 @@ impl Results {
             at_least("up per CPU second, × best peer", times(Metric::UpPerCpu), 1.5),
             share_of_direct("down, share of direct", Metric::Down),
             share_of_direct("up, share of direct", Metric::Up),
+            at_least("down from lines, share of direct", share(Metric::DownFromLines), 0.9),
+            at_least("up from lines, share of direct", share(Metric::UpFromLines), 0.9),
             at_least("new connections, × best peer", times(Metric::Connections), 2.0),
             at_most("p99 added at 1,000 requests/s, µs", added(Metric::RoundTripP99), 200.0),
             at_most("KiB per idle connection", own(Metric::Idle), 8.0),
@@ -369,6 +379,10 @@ mod tests {
                 for metric in [Metric::Down, Metric::Up] {
                     results.add(protocol, metric, contender, rate);
                 }
+                for (contender, rate) in [(Contender::Direct, 4.0), (Contender::Corelane, 3.8)] {
+                    results.add(protocol, Metric::DownFromLines, contender, rate);
+                    results.add(protocol, Metric::UpFromLines, contender, rate);
+                }
                 results.add(protocol, Metric::RoundTripP99, contender, 100.0 - rate);
                 results.add(protocol, Metric::Idle, contender, idle);
             }
@@ -389,6 +403,7 @@ mod tests {
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| SOCKS5: p99 added at 1,000 requests/s, µs | 4.00 |"), "{text}");
         assert!(text.contains("requests per second, × squid | 3.00 | at least 2 | yes"), "{text}");
+        assert!(text.contains("| CONNECT: up from lines, share of direct | 0.95 |"), "{text}");
         let row = "SOCKS5 inside TLS: up per CPU second, of plain | 0.75 | at least 0.7 | yes";
         assert!(text.contains(row), "{text}");
         assert_eq!(text.matches("KiB per idle connection |").count(), 4, "{text}");
