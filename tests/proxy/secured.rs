@@ -378,6 +378,7 @@ fn who_does_not_finish_a_handshake_is_gone_in_time_and_costs_nothing() {
 
 #[test]
 fn who_comes_by_tls_in_a_crowd_does_not_hold_up_who_is_there() {
+    const CROWD: usize = 400;
     let site = Site::new();
     // On a busy machine the last of them wait for long.
     let gateway = site.gateway("request_within_s = 600\n[workers]\ncount = 1\n");
@@ -385,8 +386,8 @@ fn who_comes_by_tls_in_a_crowd_does_not_hold_up_who_is_there() {
     reach(&mut relay, echo()).unwrap();
     let mut hello = Vec::new();
     site.over(connect(gateway.address), None).conn.write_tls(&mut hello).unwrap();
-    let mut crowd: Vec<TcpStream> = (0..200).map(|_| connect(gateway.address)).collect();
-    gateway.await_status("they have come", |status| status.connections >= 201);
+    let mut crowd: Vec<TcpStream> = (0..CROWD).map(|_| connect(gateway.address)).collect();
+    gateway.await_status("they have come", |status| status.connections > CROWD as u64);
     // All of it is there at once when the gateway goes on, the relay's words last.
     let signal = |name: &str| {
         let sent = Command::new("kill").args([name, &gateway.child.id().to_string()]).status();
@@ -405,7 +406,8 @@ fn who_comes_by_tls_in_a_crowd_does_not_hold_up_who_is_there() {
         stream.read_exact(&mut [0; 1]).unwrap();
     }
     let all = clock::now() - begun;
-    assert!(heard * 4 < all, "the relay has waited for {heard:?} of {all:?}");
+    // It waits for a few of them, and for its turn on a busy machine; not for all.
+    assert!(heard * 2 < all, "the relay has waited for {heard:?} of {all:?}");
 }
 
 #[test]
