@@ -229,7 +229,7 @@ fn every_exit_code_is_listed() {
 #[test]
 fn the_systemd_units_are_sound_and_never_give_up() {
     let directory = tempfile::tempdir().unwrap();
-    for name in ["corelane-client.service", "corelane-server.service"] {
+    for name in ["corelane-client.service", "corelane-proxy.service", "corelane-server.service"] {
         let unit = document(&format!("scripts/{name}"));
         // A name server that is not there yet, or an address, must not stop it for good; a
         // configuration that is wrong must.

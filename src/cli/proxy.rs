@@ -13,7 +13,8 @@ use crate::proxy::dial::guard::Allowed;
 
 #[derive(Args, Debug)]
 pub(crate) struct ProxyArgs {
-    /// Configuration file, of which `[[proxy]]`, `[workers]`, `[log]` and `[status]` count
+    /// Configuration file, of which `[[proxy]]`, `[accounts]`, `[workers]`, `[log]` and `[status]`
+    /// count
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address and port to listen on, such as 127.0.0.1:1080 (proxy.listen)
@@ -56,6 +57,10 @@ pub(crate) struct ProxyArgs {
         requires = "listen"
     )]
     allow: Vec<Allowed>,
+    /// Authorities for origins of `https://` URLs, in PEM; those of the system without one
+    /// (proxy.origin_ca_file)
+    #[arg(long, value_name = "PATH", value_parser = parse_argument::<PathBuf>, requires = "listen")]
+    origin_ca_file: Option<PathBuf>,
     /// Ports at which clients of SOCKS5 send datagrams, such as 20000-20999 (proxy.udp_ports)
     #[arg(
         long,
@@ -84,6 +89,7 @@ impl ProxyArgs {
         overrides.set("--client-ca-file", "proxy", "client_ca_file", self.client_ca_file);
         overrides.set_list("--protocols", "proxy", "protocols", self.protocols);
         overrides.set_list("--allow", "proxy", "allow", self.allow);
+        overrides.set("--origin-ca-file", "proxy", "origin_ca_file", self.origin_ca_file);
         overrides.set("--udp-ports", "proxy", "udp_ports", self.udp_ports);
         self.workers.lay_over(&mut overrides);
         overrides.set("--status-socket", "status", "socket", self.status_socket);
@@ -139,6 +145,8 @@ mod tests {
             "socks5,http",
             "--allow",
             "private,192.0.2.0/24",
+            "--origin-ca-file",
+            "/o",
             "--udp-ports",
             "20000-20999",
             "--workers",
@@ -161,6 +169,7 @@ mod tests {
         assert_eq!(entrance.rules.protocols, [Protocol::Socks5, Protocol::Http]);
         let allowed = [Allowed::Kind(Kind::Private), "192.0.2.0/24".parse().unwrap()];
         assert_eq!(entrance.rules.guard.allowed, allowed);
+        assert_eq!(entrance.rules.origins.ca_file, Some(PathBuf::from("/o")));
         assert_eq!(entrance.rules.udp_ports, Some(20_000..=20_999));
         for wrong in ["20", "0-9", "9-8", "1-65536", "-"] {
             let ports = format!("--udp-ports={wrong}");

@@ -10,7 +10,7 @@ use crate::accounts::names::Name;
 use crate::accounts::store::{DatabaseUrl, Retention};
 use crate::config::build::without_host_bits;
 use crate::config::problems::{Origin, Problems};
-use crate::config::schema::{AccountsSection, STATE_DIRECTORY, Sections, Setting};
+use crate::config::schema::{STATE_DIRECTORY, Sections, Setting};
 use crate::config::types::{Domain, HostPort};
 use crate::handshake::keys::PublicKey;
 use crate::login::tls::Pin;
@@ -75,15 +75,15 @@ pub struct LoginsConfig {
     pub client_ca_file: Option<PathBuf>,
     /// The revocation list of that authority.
     pub client_crl_file: Option<PathBuf>,
-    /// Proofs of which one alternative is enough.
-    pub require: Vec<ProofSet>,
     /// Who there is.
     pub accounts: AccountsConfig,
 }
 
-/// Where a server keeps its accounts.
+/// Where a server keeps its accounts, and what it wants to see.
 #[derive(Clone, Debug)]
 pub struct AccountsConfig {
+    /// Proofs of which one alternative is enough.
+    pub require: Vec<ProofSet>,
     /// What the server is called, among others on the same database.
     pub server_name: Name,
     /// The database.
@@ -194,20 +194,22 @@ impl LoginsConfig {
             key_file: key_file?,
             client_ca_file: login.client_ca_file.value.clone(),
             client_crl_file: login.client_crl_file.value.clone(),
-            require: login.require.value.clone(),
-            accounts: AccountsConfig::of(&sections.accounts)?,
+            accounts: AccountsConfig::of(sections)?,
         })
     }
 }
 
 impl AccountsConfig {
-    fn of(accounts: &AccountsSection) -> Option<Self> {
+    /// What the sections say of accounts. `None` if that has been refused.
+    pub(crate) fn of(sections: &Sections) -> Option<Self> {
+        let accounts = &sections.accounts;
         let database = match &accounts.database_file.value {
             Some(file) => DatabasePlace::File(file.clone()),
             // What cannot be parsed has been refused.
             None => DatabasePlace::Url(accounts.database.value.0.parse().ok()?),
         };
         Some(Self {
+            require: sections.server_login.require.value.clone(),
             server_name: accounts.server_name.value.clone().unwrap_or_else(Name::of_this_host),
             database,
             spool_file: accounts.spool_file.value.clone(),

@@ -5,19 +5,28 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::access::{FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig};
+use crate::config::access::{
+    AccountsConfig, FarSide, KnownServer, LeaseConfig, LoginConfig, LoginsConfig,
+};
 use crate::config::checks;
 use crate::config::problems::{Origin, Problems};
 use crate::config::proxy::{self, ProxyConfig};
 use crate::config::schema::{Role, Sections, Setting};
 use crate::config::types::{
-    Domain, LogConfig, PeerConfig, ServeConfig, TunConfig, TuningConfig, UpConfig, WorkersConfig,
+    Domain, LogConfig, PeerConfig, ServeConfig, Served, TunConfig, TuningConfig, UpConfig,
+    WorkersConfig,
 };
 use crate::host::resolver::DnsRequest;
 
 /// The configuration of a server, once `problems` has heard of everything that is wrong with it.
 /// `None` if something indispensable is missing; a result is good only if there are no errors.
 pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<ServeConfig> {
+    if sections.is_proxy_alone() && sections.server.private_key_file.value.is_none() {
+        let help = "run it by `corelane proxy -c FILE`; one for a server has [server], too";
+        let what = "this is a file for a proxy gateway without a tunnel";
+        problems.error_with_help(Origin::Default, what, help);
+        return None;
+    }
     checks::common(sections, problems);
     checks::server(sections, problems);
     let place = place_of_role(sections);
@@ -26,7 +35,10 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
     let peers = peers(sections, problems);
 
     let logins = LoginsConfig::of(sections, problems);
-    proxy::ensure_accounts(sections, !sections.server_login.listen.value.is_empty(), problems);
+    if sections.server_login.listen.value.is_empty() {
+        let help = "say where people log in (`listen` in [login]), which opens accounts";
+        proxy::miss_accounts(sections, help, problems);
+    }
 
     Some(ServeConfig {
         listen: sections.server.listen.value.clone(),
@@ -49,7 +61,13 @@ pub(crate) fn serve(sections: &Sections, problems: &mut Problems) -> Option<Serv
 pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<ProxyConfig> {
     checks::workers_fit_cpus(sections, problems);
     let entrances = proxy::entrances(sections, problems);
-    proxy::ensure_accounts(sections, false, problems);
+    let is_for_a_server = sections.role_span.is_some();
+    if is_for_a_server {
+        let help = "the accounts of this file are those of a server: `corelane serve` has the \
+                    gateway beside it, and without [server] it is a file for `corelane proxy`";
+        proxy::miss_accounts(sections, help, problems);
+    }
+    let needs_accounts = proxy::needs_accounts(sections) && !is_for_a_server;
     if entrances.is_empty() {
         let help = "write a table `[[proxy]]` with `listen`, or say `--listen 127.0.0.1:1080`";
         problems.error_with_help(Origin::Default, "there is no proxy", help);
@@ -57,7 +75,21 @@ pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<Prox
     // That of a server is the server's own.
     let socket = &sections.status.socket;
     let status_socket = socket.value.clone().filter(|_| socket.origin != Origin::Default);
-    Some(ProxyConfig { entrances, workers: workers(sections), status_socket, log: log(sections) })
+    Some(ProxyConfig {
+        entrances,
+        workers: workers(sections),
+        status_socket,
+        accounts: needs_accounts.then(|| AccountsConfig::of(sections)).flatten(),
+        log: log(sections),
+    })
+}
+
+/// The configuration of whatever serves by a file: a server, or a gateway without a tunnel.
+pub(crate) fn served(sections: &Sections, problems: &mut Problems) -> Option<Served> {
+    match sections.is_proxy_alone() {
+        true => proxy(sections, problems).map(Box::new).map(Served::Gateway),
+        false => serve(sections, problems).map(Box::new).map(Served::Tunnel),
+    }
 }
 
 /// The configuration of a client, on the same terms as [`serve`].

@@ -34,7 +34,7 @@ pub use schema::{
 };
 pub use source::{ConfigError, Loaded, Override, PeerOverride, Source, check_bytes, check_file};
 pub use types::{
-    CarrierMode, HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Switch, TunConfig,
+    CarrierMode, HostPort, LogConfig, NatMode, PeerConfig, ServeConfig, Served, Switch, TunConfig,
     TuningConfig, UpConfig, WorkersConfig,
 };
 

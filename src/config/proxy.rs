@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::access::AccountsConfig;
 use crate::config::problems::{Origin, Problems};
 use crate::config::routes::{self, RuleTable, UpstreamTable};
 use crate::config::schema::{ProxyRate, ProxySection, Sections, ServerLoginSection};
@@ -29,6 +30,8 @@ pub struct ProxyConfig {
     pub workers: WorkersConfig,
     /// Where `corelane status` asks; nowhere in particular if nothing was said of it.
     pub status_socket: Option<PathBuf>,
+    /// Who its clients may be, if they have to say it.
+    pub accounts: Option<AccountsConfig>,
     /// What to log and how.
     pub log: LogConfig,
 }
@@ -199,20 +202,25 @@ impl fmt::Display for ProxyAuth {
     }
 }
 
-/// Complains of each table whose clients have to say who they are where nobody can know them.
-pub(crate) fn ensure_accounts(sections: &Sections, has_accounts: bool, problems: &mut Problems) {
+/// Whether somebody has to be asked who clients are.
+pub(crate) fn needs_accounts(sections: &Sections) -> bool {
+    sections.proxies.iter().any(|ProxyTable { keys, .. }| {
+        keys.auth.value.0 == Auth::Required || !keys.auth_from.value.is_empty()
+    })
+}
+
+/// Complains where somebody has to be asked who clients are and nobody knows; `help` mends that.
+pub(crate) fn miss_accounts(sections: &Sections, help: &str, problems: &mut Problems) {
     for ProxyTable { keys, .. } in &sections.proxies {
-        if keys.auth.value.0 == Auth::Required && !has_accounts {
+        if keys.auth.value.0 == Auth::Required {
             let what = "clients are to say who they are, and there are no accounts to know them";
-            let help = "run it beside a tunnel that has accounts (`corelane serve`, with `listen` \
-                        in [login]), or leave `auth` out";
+            let help = format!("{help}, or leave `auth` out");
             problems.error_with_help(keys.auth.origin.clone(), what, help);
         }
-        if !keys.auth_from.value.is_empty() && !has_accounts {
+        if !keys.auth_from.value.is_empty() {
             let what = "other proxies are to be told who their clients are, and there are no \
                         accounts that know them";
-            let help = "run it beside a tunnel that has accounts (`corelane serve`, with `listen` \
-                        in [login]), or leave `auth_from` out";
+            let help = format!("{help}, or leave `auth_from` out");
             problems.error_with_help(keys.auth_from.origin.clone(), what, help);
         }
     }
@@ -272,8 +280,8 @@ fn check(table: &ProxyTable, seen: &mut BTreeSet<SocketAddr>, problems: &mut Pro
                 "`{address}` can be reached from other hosts, and whoever reaches it may use this \
                  proxy: it would be an open one, which strangers find within hours"
             );
-            let help = "listen on 127.0.0.1 or [::1]; or have clients say who they are (beside a \
-                        tunnel, `auth = \"required\"`); or demand a certificate of them \
+            let help = "listen on 127.0.0.1 or [::1]; or have clients say who they are \
+                        (`auth = \"required\"`); or demand a certificate of them \
                         (`tls://` and `client_ca_file`); or, where a firewall or a tunnel decides \
                         who reaches it, say so by `allow_remote = true` (`--allow-remote`)";
             problems.error_with_help(keys.listen.origin.clone(), what, help);

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::config::problems::{Origin, Problems, Report};
 use crate::config::proxy::ProxyConfig;
 use crate::config::schema::{Role, Sections};
-use crate::config::types::{ServeConfig, UpConfig};
+use crate::config::types::{ServeConfig, Served, UpConfig};
 use crate::config::{build, document, effective, secrets};
 use crate::exit::ExitCode;
 use crate::handshake::keys::PublicKey;
@@ -125,6 +125,14 @@ impl Source {
         self.load(Role::Server, build::proxy)
     }
 
+    /// The configuration of whatever serves by it: a server, or a gateway without a tunnel.
+    ///
+    /// # Errors
+    /// As for [`Source::load_serve`].
+    pub fn load_served(&self) -> Result<Loaded<Served>, ConfigError> {
+        self.load(Role::Server, build::served)
+    }
+
     /// The configuration of a client.
     ///
     /// # Errors
@@ -231,11 +239,12 @@ fn check(
     let mut command = role.command();
     if found.is_some() {
         match role {
-            Role::Server if sections.is_proxy_alone() => {
-                command = ProxyConfig::COMMAND;
-                drop(build::proxy(&sections, &mut problems));
+            Role::Server => {
+                if sections.is_proxy_alone() {
+                    command = ProxyConfig::COMMAND;
+                }
+                drop(build::served(&sections, &mut problems));
             }
-            Role::Server => drop(build::serve(&sections, &mut problems)),
             Role::Client => drop(build::up(&sections, &mut problems)),
         }
         check_files(&sections, role, &mut problems);

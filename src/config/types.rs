@@ -10,7 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::accounts::store::DatabaseUrl;
-use crate::config::access::{FarSide, LeaseConfig, LoginsConfig};
+use crate::config::access::{AccountsConfig, FarSide, LeaseConfig, LoginsConfig};
+use crate::config::proxy::ProxyConfig;
 use crate::handshake::keys::PublicKey;
 use crate::host::resolver::{DnsMode, DnsRequest};
 use crate::proxy::settings::Entrance;
@@ -54,6 +55,25 @@ pub struct ServeConfig {
     pub tuning: TuningConfig,
     /// What to log and how.
     pub log: LogConfig,
+}
+
+/// What a file says of whatever serves by it.
+#[derive(Clone, Debug)]
+pub enum Served {
+    /// A server.
+    Tunnel(Box<ServeConfig>),
+    /// A proxy gateway without a tunnel.
+    Gateway(Box<ProxyConfig>),
+}
+
+impl Served {
+    /// Its accounts, if it has any.
+    pub fn accounts(&self) -> Option<&AccountsConfig> {
+        match self {
+            Self::Tunnel(config) => config.logins.as_ref().map(|logins| &logins.accounts),
+            Self::Gateway(config) => config.accounts.as_ref(),
+        }
+    }
 }
 
 /// Everything `corelane up` needs to know.

@@ -1,6 +1,7 @@
 //! Why a daemon ended, and with which exit code.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::accounts::service::AccountsError;
 use crate::accounts::store::BadDatabaseUrl;
@@ -62,7 +63,10 @@ pub enum DaemonError {
     #[error(transparent)]
     Accounts(#[from] AccountsError),
     /// The configuration says nothing about accounts.
-    #[error("the configuration has no logins, so there are no accounts (`listen` in `[login]`)")]
+    #[error(
+        "the configuration has no accounts: nobody logs in (`listen` in [login]) or says who they \
+         are to a proxy (`auth` in [[proxy]])"
+    )]
     NoAccounts,
     /// The accounts socket cannot be offered.
     #[error(transparent)]
@@ -124,6 +128,18 @@ pub enum DaemonError {
         /// The resolver's answer.
         source: io::Error,
     },
+    /// The directory of a socket is missing and cannot be made.
+    #[error(
+        "cannot make {} for the socket {}: {source}; have root make it, or name another place \
+         (`socket` in [status], and in [accounts])",
+        path.parent().unwrap_or(path).display(), path.display()
+    )]
+    SocketDirectory {
+        /// Where the socket belongs.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel refused a thread, a descriptor or the like.
     #[error("{operation} failed: {source}")]
     Io {
@@ -153,6 +169,7 @@ impl DaemonError {
             Self::Upstream(error) => error.exit_code(),
             Self::FarGateway(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
+            Self::SocketDirectory { source, .. } => ExitCode::of_io_error(source),
             Self::Control(ControlError::DeviceGone { .. }) => ExitCode::DeviceGone,
             _ => ExitCode::Failure,
         }

@@ -8,21 +8,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::accounts::addresses::AddressPlan;
-use crate::accounts::credentials::demand::LoginPolicy;
 use crate::accounts::service::{Accounts, AccountsOptions};
-use crate::accounts::store::DatabaseUrl;
-use crate::config::{AccountsConfig, DatabasePlace, LoginsConfig, ServeConfig};
+use crate::config::{AccountsConfig, ServeConfig};
 use crate::control::engine::Engine;
 use crate::control::runtime::ControlHandle;
 use crate::daemon::accounts_socket::AccountsSocket;
-use crate::daemon::client_state::read_secret;
 use crate::daemon::desk::{Desk, House, Rounds};
-use crate::daemon::{DaemonError, StateError};
+use crate::daemon::{DaemonError, accounts};
 use crate::handshake::keys::PublicKey;
 use crate::login::carrier::CarrierRelay;
 use crate::login::server::{LoginListeners, LoginOptions, LoginThread, Timeouts};
 use crate::login::tls::TlsFiles;
-use crate::policy::Defaults;
 
 /// The running parts, in the order in which they are to end.
 pub(super) struct Logins {
@@ -49,11 +45,9 @@ impl Logins {
     ) -> Result<Self, DaemonError> {
         // Whoever has opened the listeners has read where.
         let Some(logins) = &config.logins else { return Err(DaemonError::OtherWay) };
-        let defaults = Defaults {
-            without_rules: logins.accounts.without_rules,
-            isolate: logins.accounts.isolate_clients,
-        };
-        let accounts = Accounts::open(accounts_options(config, logins, key, defaults)?)?;
+        let options = accounts_options(config, &logins.accounts, key)?;
+        let defaults = options.policy_defaults;
+        let accounts = Accounts::open(options)?;
         let socket = AccountsSocket::open(&logins.accounts.socket, accounts.clone())?;
         // The configuration has made sure that there is one.
         let port = config.listen.first().map_or(0, SocketAddr::port);
@@ -81,6 +75,7 @@ impl Logins {
         }
         Ok(Self { _socket: socket, _login: login, _rounds: rounds, _carriers: carriers, desk })
     }
+
     /// Between those who log in and the tunnel.
     pub(super) fn desk(&self) -> &Desk {
         &self.desk
@@ -89,60 +84,20 @@ impl Logins {
 
 fn accounts_options(
     config: &ServeConfig,
-    logins: &LoginsConfig,
+    accounts: &AccountsConfig,
     key: PublicKey,
-    policy_defaults: Defaults,
 ) -> Result<AccountsOptions, DaemonError> {
-    let AccountsConfig { server_name, database, spool_file, audit_log_file, .. } = &logins.accounts;
-    let retention = logins.accounts.retention;
-    let (spool, name) = (spool_file.clone(), server_name.clone());
     let own = config.addresses.iter().map(|own| IpNet::from(own.addr()));
     let peers = config.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
     // A peer that has everything leaves the pools alone: its prefix is never the longest.
     let is_within_a_pool = |prefix: &IpNet| config.lease.pools.iter().any(|it| it.contains(prefix));
     Ok(AccountsOptions {
-        policy: LoginPolicy::new(logins.require.clone()),
         addresses: AddressPlan {
             pools: config.lease.pools.clone(),
             excluded: own.chain(peers.filter(is_within_a_pool)).collect(),
         },
         foreign_keys: config.peers.iter().map(|peer| peer.public_key).chain([key]).collect(),
         lease: Duration::from_secs(config.lease.lasts_s.into()),
-        policy_defaults,
-        audit_log: audit_log_file.clone(),
-        retention,
-        ..AccountsOptions::new(url_of(database)?, spool, name)
+        ..accounts::options(accounts)?
     })
-}
-
-/// Opens the accounts of a server that is stopped, to administer them.
-///
-/// # Errors
-/// There are none, the server runs, or the database cannot be used.
-pub fn open_accounts(config: &ServeConfig) -> Result<Accounts, DaemonError> {
-    let Some(logins) = &config.logins else { return Err(DaemonError::NoAccounts) };
-    let AccountsConfig { server_name, database, spool_file, audit_log_file, .. } = &logins.accounts;
-    let retention = logins.accounts.retention;
-    let (spool, name) = (spool_file.clone(), server_name.clone());
-    let audit_log = audit_log_file.clone();
-    let isolate = logins.accounts.isolate_clients;
-    let policy_defaults = Defaults { isolate, ..Defaults::default() };
-    let options = AccountsOptions {
-        audit_log,
-        policy_defaults,
-        hashers: 1,
-        retention,
-        ..AccountsOptions::new(url_of(database)?, spool, name)
-    };
-    Ok(Accounts::open(options)?)
-}
-
-fn url_of(database: &DatabasePlace) -> Result<DatabaseUrl, DaemonError> {
-    match database {
-        DatabasePlace::Url(url) => Ok(url.clone()),
-        DatabasePlace::File(file) => {
-            let text = read_secret(file).map_err(StateError::Token)?;
-            text.expose().parse().map_err(DaemonError::DatabaseUrl)
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The daemon: opens what is privileged, gives up the privileges, starts the workers and runs the
 //! control thread, which is the thread that called.
 
+mod accounts;
 mod accounts_socket;
 mod agreement;
 mod carriage;
@@ -26,10 +27,10 @@ mod steward;
 mod tunnel;
 mod up;
 
+pub use accounts::open_accounts;
 pub use client_state::StateError;
 pub use error::DaemonError;
 pub use lease::BadLease;
-pub use logins::open_accounts;
 pub use proxy::proxy;
 pub use proxy_client::{FarGateway, FarGatewayError, proxy_client};
 pub use serve::serve;

@@ -12,8 +12,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::config::{PROXY_STATUS_SOCKET_DEFAULT, ProxyConfig, ServeConfig, Source, WorkersConfig};
+use crate::config::{
+    AccountsConfig, PROXY_STATUS_SOCKET_DEFAULT, ProxyConfig, ServeConfig, Source, WorkersConfig,
+};
 use crate::control::runtime::{ControlHandle, STATUS_CLIENTS, STATUS_LISTENER, StatusSocket};
+use crate::daemon::accounts::Members;
 use crate::daemon::early_stop::EarlyStop;
 use crate::daemon::pool::Placement;
 use crate::daemon::reload::{self, Configuration};
@@ -44,13 +47,25 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     let of_rules = files_of_rules(&config.entrances);
     let bound = bind(config.entrances, &config.workers)?;
     let files: Vec<PathBuf> = source.file.iter().chain(&of_rules).cloned().collect();
-    let status = (config.status_socket, PROXY_STATUS_SOCKET_DEFAULT);
-    run(bound, status, &files, None, |reserve| {
+    let has_accounts = config.accounts.is_some();
+    let alone = Alone {
+        bound,
+        status: (config.status_socket, PROXY_STATUS_SOCKET_DEFAULT),
+        accounts: config.accounts,
+        early: None,
+    };
+    alone.run(&files, |reserve| {
         let configuration = Configuration::new(source, reserve);
         Box::new(move || {
             let load = |source: &Source| Ok(source.load_proxy()?);
             let load_files = |config: &ProxyConfig| load_files_of_rules(&config.entrances);
-            configuration.read_again(load, load_files).map(|(config, ())| config.entrances)
+            let (config, ()) = configuration.read_again(load, load_files)?;
+            if config.accounts.is_some() && !has_accounts {
+                let error = "clients are to say who they are now, and the accounts that know them \
+                             are opened at a start only: restart the daemon";
+                return Err(error.to_owned());
+            }
+            Ok(config.entrances)
         })
     })
 }
@@ -58,48 +73,74 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
 /// Reads again what goes for clients of a gateway; the error is a sentence for the administrator.
 pub(super) type Reread = Box<dyn Fn() -> Result<Vec<Entrance>, String>>;
 
-/// Runs a gateway whose sockets are open until it is told to stop. The status is offered at a path,
-/// or at another unless that cannot be done. `reader` makes what is done on SIGHUP; it is given the
-/// right to read `files` if that is needed. `early` has listened to signals so far.
-pub(super) fn run(
-    bound: Bound,
-    (status, status_default): (Option<PathBuf>, &str),
-    files: &[PathBuf],
-    early: Option<EarlyStop>,
-    reader: impl FnOnce(Reserve) -> Reread,
-) -> Result<(), DaemonError> {
-    let io_error = DaemonError::io("making the poll of the proxy's main thread");
-    let poll = Poll::new().map_err(io_error)?;
-    let status = status_socket(status, status_default, &poll)?;
-    let is_needed = || files.iter().any(|file| reload::is_forbidden(file));
-    let reserve =
-        privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(DaemonError::io("catching signals"))?;
-    poll.registry()
-        .register(&mut signals, SIGNALS, Interest::READABLE)
-        .map_err(DaemonError::io("catching signals"))?;
-    if let Some(early) = early {
-        early.hand_over();
+/// A gateway whose sockets are open, without a tunnel, and what is around it.
+pub(super) struct Alone<'a> {
+    pub(super) bound: Bound,
+    /// Where the status is offered, or where else unless that cannot be done.
+    pub(super) status: (Option<PathBuf>, &'a str),
+    /// Who clients may be, if they have to say it.
+    pub(super) accounts: Option<AccountsConfig>,
+    /// Has listened to signals so far.
+    pub(super) early: Option<EarlyStop>,
+}
+
+impl Alone<'_> {
+    /// Runs it until it is told to stop. `reader` makes what is done on SIGHUP; it is given the
+    /// right to read `files` if that is needed.
+    pub(super) fn run(
+        self,
+        files: &[PathBuf],
+        reader: impl FnOnce(Reserve) -> Reread,
+    ) -> Result<(), DaemonError> {
+        let io_error = DaemonError::io("making the poll of the proxy's main thread");
+        let poll = Poll::new().map_err(io_error)?;
+        let (status, status_default) = self.status;
+        let status = status_socket(status, status_default, &poll)?;
+        if let Some(accounts) = &self.accounts {
+            tunnel::make_socket_directory(&accounts.socket)?;
+        }
+        let is_needed = || files.iter().any(|file| reload::is_forbidden(file));
+        let reserve =
+            privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
+        let signals = catch_signals(&poll)?;
+        if let Some(early) = self.early {
+            early.hand_over();
+        }
+        let members = self.accounts.as_ref().map(Members::open).transpose()?;
+        let (failures, waker) = (unbounded(), Waker::new(poll.registry(), WAKER));
+        let waker = Arc::new(waker.map_err(DaemonError::io("making the poll of the main thread"))?);
+        let gateway = self.bound.start(members.as_ref().map(Members::access), move |failure| {
+            // Both fail only if the main thread is gone, and then nobody is left to be told.
+            let _ = failures.0.send(failure);
+            let _ = waker.wake();
+        })?;
+        let summary = summary(&gateway);
+        log::info!("serving proxy clients: {summary}");
+        notify::ready(&summary);
+        let mut main = MainThread {
+            poll,
+            signals,
+            status,
+            failures: failures.1,
+            gateway,
+            members,
+            reread: reader(reserve),
+            started: clock::now(),
+            stop: None,
+        };
+        let outcome = main.run();
+        notify::stopping();
+        outcome
     }
-    let (failures, waker) = (unbounded(), Waker::new(poll.registry(), WAKER));
-    let waker = Arc::new(waker.map_err(DaemonError::io("making the poll of the main thread"))?);
-    let gateway = bound.start(None, move |failure| {
-        // Both fail only if the main thread is gone, and then nobody is left to be told.
-        let _ = failures.0.send(failure);
-        let _ = waker.wake();
-    })?;
-    let summary = summary(&gateway);
-    log::info!("serving proxy clients: {summary}");
-    notify::ready(&summary);
-    let started = clock::now();
-    let reread = reader(reserve);
-    let failures = failures.1;
-    let mut main =
-        MainThread { poll, signals, status, failures, gateway, reread, started, stop: None };
-    let outcome = main.run();
-    notify::stopping();
-    outcome
+}
+
+fn catch_signals(poll: &Poll) -> Result<Signals, DaemonError> {
+    let failed = DaemonError::io("catching signals");
+    let caught = Signals::new([SIGTERM, SIGINT, SIGHUP]).and_then(|mut signals| {
+        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        Ok(signals)
+    });
+    caught.map_err(failed)
 }
 
 /// A gateway that is open and not running yet.
@@ -247,7 +288,7 @@ fn status_socket(
     poll: &Poll,
 ) -> Result<Option<StatusSocket>, DaemonError> {
     let bind = |path: PathBuf| {
-        tunnel::make_status_directory(&path)?;
+        tunnel::make_socket_directory(&path)?;
         StatusSocket::bind(path, poll.registry()).map_err(DaemonError::from)
     };
     match path {
@@ -265,6 +306,8 @@ struct MainThread {
     status: Option<StatusSocket>,
     failures: Receiver<String>,
     gateway: Gateway,
+    /// Those whom it knows. They outlive it, and hear of all that was moved.
+    members: Option<Members>,
     reread: Reread,
     started: Instant,
     /// When relays have to have ended, once somebody has said that it is to stop.
@@ -379,7 +422,7 @@ impl MainThread {
             workers: Vec::new(),
             peers: Vec::new(),
             drops: Default::default(),
-            accounts: None,
+            accounts: self.members.as_ref().map(Members::status),
             proxy: Some(proxy),
             last_error: None,
         }

@@ -12,7 +12,7 @@ use crossbeam_channel::{bounded, select};
 use crate::accounts::names::Name;
 use crate::config::{PROXY_CLIENT_STATUS_SOCKET_DEFAULT, ProxyConfig};
 use crate::daemon::early_stop::EarlyStop;
-use crate::daemon::proxy::{self, Reread};
+use crate::daemon::proxy::{self, Alone, Reread};
 use crate::daemon::{Answers, DaemonError, tunnel};
 use crate::exit::ExitCode;
 use crate::limits::{PROXY_CLIENT_DIAL_WITHIN, PROXY_CLIENT_GREETED_WITHIN, PROXY_CLIENT_READY};
@@ -122,8 +122,13 @@ pub fn proxy_client(mut config: ProxyConfig, far: FarGateway) -> Result<(), Daem
     far.try_out(&config.entrances, &early)?;
     let files = far.password_file.iter().chain(&far.token_file).chain(far.tls.files());
     let files: Vec<PathBuf> = files.cloned().collect();
-    let status = (config.status_socket, PROXY_CLIENT_STATUS_SOCKET_DEFAULT);
-    proxy::run(bound, status, &files, Some(early), |reserve| -> Reread {
+    let alone = Alone {
+        bound,
+        status: (config.status_socket, PROXY_CLIENT_STATUS_SOCKET_DEFAULT),
+        accounts: None,
+        early: Some(early),
+    };
+    alone.run(&files, |reserve| -> Reread {
         Box::new(move || {
             let again = || far.entrances(&plain, typed.as_ref());
             reserve.with(again).map_err(|error: DaemonError| error.to_string())

@@ -119,7 +119,7 @@ fn files_read_again(config: &ServeConfig) -> Vec<PathBuf> {
 fn make_socket_directories(config: &ServeConfig) -> Result<(), DaemonError> {
     let accounts_socket = config.logins.as_ref().map(|logins| &logins.accounts.socket);
     let mut sockets = accounts_socket.into_iter().chain([&config.status_socket]);
-    sockets.try_for_each(|socket| tunnel::make_status_directory(socket))
+    sockets.try_for_each(|socket| tunnel::make_socket_directory(socket))
 }
 
 fn warn_if_shut() -> Result<(), DaemonError> {

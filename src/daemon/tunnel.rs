@@ -136,11 +136,11 @@ pub(super) fn features(offloads: &OffloadStatus) -> Features {
     if offloads.tun_checksum { Features::CHECKSUM_OFFLOAD } else { Features::empty() }
 }
 
-/// Makes the directory of the status socket, if it is missing, while the rights for it are there.
-pub(super) fn make_status_directory(status_socket: &Path) -> Result<(), DaemonError> {
-    match status_socket.parent() {
+/// Makes the directory of a socket, if it is missing, while the rights for it are there.
+pub(super) fn make_socket_directory(socket: &Path) -> Result<(), DaemonError> {
+    match socket.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => fs::create_dir_all(directory)
-            .map_err(DaemonError::io("making the directory of the status socket")),
+            .map_err(|source| DaemonError::SocketDirectory { path: socket.to_owned(), source }),
         _ => Ok(()),
     }
 }

@@ -151,7 +151,7 @@ impl Opened {
         let sockets = Sockets::open(config, server, workers)?;
         let poll =
             ControlPoll::new().map_err(DaemonError::io("making the control thread's poll"))?;
-        tunnel::make_status_directory(&config.status_socket)?;
+        tunnel::make_socket_directory(&config.status_socket)?;
         Ok(Self { tun, upkeep, monitors: (interface, monitor), sockets, poll })
     }
 }

@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
@@ -114,12 +114,34 @@ impl Gateway {
         Self::spawn(command, directory, Some(&config))
     }
 
+    /// One without a tunnel and without any privilege; it has accounts if `config` asks for them.
+    pub(crate) fn start_alone_with_accounts(config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let accounts = format!(
+            "[accounts]\nserver_name = \"here\"\ndatabase = {:?}\nspool_file = {:?}\n\
+             socket = {:?}\n",
+            path("accounts.db"),
+            path("spool"),
+            path("accounts.sock")
+        );
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+        command.args([env!("CARGO_BIN_EXE_corelane"), "proxy"]);
+        Self::spawn(command, directory, Some(&(accounts + config)))
+    }
+
+    /// Where its configuration is.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.directory.path().join("proxy.toml")
+    }
+
     /// What `corelane` says to a command about the accounts, which must succeed.
     pub(crate) fn administer(&self, command: &[&str], stdin: &str) -> String {
         let mut child = Command::new(env!("CARGO_BIN_EXE_corelane"))
             .args(command)
             .arg("-c")
-            .arg(self.directory.path().join("proxy.toml"))
+            .arg(self.config_file())
             .env_remove("RUST_LOG")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -165,7 +187,7 @@ impl Gateway {
 
     /// Rewrites the file of the configuration.
     pub(crate) fn write_config(&self, config: &str) {
-        std::fs::write(self.directory.path().join("proxy.toml"), config).unwrap();
+        std::fs::write(self.config_file(), config).unwrap();
     }
 
     /// The next line of the log that has `text` in it.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure of the harness fails the test")]
 
 mod access;
+mod alone;
 mod announced;
 mod asked;
 mod beside;

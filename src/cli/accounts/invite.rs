@@ -16,7 +16,7 @@ use crate::accounts::operations::{Operation, Outcome};
 use crate::cli::accounts::limits::Span;
 use crate::cli::accounts::{CommonArgs, line_of, strange};
 use crate::cli::{CliError, output};
-use crate::config::{HostPort, ServeConfig, parse_argument};
+use crate::config::{HostPort, ServeConfig, Served, parse_argument};
 use crate::exit::ExitCode;
 use crate::login::invite::Invite;
 use crate::login::tls::Pin;
@@ -47,7 +47,15 @@ pub(crate) struct InviteArgs {
 }
 
 pub(crate) fn run(args: &InviteArgs) -> Result<(), CliError> {
-    let config = args.common.reach.config()?;
+    let config = match args.common.reach.config()? {
+        Some(Served::Gateway(_)) => {
+            let message = "an invite is for a tunnel, and this is the file of a gateway without \
+                           one: `corelane token create --scope proxy` lets a user in there";
+            return Err(CliError::new(ExitCode::Usage, message));
+        }
+        Some(Served::Tunnel(config)) => Some(config),
+        None => None,
+    };
     let logins = config.as_ref().and_then(|config| config.logins.as_ref());
     let mut servers: Vec<_> = args.servers.iter().map(ToString::to_string).collect();
     if let (true, Some(config)) = (servers.is_empty(), &config) {

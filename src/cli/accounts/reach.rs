@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::accounts::operations::{Actor, Operation, OperationError, OperationErrorKind, Outcome};
 use crate::cli::CliError;
 use crate::cli::settings::ConfigFile;
-use crate::config::{ACCOUNTS_SOCKET_DEFAULT, SERVER_CONFIG_DEFAULT, ServeConfig, Source};
+use crate::config::{ACCOUNTS_SOCKET_DEFAULT, SERVER_CONFIG_DEFAULT, Served, Source};
 use crate::daemon;
 use crate::exit::ExitCode;
 use crate::sys::peer;
@@ -38,7 +38,7 @@ pub(in crate::cli) struct ReachArgs {
 
 impl ReachArgs {
     /// The server's configuration: the one that is named, or the one where it belongs.
-    pub(super) fn config(&self) -> Result<Option<ServeConfig>, CliError> {
+    pub(super) fn config(&self) -> Result<Option<Served>, CliError> {
         let default = Path::new(SERVER_CONFIG_DEFAULT);
         let file = match &self.file.config {
             Some(file) => file.clone(),
@@ -46,7 +46,7 @@ impl ReachArgs {
             None => return Ok(None),
         };
         let source = Source { file: Some(file), ..Source::default() };
-        Ok(Some(source.load_serve()?.config))
+        Ok(Some(source.load_served()?.config))
     }
 
     /// The server whose authority is in `directory`: the one that is named, or else the one whose
@@ -61,7 +61,7 @@ impl ReachArgs {
             return Ok(None);
         }
         let it = Self { accounts_socket: None, file: ConfigFile { config: Some(beside) } };
-        let has_accounts = it.config()?.is_some_and(|config| config.logins.is_some());
+        let has_accounts = it.config()?.is_some_and(|config| config.accounts().is_some());
         Ok(has_accounts.then_some(it))
     }
 
@@ -86,14 +86,13 @@ impl ReachArgs {
             };
         }
         let config = self.config()?;
-        let logins = config.as_ref().and_then(|config| config.logins.as_ref());
-        let socket = logins.map(|logins| logins.accounts.socket.clone());
+        let socket = config.as_ref().and_then(Served::accounts).map(|it| it.socket.clone());
         let socket = socket.unwrap_or_else(|| PathBuf::from(ACCOUNTS_SOCKET_DEFAULT));
         if let Some(outcome) = ask(&socket, &operation)? {
             return Ok(outcome);
         }
         let Some(config) = config else { return Err(not_running(&socket)) };
-        let accounts = daemon::open_accounts(&config)
+        let accounts = daemon::open_accounts(config.accounts())
             .map_err(|error| CliError::new(error.exit_code(), error))?;
         Ok(accounts.execute(&Actor::local(peer::own_user()), operation))
     }

@@ -1,5 +1,6 @@
 //! `corelane init`: everything that a server needs, made in one go.
 
+mod gateway;
 mod proxy;
 
 use std::fs;
@@ -12,7 +13,7 @@ use rand::{CryptoRng, Rng as _};
 use crate::accounts::store::{DatabaseUrl, Store};
 use crate::cli::cert::{AddressArgs, SERVER_DAYS};
 use crate::cli::{CliError, output};
-use crate::config::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT};
+use crate::config::{ACCOUNTS_SOCKET_DEFAULT, PORT_DEFAULT, SERVER_CONFIG_DEFAULT};
 use crate::exit::ExitCode;
 use crate::handshake::keys::PrivateKey;
 use crate::login::pki::{PkiDirectory, PkiError, ServerAddress, Validity, write_new};
@@ -33,6 +34,9 @@ pub(crate) enum InitCommand {
     /// Make a server ready to serve: authority, certificate, keys, configuration, database
     #[command(after_help = "Example: corelane init vpn --domain vpn.example.org")]
     Vpn(VpnArgs),
+    /// Make a proxy gateway without a tunnel ready: authority, certificate, configuration, database
+    #[command(after_help = "Example: corelane init gateway --domain proxy.example.org")]
+    Gateway(gateway::GatewayArgs),
     /// Print the part of a server's file that makes it a proxy; or set Traefik up in front of it
     #[command(after_help = "Example: corelane init proxy >> /etc/corelane/server.toml")]
     Proxy(proxy::ProxyArgs),
@@ -66,6 +70,7 @@ enum Nat {
 pub(super) fn run(command: &InitCommand) -> Result<(), CliError> {
     match command {
         InitCommand::Vpn(args) => vpn(args),
+        InitCommand::Gateway(args) => gateway::run(args),
         InitCommand::Proxy(args) => proxy::run(args),
     }
 }
@@ -98,12 +103,28 @@ impl Places {
     }
 }
 
-fn vpn(args: &VpnArgs) -> Result<(), CliError> {
-    fs::create_dir_all(&args.directory).map_err(|error| io_error(&args.directory, &error))?;
+/// What was made of either kind.
+struct Made {
+    places: Places,
+    pin: Pin,
+    /// Where the certificate of the authority is.
+    authority: PathBuf,
+    /// What clients reach it by, the first of them first.
+    names: Vec<String>,
+}
+
+/// Makes all that a server needs in `directory`, or nothing: an authority, a certificate for what
+/// clients reach it by, a database, and what `rest` makes.
+fn set_up(
+    directory: &Path,
+    server: &AddressArgs,
+    rest: impl FnOnce(&Places, &PkiDirectory, &[ServerAddress]) -> Result<(), CliError>,
+) -> Result<Made, CliError> {
+    fs::create_dir_all(directory).map_err(|error| io_error(directory, &error))?;
     // Clients run elsewhere, and the configuration names files by where they are.
-    let directory = fs::canonicalize(&args.directory);
-    let places = Places::of(&directory.map_err(|error| io_error(&args.directory, &error))?);
-    let mut addresses = args.server.all();
+    let directory = fs::canonicalize(directory).map_err(|error| io_error(directory, &error))?;
+    let places = Places::of(&directory);
+    let mut addresses = server.all();
     if addresses.is_empty() {
         addresses.push(ServerAddress::Address(own_address()?));
     }
@@ -111,7 +132,10 @@ fn vpn(args: &VpnArgs) -> Result<(), CliError> {
     if let Some(there) = all.into_iter().find(|place| place.exists()) {
         return Err(PkiError::Exists(there.clone()).into());
     }
-    let made = make(args, &places, &addresses);
+    let made = make(&places, &addresses).and_then(|pki| {
+        rest(&places, &pki, &addresses)?;
+        Ok((pki.pin()?, pki.certificate()))
+    });
     if made.is_err() {
         // None of these was there before.
         for place in all {
@@ -119,39 +143,66 @@ fn vpn(args: &VpnArgs) -> Result<(), CliError> {
         }
     }
     let (pin, authority) = made?;
-    let names: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    let config = places.config.display();
-    output::print(&format!(
-        "Made for {}:\n  {config}\n  {}\n  {}\n  {}\n\nThe authority has the pin {pin}: clients \
-         know it by that, or by {}.\n\nNext:\n  corelane user add NAME\n  corelane invite NAME\n  \
-         corelane serve -c {config}\n",
-        names.join(", "),
-        places.private_key.display(),
-        places.pki.display(),
-        places.database.display(),
-        authority.display(),
-    ))
+    let names = addresses.iter().map(ToString::to_string).collect();
+    Ok(Made { places, pin, authority, names })
 }
 
-/// Makes everything; the pin of the authority, and where its certificate is.
-fn make(
-    args: &VpnArgs,
-    places: &Places,
-    addresses: &[ServerAddress],
-) -> Result<(Pin, PathBuf), CliError> {
+fn make(places: &Places, addresses: &[ServerAddress]) -> Result<PkiDirectory, CliError> {
     let (now, mut rng) = (clock::unix_time(), rand::rng());
     let pki = PkiDirectory::create(&places.pki, "Corelane CA", now, &mut rng)?;
     pki.issue_server(addresses, Validity::days(now, SERVER_DAYS), &mut rng)?;
-    let key = PrivateKey::generate(&mut rng).to_base64();
-    write_new(&places.private_key, key.as_bytes(), 0o600)?;
     if let Some(state) = places.database.parent() {
         fs::create_dir_all(state).map_err(|error| io_error(state, &error))?;
     }
     let url: DatabaseUrl = places.database.to_string_lossy().parse().map_err(CliError::failure)?;
     Store::open(&url).map(drop).map_err(CliError::failure)?;
-    let config = configuration(args, places, &pki, addresses, &mut rng);
-    write_new(&places.config, config.as_bytes(), 0o644)?;
-    Ok((pki.pin()?, pki.certificate()))
+    Ok(pki)
+}
+
+impl Made {
+    /// What to say of it; `more` was made besides, and `next` is to be done.
+    fn tell(&self, more: Option<&Path>, next: &[String]) -> Result<(), CliError> {
+        let Places { config, pki, database, .. } = &self.places;
+        let files = [Some(config.as_path()), more, Some(pki), Some(database)];
+        let lines = |lines: &mut dyn Iterator<Item = String>| -> String {
+            lines.map(|line| format!("  {line}\n")).collect()
+        };
+        output::print(&format!(
+            "Made for {}:\n{}\nThe authority has the pin {}: clients know it by that, or by \
+             {}.\n\nNext:\n{}",
+            self.names.join(", "),
+            lines(&mut files.into_iter().flatten().map(|file| file.display().to_string())),
+            self.pin,
+            self.authority.display(),
+            lines(&mut next.iter().cloned()),
+        ))
+    }
+
+    /// How commands about the accounts name the configuration, where they do not look by
+    /// themselves.
+    fn named(&self) -> String {
+        match self.places.config == Path::new(SERVER_CONFIG_DEFAULT) {
+            true => String::new(),
+            false => format!(" -c {}", self.places.config.display()),
+        }
+    }
+}
+
+fn vpn(args: &VpnArgs) -> Result<(), CliError> {
+    let made = set_up(&args.directory, &args.server, |places, pki, addresses| {
+        let mut rng = rand::rng();
+        let key = PrivateKey::generate(&mut rng).to_base64();
+        write_new(&places.private_key, key.as_bytes(), 0o600)?;
+        let config = configuration(args, places, pki, addresses, &mut rng);
+        Ok(write_new(&places.config, config.as_bytes(), 0o644)?)
+    })?;
+    let named = made.named();
+    let next = [
+        format!("corelane user add NAME{named}"),
+        format!("corelane invite NAME{named}"),
+        format!("corelane serve -c {}", made.places.config.display()),
+    ];
+    made.tell(Some(&made.places.private_key), &next)
 }
 
 fn configuration(
@@ -161,7 +212,6 @@ fn configuration(
     addresses: &[ServerAddress],
     rng: &mut impl CryptoRng,
 ) -> String {
-    let text = |path: &Path| toml::Value::from(path.to_string_lossy().into_owned()).to_string();
     let endpoint = match addresses.first() {
         Some(ServerAddress::Address(IpAddr::V6(address))) => {
             format!("\"[{address}]:{}\"", args.port)
@@ -175,23 +225,42 @@ fn configuration(
         Nat::Off => "off",
     };
     let words = [
-        ("@CONFIG@", places.config.display().to_string()),
         ("@PORT@", args.port.to_string()),
-        ("@PRIVATE_KEY@", text(&places.private_key)),
+        ("@PRIVATE_KEY@", quoted_path(&places.private_key)),
         ("@NAT@", nat.to_owned()),
         ("@LOGIN_PORT@", args.login_port.to_string()),
-        ("@CERTIFICATE@", text(&pki.server_certificate())),
-        ("@KEY@", text(&pki.server_key())),
-        ("@CLIENT_CA@", text(&pki.certificate())),
-        ("@CLIENT_CRL@", text(&pki.revocation_list())),
-        ("@DATABASE@", text(&places.database)),
-        ("@SPOOL@", text(&places.spool)),
-        ("@SOCKET@", text(&places.socket)),
         ("@ENDPOINT@", endpoint),
         ("@IPV4@", ipv4),
         ("@IPV6@", ipv6),
     ];
-    words.into_iter().fold(TEMPLATE.to_owned(), |text, (word, value)| text.replace(word, &value))
+    replace(TEMPLATE, &[&words[..], &words_of_both(places, pki)].concat())
+}
+
+/// What stands in the configuration of either kind.
+fn words_of_both(places: &Places, pki: &PkiDirectory) -> [(&'static str, String); 8] {
+    [
+        ("@CONFIG@", places.config.display().to_string()),
+        ("@CERTIFICATE@", quoted_path(&pki.server_certificate())),
+        ("@KEY@", quoted_path(&pki.server_key())),
+        ("@CLIENT_CA@", quoted_path(&pki.certificate())),
+        ("@CLIENT_CRL@", quoted_path(&pki.revocation_list())),
+        ("@DATABASE@", quoted_path(&places.database)),
+        ("@SPOOL@", quoted_path(&places.spool)),
+        ("@SOCKET@", quoted_path(&places.socket)),
+    ]
+}
+
+fn replace(template: &str, words: &[(&str, String)]) -> String {
+    words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
+}
+
+/// As TOML has it.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
 }
 
 /// The server's addresses in networks that hardly anybody else has: a /16 of 10.0.0.0/8 away from

@@ -11,10 +11,10 @@ use clap::Args;
 use crate::cli::{CliError, output};
 use crate::login::pki::{PkiError, ServerAddress, write_new};
 
-use super::{DIRECTORY, io_error};
+use super::{DIRECTORY, io_error, quoted, quoted_path, replace};
 
 /// Where clients of the gateway come, if nobody says otherwise.
-const PORT: u16 = 8443;
+pub(super) const PORT: u16 = 8443;
 /// What Traefik listens on, with `@WORDS@` to be replaced, as in all of these.
 const STATIC: &str = include_str!("traefik/static.toml");
 /// Where its certificates come from.
@@ -176,17 +176,4 @@ fn words(args: &ProxyArgs, domain: &str) -> [(&'static str, String); 3] {
         ("@PORT@", args.port.to_string()),
         ("@AUTH_PORT@", args.auth_port.to_string()),
     ]
-}
-
-fn replace(template: &str, words: &[(&str, String)]) -> String {
-    words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
-}
-
-/// As TOML has it.
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
-}
-
-fn quoted_path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
 }

@@ -1,7 +1,9 @@
 //! What a proxy is warned of.
 
-use super::{assert_only, lines};
-use crate::config::problems::Severity;
+use super::{assert_only, lines, server};
+use crate::config::problems::{Problems, Severity};
+use crate::config::schema::Role;
+use crate::config::{build, document};
 
 #[test]
 fn a_proxy_that_believes_what_its_clients_may_come_from_is_warned_of() {
@@ -40,4 +42,37 @@ fn certificates_of_a_proxy_without_tls_are_warned_of() {
         let with_tls = lines(&text("tls://127.0.0.1:0")).join("\n");
         assert!(!with_tls.contains("no effect"), "{with_tls}");
     }
+}
+
+#[test]
+fn who_has_to_say_who_it_is_has_to_be_known_to_somebody() {
+    let required = "[[proxy]]\nlisten = [\"[::]:1\"]\nauth = \"required\"\n";
+    let asked = "[[proxy]]\nlisten = [\"[::1]:1\"]\nauth_from = [\"192.0.2.1/32\"]\n";
+    let login = "[login]\nlisten = [\"[::]:2\"]\ncertificate_file = \"/c\"\nkey_file = \"/k\"\n";
+    for table in [required, asked] {
+        // A gateway by itself has accounts for that, and a server those of its logins.
+        assert_eq!(lines(table), [""; 0]);
+        let missing = "no accounts";
+        assert_only(&server(table), Severity::Error, missing);
+        let with_logins = lines(&server(&format!("{login}{table}"))).join("\n");
+        assert!(!with_logins.contains(missing), "{with_logins}");
+        // Those of a server are not opened twice.
+        for (text, has_accounts) in [(table.to_owned(), true), (server(table), false)] {
+            let mut problems = Problems::default();
+            let sections = document::read(&text, Role::Server, &mut problems);
+            let proxy = build::proxy(&sections, &mut problems).unwrap();
+            assert_eq!(proxy.accounts.is_some(), has_accounts);
+            assert_eq!(problems.has_errors(), !has_accounts, "{text}");
+        }
+    }
+    let mut problems = Problems::default();
+    let sections = document::read(required, Role::Server, &mut problems);
+    assert!(build::serve(&sections, &mut problems).is_none(), "a server has a key");
+    let report = problems.into_report("f", required);
+    assert_eq!(report.problems().len(), 1, "and nothing else is to be said: {report}");
+    assert!(report.to_string().contains("corelane proxy -c"), "{report}");
+    let nobody = "[accounts]\nserver_name = \"here\"\n[[proxy]]\nlisten = [\"[::1]:1\"]\n";
+    let sections = document::read(nobody, Role::Server, &mut Problems::default());
+    let proxy = build::proxy(&sections, &mut Problems::default()).unwrap();
+    assert!(proxy.accounts.is_none(), "nobody is asked who he is");
 }

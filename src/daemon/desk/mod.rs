@@ -34,6 +34,7 @@ use crate::accounts::service::{Accounts, Acknowledgement, Grant, ShownCertificat
 use crate::config::{HostPort, LeaseConfig};
 use crate::control::engine::{AdmitError, PeerSetup};
 use crate::control::runtime::ControlHandle;
+use crate::daemon::accounts;
 use crate::dataplane::messages::Receipt;
 use crate::handshake::keys::{PresharedKey, PublicKey};
 use crate::login::carrier::{CarrierHandle, CarrierStream};
@@ -135,20 +136,7 @@ impl Desk {
 
     /// How it stands with the accounts.
     pub(super) fn accounts_status(&self) -> AccountsStatus {
-        let accounts = &self.inner.accounts;
-        let journal = accounts.journal_status();
-        let away_for = |since: Instant| clock::now().saturating_duration_since(since);
-        AccountsStatus {
-            sessions: accounts.session_count(),
-            waiting_batches: journal.pending_batches,
-            waiting_bytes: journal.pending_bytes,
-            refused_batches: journal.refused_batches,
-            rejected_batches: journal.rejected_batches,
-            spool_full: journal.is_full,
-            unkept_revocations: journal.owed_batches,
-            database_away: journal.away,
-            database_away_s: journal.away_since.map(|since| away_for(since).as_secs_f64()),
-        }
+        accounts::status(&self.inner.accounts)
     }
 
     /// Who a device is, for the log.

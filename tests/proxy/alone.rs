@@ -1,0 +1,151 @@
+//! A gateway with accounts and no tunnel.
+
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::harness::{Gateway, connect, echo, read_exactly, read_to_end};
+use crate::house::ask_as;
+use crate::members::by;
+use crate::oracle::Oracle;
+use crate::served::done;
+
+const PASSWORD: &str = "right horse battery";
+const TABLE: &str = "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nauth = \"required\"\n\
+                     allow = [\"loopback\"]\nrequest_within_s = 300\n";
+
+#[test]
+fn people_are_known_without_a_tunnel_and_without_any_privilege() {
+    let mut gateway = Gateway::start_alone_with_accounts(TABLE);
+    gateway.administer(&["user", "add", "ada", "--password-stdin"], &format!("{PASSWORD}\n"));
+    let echo = echo();
+    let (mut relay, reply, _) = ask_as(gateway.address, ("ada", PASSWORD), 1, echo);
+    assert_eq!(reply, 0);
+    relay.write_all(b"hello").unwrap();
+    assert_eq!(read_exactly(&mut relay, 5), b"hello");
+
+    let oracle = Oracle::parrot();
+    let fetch = |user: &str| {
+        let mut stream = connect(gateway.address);
+        let get =
+            format!("GET {} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", oracle.url("/"));
+        stream.write_all(by(user, &get).as_bytes()).unwrap();
+        String::from_utf8(read_to_end(&mut stream)).unwrap()
+    };
+    assert!(fetch(&format!("ada:{PASSWORD}")).starts_with("HTTP/1.1 200 "));
+    assert!(fetch("ada:wrong").starts_with("HTTP/1.1 407 "));
+    assert_eq!(oracle.visits().len(), 1, "a stranger gets nowhere");
+    let token = gateway.administer(&["token", "create", "ada", "--scope", "proxy", "--json"], "");
+    let token: serde_json::Value = serde_json::from_str(&token).unwrap();
+    let token = token["token"].as_str().unwrap();
+    assert!(fetch(&format!("ada:{token}")).starts_with("HTTP/1.1 200 "));
+
+    let report = gateway.report();
+    assert_eq!(report.role, "proxy");
+    let accounts = report.accounts.expect("they are told of");
+    assert_eq!((accounts.database_away, accounts.rejected_batches), (None, 0));
+    // Rules hold, and a user who is disabled is gone at once.
+    gateway.administer(&["user", "set", "ada", "--rule", "deny any"], "");
+    assert!(fetch(&format!("ada:{PASSWORD}")).starts_with("HTTP/1.1 403 "));
+    gateway.administer(&["user", "set", "ada", "--rule", "allow any"], "");
+    let (mut relay, reply, _) = ask_as(gateway.address, ("ada", PASSWORD), 1, echo);
+    assert_eq!(reply, 0);
+    let said = gateway.administer(&["user", "disable", "ada"], "");
+    assert!(said.contains("proxy login"), "{said}");
+    assert!(std::io::copy(&mut relay, &mut std::io::sink()).is_err(), "it is reset");
+
+    // What was moved is there when the gateway is not.
+    gateway.terminate();
+    assert!(gateway.await_end().success());
+    let users = gateway.administer(&["user", "ls"], "");
+    assert!(users.contains("ada"), "{users}");
+    let stats = gateway.administer(&["stats", "--user", "ada", "--json"], "");
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    let moved = stats[0]["received_bytes"].as_u64().unwrap();
+    let by_requests: usize = oracle.visits().iter().map(|visit| visit.bytes.len()).sum();
+    assert_eq!(moved, by_requests as u64 + 5, "{stats}");
+}
+
+#[test]
+fn invites_are_refused_and_the_file_is_one_for_the_proxy() {
+    let gateway = Gateway::start_alone_with_accounts(TABLE);
+    let file = gateway.config_file();
+    let corelane = |command: &[&str]| {
+        let mut corelane = Command::new(env!("CARGO_BIN_EXE_corelane"));
+        corelane.args(command).output().unwrap()
+    };
+    let file = file.to_str().unwrap();
+    let check = corelane(&["config", "check", file]);
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success() && said.contains("corelane proxy"), "{check:?}");
+    let invite = corelane(&["invite", "ada", "-c", file, "--server", "127.0.0.1:1"]);
+    let said = String::from_utf8_lossy(&invite.stderr);
+    assert!(!invite.status.success() && said.contains("--scope proxy"), "{invite:?}");
+}
+
+#[test]
+fn two_gateways_do_not_have_the_same_accounts_at_once() {
+    let gateway = Gateway::start_alone_with_accounts(TABLE);
+    let output = Command::new(env!("CARGO_BIN_EXE_corelane"))
+        .args(["proxy", "-c"])
+        .arg(gateway.config_file())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && errors.contains("spool"), "{errors}");
+}
+
+#[test]
+fn a_gateway_that_was_open_is_not_closed_by_a_reload_that_it_cannot_carry_out() {
+    let open = TABLE.replace("auth = \"required\"\n", "");
+    let gateway = Gateway::start_alone_with_accounts(&open);
+    assert!(gateway.report().accounts.is_none(), "nobody is asked");
+    let echo = echo();
+    gateway.reach(echo);
+    gateway.write_config(TABLE);
+    let output = Command::new("kill").arg("-HUP").arg(gateway.child.id().to_string()).status();
+    assert!(output.unwrap().success());
+    let line = gateway.await_log("configuration not applied");
+    assert!(line.contains("restart"), "{line}");
+    assert_eq!(gateway.reply_to(&echo.to_string()), 0, "the rules from before");
+}
+
+#[test]
+fn one_command_makes_a_gateway_and_another_goes_through_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (file, here) = (path("server.toml"), directory.path().to_str().unwrap());
+    let said = done(&["init", "gateway", "--address", "127.0.0.1", "--dir", here], "");
+    let pin = said.split(" has the pin ").nth(1).unwrap().split(':').next().unwrap();
+    assert!(said.contains(&format!("corelane proxy -c {file}\n")), "{said}");
+    assert!(said.contains(&format!("--server 127.0.0.1:8443 --ca-pin {pin} ")), "{said}");
+    let checked = done(&["config", "check", &file], "");
+    assert!(checked.contains("corelane proxy"), "{checked}");
+    let again = Command::new(env!("CARGO_BIN_EXE_corelane"))
+        .args(["init", "gateway", "--address", "127.0.0.1", "--dir", here])
+        .output()
+        .unwrap();
+    assert!(!again.status.success(), "what is there is not made anew");
+
+    // The database is there, the gateway is not.
+    done(&["user", "add", "ada", "--password-stdin", "-c", &file], "right horse battery\n");
+    let made = std::fs::read_to_string(&file).unwrap();
+    let made = made.replace("[::]:8443", "127.0.0.1:0");
+    let here =
+        made.replace("[[proxy]]", "[[proxy]]\nallow = [\"loopback\"]\nrequest_within_s = 300");
+    let gateway = Gateway::start_with_file(&here);
+    let password = path("password");
+    std::fs::write(&password, "right horse battery").unwrap();
+    std::fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+    let server = gateway.address.to_string();
+    let flags =
+        ["--server", &server, "--ca-pin", pin, "--user", "ada", "--password-file", &password];
+    let client = Gateway::start_client(&flags.map(str::to_owned));
+    let mut relay = client.reach(echo());
+    relay.write_all(b"hello").unwrap();
+    assert_eq!(read_exactly(&mut relay, 5), b"hello");
+    // Commands find the gateway by what lies where they work.
+    let issued = done(&["cert", "issue", "ada", "--dir", &path("pki")], "");
+    assert!(!issued.contains("no accounts were told"), "{issued}");
+}
