@@ -17,7 +17,8 @@ pub(crate) struct ProxyArgs {
     /// count
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to listen on, such as 127.0.0.1:1080 (proxy.listen)
+    /// Address and port to listen on, such as 127.0.0.1:1080: with a file, an entrance beside
+    /// those of the file (proxy.listen)
     #[arg(
         long,
         value_name = "ADDR:PORT",

@@ -19,8 +19,8 @@ const ANSWER_LEN_MAX: u64 = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     #[error(
-        "no daemon answers on {}: is it running? (`systemctl status corelane-server \
-         corelane-client`; `--status-socket` if it listens elsewhere)",
+        "no daemon answers on {}: is it running? (`systemctl status 'corelane-*'`; \
+         `--status-socket` if it listens elsewhere)",
         .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or ")
     )]
     NotRunning(Vec<PathBuf>),

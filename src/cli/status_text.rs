@@ -62,7 +62,12 @@ fn head(out: &mut String, report: &StatusReport, paint: Paint) {
     let uptime = units::duration(report.uptime_s);
     let mut line = |label: &str, value: &str| out.push_str(&format!("{label:<11}{value}\n"));
     line(&name, "");
-    line("state", &format!("{} for {uptime}", paint.state(&report.state)));
+    let state = paint.state(&report.state);
+    match report.state.as_str() {
+        // Since when it does is not told.
+        "stopping" => line("state", &state),
+        _ => line("state", &format!("{state} for {uptime}")),
+    }
     line("process", &format!("{}, version {}", report.pid, report.version));
     // A proxy gateway alone has no tunnel.
     if !report.tun.is_empty() {

@@ -68,7 +68,10 @@ pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<Prox
         proxy::miss_accounts(sections, help, problems);
     }
     let needs_accounts = proxy::needs_accounts(sections) && !is_for_a_server;
-    if entrances.is_empty() {
+    if !needs_accounts && !is_for_a_server {
+        proxy::warn_of_idle_accounts(sections, problems);
+    }
+    if entrances.is_empty() && !sections.mentions_proxies {
         let help = "write a table `[[proxy]]` with `listen`, or say `--listen 127.0.0.1:1080`";
         problems.error_with_help(Origin::Default, "there is no proxy", help);
     }

@@ -141,6 +141,7 @@ impl Walker<'_> {
     }
 
     fn proxies(&mut self, value: &Spanned<DeValue<'_>>) {
+        self.sections.mentions_proxies = true;
         let what = "proxies are a list of tables: write `[[proxy]]` above each";
         for (place, keys, table) in self.list::<ProxySection>(value, what, &[RULE, UPSTREAM]) {
             let rules = table.get(RULE).map(|value| self.proxy_rules(value)).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The configuration in force, as a file that says where each value came from.
 
 use crate::config::problems::{LineIndex, Origin};
+use crate::config::proxy::ProxyConfig;
 use crate::config::routes::{RuleSection, UpstreamSection};
 use crate::config::schema::{Entry, PeerSection, ProxySection, Role, Section, Sections};
 
@@ -9,9 +10,12 @@ const ORIGIN_COLUMN: usize = 48;
 
 /// Renders `sections` as TOML that reads back as the same configuration.
 pub(crate) fn render(sections: &Sections, role: Role, name: &str, text: &str) -> String {
-    let mut out = format!("# {} with: {name}\n", role.command());
+    let is_proxy_alone = role == Role::Server && sections.is_proxy_alone();
+    let command = if is_proxy_alone { ProxyConfig::COMMAND } else { role.command() };
+    let mut out = format!("# {command} with: {name}\n");
     let lines = LineIndex::new(text);
-    for (section, entries) in sections.entries(role) {
+    let counts = |name: &str| !is_proxy_alone || ProxyConfig::TABLES.contains(&name);
+    for (section, entries) in sections.entries(role).into_iter().filter(|it| counts(it.0)) {
         table(&mut out, &format!("[{section}]"), &entries, &lines);
     }
     if role == Role::Server {

@@ -11,7 +11,10 @@ use std::time::Duration;
 use crate::config::access::AccountsConfig;
 use crate::config::problems::{Origin, Problems};
 use crate::config::routes::{self, RuleTable, UpstreamTable};
-use crate::config::schema::{ProxyRate, ProxySection, Sections, ServerLoginSection};
+use crate::config::schema::{
+    AccountsSection, LogSection, ProxyRate, ProxySection, Section, Sections, ServerLoginSection,
+    StatusSection, WorkersSection,
+};
 use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
 use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
@@ -39,6 +42,14 @@ pub struct ProxyConfig {
 impl ProxyConfig {
     /// The command that takes it.
     pub(crate) const COMMAND: &str = "corelane proxy";
+    /// The tables beside `[[proxy]]` that count for it.
+    pub(crate) const TABLES: [&str; 5] = [
+        AccountsSection::NAME,
+        LogSection::NAME,
+        ServerLoginSection::NAME,
+        StatusSection::NAME,
+        WorkersSection::NAME,
+    ];
 }
 
 /// One `[[proxy]]`, where it is, and the tables inside of it.
@@ -226,6 +237,17 @@ pub(crate) fn miss_accounts(sections: &Sections, help: &str, problems: &mut Prob
     }
 }
 
+/// Warns of accounts that nobody is looked up in.
+pub(crate) fn warn_of_idle_accounts(sections: &Sections, problems: &mut Problems) {
+    let entries = sections.accounts.entries();
+    let given = entries.into_iter().find(|entry| entry.origin != Origin::Default);
+    if let (Some(entry), false) = (given, sections.proxies.is_empty()) {
+        let what = "these accounts are not opened: no `[[proxy]]` has clients say who they are \
+                    (`auth = \"required\"`)";
+        problems.warning(entry.origin, what);
+    }
+}
+
 /// The entrances that the tables describe, once `problems` has heard of everything that is wrong
 /// with them.
 pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Entrance> {
@@ -234,6 +256,7 @@ pub(crate) fn entrances(sections: &Sections, problems: &mut Problems) -> Vec<Ent
         check(table, &mut seen, problems);
     }
     check_logs(&sections.proxies, problems);
+    warn_of_side_entrance(&sections.proxies, problems);
     warn_of_ways_round(&sections.proxies, problems);
     let login = &sections.server_login;
     let entrances = sections.proxies.iter().map(|table| {
@@ -316,6 +339,18 @@ fn warn_of_ways_round(tables: &[ProxyTable], problems: &mut Problems) {
                 problems.warning(theirs.allow.origin.clone(), what);
             }
         }
+    }
+}
+
+/// Warns where flags add an entrance for everybody to a file whose entrances are not.
+fn warn_of_side_entrance(tables: &[ProxyTable], problems: &mut Problems) {
+    let is_closed = |table: &&ProxyTable| table.keys.auth.value.0 == Auth::Required;
+    let is_of_flags = |table: &&ProxyTable| matches!(table.place, Origin::Flag(_));
+    let open = tables.iter().find(|table| is_of_flags(table) && !is_closed(table));
+    if let (Some(open), true) = (open, tables.iter().any(|table| is_closed(&table))) {
+        let what = "this is an entrance of its own, beside those of the file, and its clients do \
+                    not say who they are";
+        problems.warning(open.place.clone(), what);
     }
 }
 

@@ -159,6 +159,7 @@ impl ConfigValue for PortRange {
 /// Tells `problems` of what is wrong with the rules of a proxy.
 pub(crate) fn check(rules: &[RuleTable], upstreams: &[UpstreamTable], problems: &mut Problems) {
     check_upstreams(upstreams, problems);
+    warn_of_idle_upstreams(rules, upstreams, problems);
     let mut is_reached = true;
     for RuleTable { place, keys } in rules {
         if keys.to.value.is_none() && keys.to.origin == Origin::Default {
@@ -193,6 +194,26 @@ pub(crate) fn warn_of_nobody(rules: &[RuleTable], problems: &mut Problems) {
             let what = "this rule never matches: it is about who asks, and the clients of this \
                         `[[proxy]]` do not say who they are (`auth = \"required\"`)";
             problems.warning(origin.clone(), what);
+        }
+    }
+}
+
+/// Warns of upstreams that no rule leads to.
+fn warn_of_idle_upstreams(
+    rules: &[RuleTable],
+    upstreams: &[UpstreamTable],
+    problems: &mut Problems,
+) {
+    for name in upstreams.iter().filter_map(|upstream| upstream.keys.name.value.as_ref()) {
+        let way = RuleWay::Upstream(name.clone());
+        let is_used = rules.iter().any(|rule| rule.keys.to.value.as_ref() == Some(&way));
+        let at = number_of(name, upstreams).and_then(|number| upstreams.get(number));
+        if let (false, Some(upstream)) = (is_used, at) {
+            let what = format!(
+                "nothing goes through this: no `[[proxy.rule]]` says `to = \"{}\"`",
+                name.as_str()
+            );
+            problems.warning(upstream.keys.name.origin.clone(), what);
         }
     }
 }

@@ -459,6 +459,8 @@ pub(crate) struct Sections {
     pub(crate) status: StatusSection,
     pub(crate) peers: Vec<PeerTable>,
     pub(crate) proxies: Vec<ProxyTable>,
+    /// Whether the file means to have proxies, well said or not.
+    pub(crate) mentions_proxies: bool,
     /// Where the file has the table of the role, if it has.
     pub(crate) role_span: Option<Range<usize>>,
 }
@@ -500,7 +502,7 @@ impl Sections {
 
     /// Whether there are proxies and no table of a server: the file is one for `corelane proxy`.
     pub(crate) fn is_proxy_alone(&self) -> bool {
-        !self.proxies.is_empty() && self.role_span.is_none()
+        (self.mentions_proxies || !self.proxies.is_empty()) && self.role_span.is_none()
     }
 
     /// The `[[proxy]]` that flags describe: one beside those of the file.

@@ -43,9 +43,9 @@ fn url_of(database: &DatabasePlace) -> Result<DatabaseUrl, DaemonError> {
 /// Opens the accounts of a server that is stopped, to administer them.
 ///
 /// # Errors
-/// There are none, the server runs, or the database cannot be used.
-pub fn open_accounts(config: Option<&AccountsConfig>) -> Result<Accounts, DaemonError> {
-    let options = options(config.ok_or(DaemonError::NoAccounts)?)?;
+/// The server runs, or the database cannot be used.
+pub fn open_accounts(config: &AccountsConfig) -> Result<Accounts, DaemonError> {
+    let options = options(config)?;
     Ok(Accounts::open(AccountsOptions { hashers: 1, ..options })?)
 }
 

@@ -21,7 +21,7 @@ use crate::daemon::early_stop::EarlyStop;
 use crate::daemon::pool::Placement;
 use crate::daemon::reload::{self, Configuration};
 use crate::daemon::{DaemonError, notify, tunnel};
-use crate::host::privileges::{self, Reserve};
+use crate::host::privileges::Reserve;
 use crate::limits::PROXY_DRAIN_WITHIN;
 use crate::login::tls::TlsSetupError;
 use crate::proxy::access::AccessOptions;
@@ -50,6 +50,7 @@ pub fn proxy(config: ProxyConfig, source: Source) -> Result<(), DaemonError> {
     let has_accounts = config.accounts.is_some();
     let alone = Alone {
         bound,
+        role: "proxy",
         status: (config.status_socket, PROXY_STATUS_SOCKET_DEFAULT),
         accounts: config.accounts,
         early: None,
@@ -76,6 +77,8 @@ pub(super) type Reread = Box<dyn Fn() -> Result<Vec<Entrance>, String>>;
 /// A gateway whose sockets are open, without a tunnel, and what is around it.
 pub(super) struct Alone<'a> {
     pub(super) bound: Bound,
+    /// What status reports call it.
+    pub(super) role: &'static str,
     /// Where the status is offered, or where else unless that cannot be done.
     pub(super) status: (Option<PathBuf>, &'a str),
     /// Who clients may be, if they have to say it.
@@ -99,9 +102,7 @@ impl Alone<'_> {
         if let Some(accounts) = &self.accounts {
             tunnel::make_socket_directory(&accounts.socket)?;
         }
-        let is_needed = || files.iter().any(|file| reload::is_forbidden(file));
-        let reserve =
-            privileges::drop_to_with_reserve(&[], &reload::READING_FILES_OF_OTHERS, is_needed)?;
+        let reserve = reload::drop_privileges(&[], files)?;
         let signals = catch_signals(&poll)?;
         if let Some(early) = self.early {
             early.hand_over();
@@ -120,10 +121,11 @@ impl Alone<'_> {
         let mut main = MainThread {
             poll,
             signals,
-            status,
             failures: failures.1,
             gateway,
             members,
+            status,
+            role: self.role,
             reread: reader(reserve),
             started: clock::now(),
             stop: None,
@@ -303,11 +305,14 @@ fn status_socket(
 struct MainThread {
     poll: Poll,
     signals: Signals,
-    status: Option<StatusSocket>,
     failures: Receiver<String>,
     gateway: Gateway,
     /// Those whom it knows. They outlive it, and hear of all that was moved.
     members: Option<Members>,
+    /// It outlives them: whoever waits for its end may start the next gateway then.
+    status: Option<StatusSocket>,
+    /// What it is called there.
+    role: &'static str,
     reread: Reread,
     started: Instant,
     /// When relays have to have ended, once somebody has said that it is to stop.
@@ -409,7 +414,7 @@ impl MainThread {
         let uptime = clock::now().saturating_duration_since(self.started);
         StatusReport {
             schema: STATUS_SCHEMA,
-            role: "proxy".to_owned(),
+            role: self.role.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: uptime.as_secs_f64(),

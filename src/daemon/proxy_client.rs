@@ -101,6 +101,9 @@ fn advice(why: &ProbeError, is_shown: bool) -> &'static str {
         ProbeError::Handshake(HandshakeError::Http(ConnectError::Refused(429))) => {
             "; there were too many wrong passwords: wait for some minutes"
         }
+        ProbeError::Handshake(HandshakeError::Closed { was_told: false }) => {
+            "; does it speak TLS at this port (`tls://` in `listen`), and is it one?"
+        }
         ProbeError::Handshake(HandshakeError::Tls(why)) if why.contains("_file`") => {
             "; `--ca-file`, `--ca-pin`, `--certificate-file` and `--key-file` say the same here"
         }
@@ -124,6 +127,7 @@ pub fn proxy_client(mut config: ProxyConfig, far: FarGateway) -> Result<(), Daem
     let files: Vec<PathBuf> = files.cloned().collect();
     let alone = Alone {
         bound,
+        role: "proxy-client",
         status: (config.status_socket, PROXY_CLIENT_STATUS_SOCKET_DEFAULT),
         accounts: None,
         early: Some(early),

@@ -3,14 +3,14 @@
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::Capability;
 
 use crate::config::{Loaded, Source};
 use crate::daemon::DaemonError;
 use crate::exit::ExitCode;
-use crate::host::privileges::Reserve;
+use crate::host::privileges::{self, Reserve};
 
 /// What lets root read the files of others, the weaker one first: containers often have the
 /// stronger one only.
@@ -53,6 +53,25 @@ impl Configuration {
             _ => error.to_string(),
         })
     }
+}
+
+/// Gives up every privilege but those of `kept`.
+///
+/// `files` are read again by a reload. Where they are another user's, the right to read them stays
+/// in reserve.
+pub(super) fn drop_privileges<'a>(
+    kept: &[Capability],
+    files: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<Reserve, DaemonError> {
+    let is_needed = || files.into_iter().any(|file| is_forbidden(file));
+    let reserve = privileges::drop_to_with_reserve(kept, &READING_FILES_OF_OTHERS, is_needed)?;
+    if let Some(capability) = reserve.capability() {
+        log::info!(
+            "the configuration or a key is another user's: {capability} stays in reserve, for \
+             reading it again"
+        );
+    }
+    Ok(reserve)
 }
 
 /// Whether a file cannot be opened with the rights that the calling thread has.

@@ -155,16 +155,7 @@ pub(super) fn drop_privileges<'a>(
     if let Some(missing) = privileges::describe_missing(&CAPABILITIES_KEPT) {
         log::warn!("{missing}");
     }
-    let is_needed = || files.into_iter().any(|file| reload::is_forbidden(file));
-    let candidates = &reload::READING_FILES_OF_OTHERS;
-    let reserve = privileges::drop_to_with_reserve(&CAPABILITIES_KEPT, candidates, is_needed)?;
-    if let Some(capability) = reserve.capability() {
-        log::info!(
-            "the configuration or a key is another user's: {capability} stays in reserve, for \
-             reading it again"
-        );
-    }
-    Ok(reserve)
+    reload::drop_privileges(&CAPABILITIES_KEPT, files)
 }
 
 fn warn_if_absent(key: &str, switch: Switch, present: bool) {

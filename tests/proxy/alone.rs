@@ -36,7 +36,8 @@ fn people_are_known_without_a_tunnel_and_without_any_privilege() {
     assert!(fetch(&format!("ada:{PASSWORD}")).starts_with("HTTP/1.1 200 "));
     assert!(fetch("ada:wrong").starts_with("HTTP/1.1 407 "));
     assert_eq!(oracle.visits().len(), 1, "a stranger gets nowhere");
-    let token = gateway.administer(&["token", "create", "ada", "--scope", "proxy", "--json"], "");
+    // Without a tunnel it is for the proxy.
+    let token = gateway.administer(&["token", "create", "ada", "--json"], "");
     let token: serde_json::Value = serde_json::from_str(&token).unwrap();
     let token = token["token"].as_str().unwrap();
     assert!(fetch(&format!("ada:{token}")).starts_with("HTTP/1.1 200 "));
@@ -82,6 +83,28 @@ fn invites_are_refused_and_the_file_is_one_for_the_proxy() {
     let invite = corelane(&["invite", "ada", "-c", file, "--server", "127.0.0.1:1"]);
     let said = String::from_utf8_lossy(&invite.stderr);
     assert!(!invite.status.success() && said.contains("--scope proxy"), "{invite:?}");
+    let token = corelane(&["token", "create", "ada", "-c", file, "--scope", "tunnel"]);
+    let said = String::from_utf8_lossy(&token.stderr);
+    assert!(!token.status.success() && said.contains("--scope proxy"), "{token:?}");
+    let shown = corelane(&["config", "show", "--effective", "-c", file]);
+    let said = String::from_utf8_lossy(&shown.stdout);
+    assert!(said.starts_with("# corelane proxy with") && said.contains("[accounts]"), "{shown:?}");
+    assert!(!said.contains("[tun]") && !said.contains("[server]"), "{said}");
+    // Whoever names a file means its server, and no other.
+    gateway.write_config("[[proxy]]\nlisten = [\"127.0.0.1:0\"]\n");
+    let users = corelane(&["user", "ls", "-c", file]);
+    let said = String::from_utf8_lossy(&users.stderr);
+    assert!(!users.status.success() && said.contains("has no accounts"), "{users:?}");
+}
+
+#[test]
+fn what_was_told_to_stop_has_let_go_of_its_accounts_when_that_is_over() {
+    for _ in 0..5 {
+        let gateway = Gateway::start_alone_with_accounts(TABLE);
+        gateway.stop_by_command();
+        // It would say that another process uses them.
+        gateway.administer(&["user", "ls"], "");
+    }
 }
 
 #[test]
@@ -146,6 +169,7 @@ fn one_command_makes_a_gateway_and_another_goes_through_it() {
     relay.write_all(b"hello").unwrap();
     assert_eq!(read_exactly(&mut relay, 5), b"hello");
     // Commands find the gateway by what lies where they work.
-    let issued = done(&["cert", "issue", "ada", "--dir", &path("pki")], "");
+    let issue = ["cert", "issue", "ada", "--dir", &path("pki"), "--out", &path("ada")];
+    let issued = done(&issue, "");
     assert!(!issued.contains("no accounts were told"), "{issued}");
 }

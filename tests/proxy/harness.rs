@@ -212,6 +212,11 @@ impl Gateway {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// `corelane down`, which waits for the end.
+    pub(crate) fn stop_by_command(&self) {
+        self.ask(&["down"]);
+    }
+
     pub(crate) fn reload(&self) {
         self.ask(&["reload"]);
     }

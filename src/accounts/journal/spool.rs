@@ -117,13 +117,24 @@ pub enum SpoolError {
     )]
     InUse(PathBuf),
     /// The system's answer.
-    #[error("{path}: {error}")]
+    #[error("{}: {error}{}", path.display(), advice(error))]
     Io {
         /// Which file.
         path: PathBuf,
         /// What it said.
         error: io::Error,
     },
+}
+
+/// What mends it.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make its folder first (`spool_file` in [accounts])",
+        io::ErrorKind::PermissionDenied => {
+            "; it must be writable for the user that runs this (`spool_file` in [accounts])"
+        }
+        _ => "",
+    }
 }
 
 impl Spool {

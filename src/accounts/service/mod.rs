@@ -122,7 +122,11 @@ pub enum AccountsError {
     #[error(transparent)]
     Addresses(#[from] BadPlan),
     /// The audit log.
-    #[error("the audit log {} cannot be opened: {error}", path.display())]
+    #[error(
+        "the audit log {} cannot be opened: {error}; it must be writable for the user that runs \
+         this, and its folder must be there (`audit_log_file` in [accounts])",
+        path.display()
+    )]
     AuditLog {
         /// Where it should be.
         path: PathBuf,

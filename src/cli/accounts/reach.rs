@@ -14,7 +14,7 @@ use crate::accounts::operations::{Actor, Operation, OperationError, OperationErr
 use crate::cli::CliError;
 use crate::cli::settings::ConfigFile;
 use crate::config::{ACCOUNTS_SOCKET_DEFAULT, SERVER_CONFIG_DEFAULT, Served, Source};
-use crate::daemon;
+use crate::daemon::{self, DaemonError};
 use crate::exit::ExitCode;
 use crate::sys::peer;
 
@@ -47,6 +47,13 @@ impl ReachArgs {
         };
         let source = Source { file: Some(file), ..Source::default() };
         Ok(Some(source.load_served()?.config))
+    }
+
+    /// Whether the configuration is that of a gateway without a tunnel. Of a server that is named
+    /// by its socket nobody knows.
+    pub(super) fn is_gateway(&self) -> Result<bool, CliError> {
+        let config = if self.accounts_socket.is_some() { None } else { self.config()? };
+        Ok(matches!(config, Some(Served::Gateway(_))))
     }
 
     /// The server whose authority is in `directory`: the one that is named, or else the one whose
@@ -85,15 +92,18 @@ impl ReachArgs {
                 None => Err(not_running(socket)),
             };
         }
+        let failed = |error: DaemonError| CliError::new(error.exit_code(), error);
         let config = self.config()?;
-        let socket = config.as_ref().and_then(Served::accounts).map(|it| it.socket.clone());
-        let socket = socket.unwrap_or_else(|| PathBuf::from(ACCOUNTS_SOCKET_DEFAULT));
-        if let Some(outcome) = ask(&socket, &operation)? {
+        // Whoever names a file means no other server than that of the file.
+        let named = |config| Served::accounts(config).ok_or(DaemonError::NoAccounts);
+        let accounts = config.as_ref().map(named).transpose().map_err(failed)?;
+        let default = Path::new(ACCOUNTS_SOCKET_DEFAULT);
+        let socket = accounts.map_or(default, |accounts| &accounts.socket);
+        if let Some(outcome) = ask(socket, &operation)? {
             return Ok(outcome);
         }
-        let Some(config) = config else { return Err(not_running(&socket)) };
-        let accounts = daemon::open_accounts(config.accounts())
-            .map_err(|error| CliError::new(error.exit_code(), error))?;
+        let Some(accounts) = accounts else { return Err(not_running(socket)) };
+        let accounts = daemon::open_accounts(accounts).map_err(failed)?;
         Ok(accounts.execute(&Actor::local(peer::own_user()), operation))
     }
 }

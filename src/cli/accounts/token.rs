@@ -10,6 +10,7 @@ use crate::cli::accounts::limits::Span;
 use crate::cli::accounts::{
     CommonArgs, consequences, done_text, name_or_gone, or_dash, strange, table,
 };
+use crate::exit::ExitCode;
 
 /// What a token may be used for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -29,9 +30,9 @@ pub(crate) enum TokenCommand {
         /// What it is for
         #[arg(long, value_name = "TEXT", default_value = "")]
         label: String,
-        /// What it may be used for
-        #[arg(long, value_enum, default_value = "tunnel")]
-        scope: Scope,
+        /// What it may be used for [default: tunnel; proxy for a gateway without one]
+        #[arg(long, value_enum)]
+        scope: Option<Scope>,
         /// After how long it ceases to be good [default: never]
         #[arg(long, value_name = "TIME")]
         expires: Option<Span>,
@@ -57,6 +58,16 @@ pub(crate) enum TokenCommand {
 pub(crate) fn run(command: TokenCommand) -> Result<(), CliError> {
     match command {
         TokenCommand::Create { user, label, scope, expires, common } => {
+            let scope = match (scope, common.reach.is_gateway()?) {
+                (Some(Scope::Tunnel), true) => {
+                    let message = "this is the file of a gateway without a tunnel: a token for the \
+                                   tunnel is good for nothing there (`--scope proxy`)";
+                    return Err(CliError::new(ExitCode::Usage, message));
+                }
+                (Some(scope), _) => scope,
+                (None, true) => Scope::Proxy,
+                (None, false) => Scope::Tunnel,
+            };
             let operation = Operation::TokenCreate {
                 user,
                 label,

@@ -112,7 +112,8 @@ fn behind_traefik(args: &ProxyArgs, directory: &Path, domain: &str) -> Result<()
         "Made for {domain}:\n  {fixed}\n  {}\n  {gateway}\n\nNext:\n  cat {gateway} >> {config}\n  \
          corelane config check {config}\n  traefik --configFile={fixed}\n\nThe server has to be \
          started again to listen there, and its certificate has to be for {domain}: `corelane \
-         cert renew` takes several names.\n",
+         cert renew` takes several names. Traefik takes the ports 80 and 443: logins that are \
+         taken at 443 (`listen` in [login]) have to move, to 8444, say.\n",
         files.dynamic.display(),
     ))
 }

@@ -3,7 +3,7 @@
 use super::{assert_only, lines, server};
 use crate::config::problems::{Problems, Severity};
 use crate::config::schema::Role;
-use crate::config::{build, document};
+use crate::config::{Override, build, document};
 
 #[test]
 fn a_proxy_that_believes_what_its_clients_may_come_from_is_warned_of() {
@@ -42,6 +42,46 @@ fn certificates_of_a_proxy_without_tls_are_warned_of() {
         let with_tls = lines(&text("tls://127.0.0.1:0")).join("\n");
         assert!(!with_tls.contains("no effect"), "{with_tls}");
     }
+}
+
+#[test]
+fn what_nobody_uses_is_warned_of() {
+    let table = "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\n";
+    let accounts = format!("[accounts]\nserver_name = \"here\"\n{table}");
+    assert_only(&accounts, Severity::Warning, "these accounts are not opened");
+    assert_eq!(lines(&format!("{accounts}auth = \"required\"\n")), [""; 0]);
+    let upstream = "[[proxy.upstream]]\nname = \"far\"\nservers = [\"socks5://192.0.2.1:1\"]\n";
+    let upstream = format!("{table}{upstream}");
+    assert_only(&upstream, Severity::Warning, "no `[[proxy.rule]]` says `to = \"far\"`");
+    let rule = "[[proxy.rule]]\ndomains = [\"example.org\"]\nto = \"far\"\n";
+    assert_eq!(lines(&format!("{upstream}{rule}")), [""; 0]);
+}
+
+#[test]
+fn a_proxy_that_is_written_wrongly_is_no_server_that_lacks_a_key() {
+    for text in ["[proxy]\nlisten = [\"127.0.0.1:0\"]\n", "[[proxy.rule]]\nto = \"block\"\n"] {
+        assert_only(text, Severity::Error, "write `[[proxy]]`");
+    }
+}
+
+#[test]
+fn an_entrance_of_flags_beside_a_file_that_knows_its_clients_is_warned_of() {
+    let warned = |text: &str| {
+        let mut problems = Problems::default();
+        let mut sections = document::read(text, Role::Server, &mut problems);
+        let listen = Override {
+            flag: "--listen".to_owned(),
+            section: "proxy".to_owned(),
+            key: "listen".to_owned(),
+            toml: "[\"127.0.0.1:1\"]".to_owned(),
+        };
+        document::apply(&listen, &mut sections, Role::Server, &mut problems);
+        assert_eq!(build::proxy(&sections, &mut problems).unwrap().entrances.len(), 2);
+        problems.into_report("f", text).to_string().contains("beside those of the file")
+    };
+    let table = "[[proxy]]\nlisten = [\"127.0.0.1:2\"]\n";
+    assert!(!warned(table), "the file knows nobody either");
+    assert!(warned(&format!("{table}auth = \"required\"\n")));
 }
 
 #[test]
