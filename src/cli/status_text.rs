@@ -78,7 +78,12 @@ fn head(out: &mut String, report: &StatusReport, paint: Paint) {
         line("offloads", &offloads(&report.offloads, report.role == "client"));
     }
     if let Some(accounts) = &report.accounts {
-        line("logins", &logins(accounts));
+        let sessions = units::count(accounts.sessions as u64);
+        match report.tun.as_str() {
+            // Sessions are those of tunnels.
+            "" => line("accounts", &changes(accounts)),
+            _ => line("logins", &format!("{sessions} sessions, {}", changes(accounts))),
+        }
         if let Some(trouble) = trouble(accounts) {
             line("database", &paint.alarm(&printable(&trouble)));
         }
@@ -88,16 +93,16 @@ fn head(out: &mut String, report: &StatusReport, paint: Paint) {
     }
 }
 
-fn logins(accounts: &AccountsStatus) -> String {
-    let changes = match accounts.waiting_batches + accounts.unkept_revocations {
+/// How it stands with the changes of accounts.
+fn changes(accounts: &AccountsStatus) -> String {
+    match accounts.waiting_batches + accounts.unkept_revocations {
         0 => "every change is stored".to_owned(),
         waiting => format!(
             "{} changes ({} KiB) wait for the database",
             units::count(waiting as u64),
             units::count(accounts.waiting_bytes.div_ceil(1024))
         ),
-    };
-    format!("{} sessions, {changes}", units::count(accounts.sessions as u64))
+    }
 }
 
 /// What is wrong with the database, if anything is.
@@ -479,6 +484,9 @@ mod tests {
         let well = render(&report, None, false);
         assert!(well.contains("logins     1,234 sessions, every change is stored\n"), "{well}");
         assert!(!well.contains("database  "), "{well}");
+        let gateway = StatusReport { tun: String::new(), ..report.clone() };
+        let text = render(&gateway, None, false);
+        assert!(text.contains("accounts   every change is stored\n"), "no sessions: {text}");
         report.accounts = Some(AccountsStatus {
             waiting_batches: 3,
             waiting_bytes: 1025,
