@@ -208,7 +208,7 @@ const _: () = {
     assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);
     assert!(PROXY_PIPE_LEN >= PROXY_BUFFER_LEN, "a pipe moves no less than a buffer at a time");
     assert!(PROXY_SPLICE_LEN_MIN <= PROXY_BUFFER_LEN, "what begins to splice goes on");
-    assert!(PROXY_BUFFER_LEN >= 3 * TLS_RECORD_LEN_MAX, "room for a record in each form, and one");
+    assert!(PROXY_BUFFER_LEN >= 2 * TLS_RECORD_LEN_MAX, "a record, and a part of one before it");
     assert!(PROXY_PARTING_WITHIN.as_secs() < 10, "RFC 1928 section 6");
     assert!(PROXY_NAME_ADDRESSES_MAX >= PROXY_ADDRESSES_MAX);
     assert!(PROXY_ATTEMPT_DELAY.as_millis() >= 100, "RFC 8305 section 5");

@@ -110,26 +110,32 @@ impl TlsStream {
     /// Asks the kernel once and decrypts what it has. Returns how much plaintext is now at the
     /// beginning of `buffer`; where that is large, its end is lent to what is encrypted, since
     /// rustls by itself reads in small pieces.
+    ///
+    /// Plaintext takes the place of what it came from: it is never longer, but for a record of
+    /// which a part has come before, and for that there is room in front.
     fn take_in(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some((plain, wire)) = halves(buffer) else {
+        let wire = buffer.get_mut(TLS_RECORD_LEN_MAX..).unwrap_or_default();
+        if wire.len() < TLS_RECORD_LEN_MAX {
             let read = self.tls.read_tls(&mut self.tcp)?;
             self.is_dry = false;
             self.process(read)?;
             return Ok(0);
-        };
+        }
         let read = self.tcp.read(wire)?;
         self.is_dry = read < wire.len();
-        let mut rest = wire.get(..read).unwrap_or_default();
-        let mut filled = 0;
+        let end = TLS_RECORD_LEN_MAX + read;
+        let (mut at, mut filled) = (TLS_RECORD_LEN_MAX, 0);
         loop {
+            let mut rest = buffer.get(at..end).unwrap_or_default();
             let used = self.tls.read_tls(&mut rest)?;
+            at += used;
             self.process(used)?;
-            while let Some(free) = plain.get_mut(filled..)
+            while let Some(free) = buffer.get_mut(filled..at)
                 && let Ok(len @ 1..) = self.tls.reader().read(free)
             {
                 filled += len;
             }
-            if rest.is_empty() || used == 0 {
+            if at == end || used == 0 {
                 break;
             }
         }
@@ -212,14 +218,6 @@ impl Read for Silence {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
-}
-
-/// Room for plaintext, and room for the bytes that it is decrypted from. The former is larger by a
-/// record, of which a part may have come before. `None` where that leaves too little.
-fn halves(buffer: &mut [u8]) -> Option<(&mut [u8], &mut [u8])> {
-    let wire = buffer.len().checked_sub(TLS_RECORD_LEN_MAX)? / 2;
-    let plain = buffer.len() - wire;
-    (wire >= TLS_RECORD_LEN_MAX).then(|| buffer.split_at_mut(plain))
 }
 
 /// What the kernel does not take now it takes later.
