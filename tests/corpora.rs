@@ -50,6 +50,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("socks_datagram", proxy::fuzz::socks_datagram),
     ("proxy_header", proxy::fuzz::proxy_header),
     ("proxy_target", proxy::fuzz::proxy_target),
+    ("forwarded_for", proxy::fuzz::forwarded_for),
     ("http_requests", proxy::http::fuzz::requests),
     ("http_responses", proxy::http::fuzz::responses),
     ("http_connect_reply", proxy::http::fuzz::connect_reply),

@@ -1,8 +1,13 @@
 //! What fuzz targets call, and `tests/corpora.rs` with every file of their corpora.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+
+use super::auth_endpoint::{AUTH_PATH, Inquiry, UnknownClient};
 use super::header::{self, Parsed, Version};
+use super::http::{RequestHead, Slots};
+use super::settings::Rules;
 use super::socks::Credentials;
 use super::socks::client::{Client, ClientError, ClientStep, Command};
 use super::socks::datagram;
@@ -152,4 +157,85 @@ pub fn proxy_target(data: &[u8]) {
     if let Ok(target) = text.parse::<Target>() {
         assert_eq!(target.to_string().parse(), Ok(target));
     }
+}
+
+/// Reads each line of what follows the first byte as a field line of `X-Forwarded-For`. That byte
+/// says which proxies may ask.
+pub fn forwarded_for(data: &[u8]) {
+    let Some((&choice, input)) = data.split_first() else { return };
+    let rules = rules_of_inquiries(choice);
+    let lines: Vec<&[u8]> = input.split(|&byte| byte == b'\n').collect();
+    let Some(client) = client_named(&lines, &rules) else { return };
+    let members = lines.iter().flat_map(|line| line.split(|&byte| byte == b','));
+    let members: Vec<&[u8]> =
+        members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty()).collect();
+    let alone = |member: &[u8]| client_named(&[member], &rules);
+    let is_proxy = |member: &[u8]| {
+        alone(member).is_some_and(|named| named.is_ok_and(|it| rules.hears_inquiries_from(it)))
+    };
+
+    // Whoever stands in front of the last that is no proxy could be invented, and only proxies
+    // stand behind it.
+    let decisive =
+        members.iter().rev().find(|member| !is_proxy(member)).or_else(|| members.first());
+    let expected = decisive.map_or(Some(Err(UnknownClient::Unnamed)), |member| alone(member));
+    assert_eq!(Some(client), expected);
+    if client.is_ok_and(|address| rules.hears_inquiries_from(address)) {
+        assert!(members.iter().all(|member| is_proxy(member)), "a proxy, but not all are");
+    }
+    assert_eq!(client == Err(UnknownClient::Unnamed), members.is_empty());
+
+    // A proxy may add to the line that came or write one of its own, which makes no difference.
+    let joined = members.join(&b", "[..]);
+    assert_eq!(client_named(&[&joined], &rules), Some(client));
+    if let Some(apart) = client_named(&members, &rules) {
+        assert_eq!(apart, client);
+    }
+
+    // Failures are charged to one address, in whatever way it is written.
+    if let Ok(address) = client {
+        assert_eq!(address, address.to_canonical());
+        let mapped = match address {
+            IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
+            IpAddr::V6(_) => address,
+        };
+        for address in [address, mapped] {
+            let ways = [
+                address.to_string(),
+                format!("[{address}]"),
+                SocketAddr::new(address, u16::MAX).to_string(),
+            ];
+            for way in ways {
+                assert_eq!(alone(way.as_bytes()), Some(client), "{way}");
+            }
+        }
+    }
+}
+
+/// What goes for inquiries: a proxy on the same machine may ask, and others by choice.
+fn rules_of_inquiries(choice: u8) -> Rules {
+    let v4 = |a, len| IpNet::new(IpAddr::V4(Ipv4Addr::new(a, 0, 0, 0)), len);
+    let v6 = |a, len| IpNet::new(IpAddr::V6(Ipv6Addr::new(a, 0, 0, 0, 0, 0, 0, 0)), len);
+    let others = [v4(10, 8), v6(0xfd00, 8), v4(0, 0), v6(0, 0)].into_iter().enumerate();
+    let chosen = others.filter(|(bit, _)| choice & (1 << bit) != 0);
+    let mut auth_from = vec![IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+    auth_from.extend(chosen.filter_map(|(_, prefix)| prefix.ok()));
+    Rules { auth_from, ..Rules::default() }
+}
+
+/// The client whom an inquiry with these lines of `X-Forwarded-For` is about; `None` if it is no
+/// request at all.
+fn client_named(lines: &[&[u8]], rules: &Rules) -> Option<Result<IpAddr, UnknownClient>> {
+    let mut request = format!("GET {AUTH_PATH} HTTP/1.1\r\nHost: a\r\n").into_bytes();
+    for line in lines {
+        request.extend_from_slice(b"X-Forwarded-For: ");
+        request.extend_from_slice(line);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    let mut slots = Slots::new();
+    let head = RequestHead::parse(&request, &mut slots).ok()?;
+    let inquiry = Inquiry::hear(&head, IpAddr::V4(Ipv4Addr::LOCALHOST), rules);
+    assert!(inquiry.is_some(), "who is listed may ask");
+    inquiry.map(|inquiry| inquiry.client)
 }
