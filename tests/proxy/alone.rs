@@ -2,10 +2,14 @@
 
 use std::fs::Permissions;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::{Gateway, connect, echo, read_exactly, read_to_end};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::harness::{Gateway, await_that, connect, echo, read_exactly, read_to_end};
 use crate::house::ask_as;
 use crate::members::by;
 use crate::oracle::Oracle;
@@ -105,6 +109,40 @@ fn what_was_told_to_stop_has_let_go_of_its_accounts_when_that_is_over() {
         // It would say that another process uses them.
         gateway.administer(&["user", "ls"], "");
     }
+}
+
+#[test]
+fn the_audit_log_has_clients_of_ipv4_as_such_where_the_socket_is_one_of_ipv6() {
+    let table = TABLE
+        .replace("127.0.0.1:0", "[::]:0")
+        .replace("request_within_s", "auth_from = [\"127.0.0.1/32\"]\nrequest_within_s");
+    let gateway = Gateway::start_alone_with_accounts(&table);
+    gateway.administer(&["user", "add", "ada", "--password-stdin"], &format!("{PASSWORD}\n"));
+    let address = SocketAddr::from(([127, 0, 0, 1], gateway.address.port()));
+    let credentials = STANDARD.encode("ada:wrong");
+    // Whoever is asked about is told by the address that the other proxy names.
+    for (request, refused) in [
+        ("GET http://a/ HTTP/1.1\r\nProxy-Authorization: ", 407),
+        ("GET /auth HTTP/1.1\r\nX-Forwarded-For: ::ffff:192.0.2.9\r\nAuthorization: ", 401),
+        ("GET /auth HTTP/1.1\r\nX-Forwarded-For: 2001:db8::9\r\nAuthorization: ", 401),
+    ] {
+        let mut client = connect(address);
+        let request =
+            format!("{request}Basic {credentials}\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).unwrap();
+        let answer = String::from_utf8(read_to_end(&mut client)).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {refused} ")), "{answer}");
+    }
+    let mut sources = Vec::new();
+    await_that("every refusal is in the audit log", || {
+        let audit = gateway.administer(&["audit", "--json"], "");
+        let audit: serde_json::Value = serde_json::from_str(&audit).unwrap();
+        let source = |entry: &serde_json::Value| entry["from"].as_str().map(str::to_owned);
+        sources = audit.as_array().unwrap().iter().filter_map(source).collect();
+        if sources.len() >= 3 { Ok(()) } else { Err(format!("{audit}")) }
+    });
+    sources.sort_unstable();
+    assert_eq!(sources, ["127.0.0.1", "192.0.2.9", "2001:db8::9"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is noted of a wish.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::accounts::model::DESTINATION_DATAGRAMS;
@@ -143,11 +143,6 @@ pub(in crate::proxy) struct Record {
 impl Record {
     /// One that begins now.
     pub(in crate::proxy) fn new(now: Instant, client: SocketAddr, means: Means) -> Self {
-        // A socket for both families has IPv4 addresses inside IPv6 ones.
-        let client = match client.ip().to_canonical() {
-            ip @ IpAddr::V4(_) => SocketAddr::new(ip, client.port()),
-            IpAddr::V6(_) => client,
-        };
         Self {
             began: now,
             client,

@@ -328,19 +328,6 @@ fn strangers_get_so_many_lines_and_others_all_of_theirs() {
 }
 
 #[test]
-fn a_client_of_ipv4_is_told_as_such_by_whichever_socket_it_came() {
-    for (client, told) in [
-        ("[::ffff:192.0.2.7]:5", "192.0.2.7:5"),
-        ("192.0.2.7:5", "192.0.2.7:5"),
-        ("[2001:db8::7]:5", "[2001:db8::7]:5"),
-    ] {
-        let record = Record::new(clock::now(), client.parse().unwrap(), Means::Unknown);
-        let line = line(Format::Text, &record);
-        assert_eq!(line.split(' ').nth(1), Some(told), "{line}");
-    }
-}
-
-#[test]
 fn a_full_disk_loses_lines_and_tells_so_seldom() {
     // Writes to it fail as on a disk that is full (full(4)).
     let mut file = LogFile::open(settings(Path::new("/dev/full"), Format::Text)).unwrap();

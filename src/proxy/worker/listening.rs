@@ -1,7 +1,7 @@
 //! Listening sockets, and whoever knocks.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use mio::net::TcpListener;
@@ -86,7 +86,7 @@ impl ProxyWorker {
         };
         door.knocking = Knocking::Perhaps;
         let (stream, from) = match door.post.listener.accept() {
-            Ok(accepted) => accepted,
+            Ok((stream, from)) => (stream, unmapped(from)),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => {
                     door.knocking = Knocking::No;
@@ -115,6 +115,15 @@ impl ProxyWorker {
             }
         }
         true
+    }
+}
+
+/// A client's address as everybody else knows it: a socket for both families has IPv4 addresses
+/// inside IPv6 ones.
+fn unmapped(client: SocketAddr) -> SocketAddr {
+    match client.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, client.port()),
+        IpAddr::V6(_) => client,
     }
 }
 
@@ -151,4 +160,21 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     // Accepted sockets inherit it: small answers do not wait for acknowledgements.
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_of_ipv4_is_one_at_whichever_socket_it_has_come() {
+        for (client, known_as) in [
+            ("[::ffff:192.0.2.7]:5", "192.0.2.7:5"),
+            ("192.0.2.7:5", "192.0.2.7:5"),
+            ("[2001:db8::7]:5", "[2001:db8::7]:5"),
+            ("[fe80::7%2]:5", "[fe80::7%2]:5"),
+        ] {
+            assert_eq!(unmapped(client.parse().unwrap()).to_string(), known_as);
+        }
+    }
 }
