@@ -69,6 +69,11 @@ pub const PROXY_DATAGRAM_BUFFER_LEN: usize = 256 * 1024;
 pub const PROXY_DATAGRAMS_WAITING_MAX: usize = 16;
 /// Bytes of those.
 pub const PROXY_DATAGRAMS_WAITING_LEN_MAX: usize = 64 * 1024;
+/// Bytes of the headers of IPv4 and UDP, which a user's rate pays for with each datagram: one
+/// without payload costs networks and hosts no less than that (RFC 791 section 3.1, RFC 768).
+pub const PROXY_DATAGRAM_HEADERS_LEN_V4: usize = 20 + 8;
+/// The same of IPv6 and UDP (RFC 8200 section 3).
+pub const PROXY_DATAGRAM_HEADERS_LEN_V6: usize = 40 + 8;
 /// Ports of the configured range that are tried for an association.
 pub const PROXY_DATAGRAM_PORT_TRIES: u32 = 256;
 /// How long a port that a client had opened (BIND) waits for who is expected, unless configured

@@ -2,10 +2,11 @@
 //! others.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
 use corelane::accounts::operations::Outcome;
 use corelane::proxy::upstream::{Routes, Rule, Way};
+use corelane::sys::clock;
 
 use crate::binding::{connect_from, reply};
 use crate::datagrams::{Client, LOCALHOST, udp_echo};
@@ -152,6 +153,55 @@ fn what_a_limit_has_no_room_for_is_dropped_and_counted_and_nothing_is_late() {
 }
 
 #[test]
+fn datagrams_without_payload_have_a_rate_as_well() {
+    /// As many as the gateway's sockets hold by far.
+    const AT_ONCE: u64 = 100;
+    const ALL: u64 = 40 * AT_ONCE;
+    let house = House::new(|_| {});
+    for ip in [LOCALHOST, Ipv6Addr::LOCALHOST.into()] {
+        let origin = UdpSocket::bind((ip, 0)).unwrap();
+        origin.set_read_timeout(Some(LONG)).unwrap();
+        let at = origin.local_addr().unwrap();
+        let client = associate(&house, "ada", "right horse");
+        client.send(at, b"x");
+        let (_, outside) = origin.recv_from(&mut [0; 2]).unwrap();
+        for (limit, is_up) in [(r#"{"up_bps":8000}"#, true), (r#"{"down_bps":8000}"#, false)] {
+            house.set(limit, "null");
+            let counts = || {
+                let status = house.gateway.status();
+                let passed = if is_up { status.up_datagrams } else { status.down_datagrams };
+                (passed, status.datagrams_dropped["limited"])
+            };
+            let (passed_before, dropped_before) = counts();
+            let begin = clock::now();
+            for _ in 0..ALL / AT_ONCE {
+                let (passed, dropped) = counts();
+                for _ in 0..AT_ONCE {
+                    match is_up {
+                        true => client.send(at, b""),
+                        false => drop(origin.send_to(b"", outside).unwrap()),
+                    }
+                }
+                await_that("all are dealt with", || {
+                    let (now_passed, now_dropped) = counts();
+                    let count = now_passed + now_dropped - passed - dropped;
+                    if count == AT_ONCE { Ok(()) } else { Err(format!("{count}")) }
+                });
+            }
+            let (passed, dropped) = counts();
+            let (passed, dropped) = (passed - passed_before, dropped - dropped_before);
+            // 1000 bytes each second, and a queue of as much: by their headers alone.
+            let most = (clock::now().duration_since(begin).as_secs() + 3) * 1000
+                / if ip.is_ipv4() { 28 } else { 48 };
+            assert!(passed >= 1 && passed <= most, "{passed} have passed of {most} at most");
+            assert_eq!(passed + dropped, ALL);
+        }
+    }
+    // What counts as usage is payload.
+    house.await_moved("ada", (2, 0));
+}
+
+#[test]
 fn disabling_a_user_ends_its_associations_at_once() {
     let house = House::new(|_| {});
     let echo = udp_echo(LOCALHOST);
@@ -211,10 +261,10 @@ fn what_comes_by_a_port_is_limited() {
     let (mut client, _, port) = port_for(&house, [127, 0, 0, 1]);
     let mut peer = connect_from("127.0.0.1:0", port);
     reply(&mut client);
-    let before = corelane::sys::clock::now();
+    let before = clock::now();
     let writer = std::thread::spawn(move || peer.write_all(&[1; 400_000]).unwrap());
     read_exactly(&mut client, 400_000);
-    let took = corelane::sys::clock::now() - before;
+    let took = clock::now() - before;
     assert!(took > std::time::Duration::from_millis(700), "{took:?}");
     writer.join().unwrap();
 }

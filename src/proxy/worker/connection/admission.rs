@@ -8,7 +8,9 @@ use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::names::Name;
 use crate::accounts::refusal::{self as accounts, RefusalCode};
 use crate::accounts::service::{PassProof, PassTerms, refusal_of};
-use crate::limits::BUSY_RETRY_AFTER;
+use crate::limits::{
+    BUSY_RETRY_AFTER, PROXY_DATAGRAM_HEADERS_LEN_V4, PROXY_DATAGRAM_HEADERS_LEN_V6,
+};
 use crate::packet::Upper;
 use crate::proxy::access::{Access, Member, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
@@ -88,16 +90,19 @@ impl Visitor {
         self.permit.as_ref().is_none_or(|permit| permit.may_reach(address, Upper::Udp))
     }
 
-    /// Whether its limits leave room for a datagram from it of so many bytes, which is charged.
-    pub(super) fn has_room_up(&self, now: Instant, len: usize) -> bool {
+    /// Whether its limits leave room for a datagram from it to `to` with so many bytes of payload,
+    /// which is charged with its headers.
+    pub(super) fn has_room_up(&self, now: Instant, to: IpAddr, len: usize) -> bool {
         let policy = self.permit.as_ref().map(|permit| permit.policy());
-        admits(policy.as_ref().and_then(|policy| policy.up.as_deref()), now, len)
+        let bucket = policy.as_ref().and_then(|policy| policy.up.as_deref());
+        admits(bucket, now, headers_len(to) + len)
     }
 
-    /// The same of one to it.
-    pub(super) fn has_room_down(&self, now: Instant, len: usize) -> bool {
+    /// The same of one to it that comes from `from`.
+    pub(super) fn has_room_down(&self, now: Instant, from: IpAddr, len: usize) -> bool {
         let policy = self.permit.as_ref().map(|permit| permit.policy());
-        admits(policy.as_ref().and_then(|policy| policy.down.as_deref()), now, len)
+        let bucket = policy.as_ref().and_then(|policy| policy.down.as_deref());
+        admits(bucket, now, headers_len(from) + len)
     }
 
     /// Who it is.
@@ -306,6 +311,14 @@ impl Connection {
             // and that of a datagram whenever one passes.
             _ => {}
         }
+    }
+}
+
+/// Bytes that a datagram from or to a host has beside its payload.
+fn headers_len(host: IpAddr) -> usize {
+    match host.to_canonical() {
+        IpAddr::V4(_) => PROXY_DATAGRAM_HEADERS_LEN_V4,
+        IpAddr::V6(_) => PROXY_DATAGRAM_HEADERS_LEN_V6,
     }
 }
 

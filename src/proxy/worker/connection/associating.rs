@@ -329,7 +329,7 @@ impl Associating {
                 }
             };
             match chosen {
-                Ok(ip) if terms.visitor.has_room_up(cx.now, payload.len()) => {
+                Ok(ip) if terms.visitor.has_room_up(cx.now, ip, payload.len()) => {
                     self.association.sends_to(ip);
                     let remote = SocketAddr::new(ip, target.port);
                     outgoing.push(&SendTarget { remote, local: None }, &[], payload);
@@ -349,9 +349,10 @@ impl Associating {
         let (messages, arena) = received.split();
         for message in messages {
             let payload = arena.get(message.range.clone()).unwrap_or_default();
+            let from = message.from.ip();
             let taken = match self.association.to_client(message.from) {
                 Ok(_) if !terms.visitor.may_send_to(message.from) => Err(DatagramDrop::Denied),
-                Ok(_) if !terms.visitor.has_room_down(cx.now, payload.len()) => {
+                Ok(_) if !terms.visitor.has_room_down(cx.now, from, payload.len()) => {
                     Err(DatagramDrop::Limited)
                 }
                 taken => taken.map_err(DatagramDrop::from),
@@ -384,7 +385,7 @@ impl Associating {
                 Err(_) => Err(DatagramDrop::NameUnknown),
             };
             match chosen {
-                Ok(ip) if terms.visitor.has_room_up(cx.now, payload.len()) => {
+                Ok(ip) if terms.visitor.has_room_up(cx.now, ip, payload.len()) => {
                     self.association.sends_to(ip);
                     let target = SendTarget { remote: SocketAddr::new(ip, port), local: None };
                     cx.datagrams.outgoing.push(&target, &[], &payload);
