@@ -8,6 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::config::access::AccountsConfig;
 use crate::config::problems::{Origin, Problems};
 use crate::config::routes::{self, RuleTable, UpstreamTable};
@@ -18,6 +20,7 @@ use crate::config::schema::{
 use crate::config::types::{LogConfig, Unacceptable, WorkersConfig};
 use crate::login::tls::TlsFiles;
 use crate::proxy::detect::Protocol;
+use crate::proxy::dial::own::OwnPrefixes;
 use crate::proxy::dial::{Guard, Source};
 use crate::proxy::http::{Disclosure, Mark};
 use crate::proxy::origins::Origins;
@@ -319,10 +322,10 @@ fn warn_of_ways_round(tables: &[ProxyTable], problems: &mut Problems) {
     let mut own: Vec<IpAddr> = listens.map(|listen| listen.address.ip().to_canonical()).collect();
     own.retain(|address| !address.is_unspecified());
     own.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
-    own.sort_unstable();
+    let prefixes: OwnPrefixes = own.iter().copied().map(IpNet::from).collect();
     for ProxyTable { keys: theirs, .. } in tables {
         let guard = Guard { allowed: theirs.allow.value.clone() };
-        let open: Vec<_> = own.iter().filter(|it| guard.judge(**it, &own).is_ok()).collect();
+        let open: Vec<_> = own.iter().filter(|it| guard.judge(**it, &prefixes).is_ok()).collect();
         for ProxyTable { keys, .. } in tables {
             for (name, listed) in
                 [("auth_from", &keys.auth_from), ("proxy_protocol_from", &keys.proxy_protocol_from)]

@@ -22,7 +22,7 @@ use super::access::{Access, AccessOptions, Watch};
 use super::counters::ProxyCounters;
 use super::crowd::Crowd;
 use super::dial::names::Names;
-use super::dial::own::OwnAddresses;
+use super::dial::own::OwnLister;
 use super::records::{AccessFiles, OpenError, Writer};
 use super::settings::{Entrance, EntranceTls, Rules};
 use super::upstream::{Group, check};
@@ -168,7 +168,7 @@ impl Gateway {
             listeners;
         let records = Writer::start(access_files)?;
         let names = Names::start()?;
-        let own = OwnAddresses::list()?;
+        let own = OwnLister::open()?;
         let access = access.map(Access::new).transpose()?;
         let watched = access.as_ref().map(|access| (access.clone(), access.notices()));
         let crowds: Vec<Crowd> = entrances.iter().map(|_| Crowd::default()).collect();
@@ -190,7 +190,7 @@ impl Gateway {
                 tls: tls.clone(),
                 crowds: crowds.clone(),
                 names: names.clone(),
-                own: own.clone(),
+                own: own.listed(),
                 access: access.clone(),
                 log: records.as_ref().map(Writer::log),
                 counters: Arc::clone(&counters),
@@ -340,7 +340,7 @@ fn groups(rules: &CurrentRules) -> Vec<Arc<Group>> {
 
 /// What looks at the host now and then, apart from the workers.
 struct Keeper {
-    own: OwnAddresses,
+    own: OwnLister,
     /// By entrance.
     watches: Vec<(usize, FilesWatch)>,
     workers: Vec<WorkerHandle>,

@@ -1,8 +1,6 @@
-//! What the system knows of names and of the host's own addresses (`getaddrinfo(3)`,
-//! `getifaddrs(3)`).
+//! What the system knows of names (`getaddrinfo(3)`).
 
 use std::ffi::CString;
-use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr;
@@ -55,32 +53,6 @@ pub fn look_up(name: &str) -> Result<Vec<IpAddr>, LookupError> {
     if found.is_empty() { Err(LookupError::NotFound) } else { Ok(found) }
 }
 
-/// Every address of every interface of this host (of its network namespace), sorted, each once.
-///
-/// # Errors
-/// The kernel's answer.
-pub fn own_addresses() -> io::Result<Vec<IpAddr>> {
-    let mut list: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: the pointer leads to room for a pointer.
-    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut found = Vec::new();
-    let mut entry = list;
-    // SAFETY: the call has succeeded, so `list` is a list of entries that ends with null, each with
-    // an address of the family it says or none, until freeifaddrs.
-    while let Some(interface) = unsafe { entry.as_ref() } {
-        // SAFETY: as above.
-        found.extend(unsafe { address_of(interface.ifa_addr) });
-        entry = interface.ifa_next;
-    }
-    // SAFETY: the list came from getifaddrs, and nothing refers to it any more.
-    unsafe { libc::freeifaddrs(list) };
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
-}
-
 /// The IP address in a socket address, if it is one.
 ///
 /// # Safety
@@ -108,11 +80,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_host_knows_itself() {
+    fn every_host_knows_its_name_for_itself() {
         let found = look_up("localhost").unwrap();
         assert!(!found.is_empty() && found.iter().all(IpAddr::is_loopback), "{found:?}");
-        let own = own_addresses().unwrap();
-        assert!(own.is_sorted() && own.contains(&Ipv4Addr::LOCALHOST.into()), "{own:?}");
     }
 
     #[test]

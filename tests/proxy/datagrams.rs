@@ -48,7 +48,7 @@ fn request(gateway: &Gateway) -> (TcpStream, u8, SocketAddr) {
 }
 
 impl Client {
-    fn start(gateway: &Gateway) -> Self {
+    pub(crate) fn start(gateway: &Gateway) -> Self {
         let (tcp, reply, address) = request(gateway);
         assert_eq!((reply, address.ip()), (0, LOCALHOST), "the address that the client reached");
         Self::over(tcp, address)

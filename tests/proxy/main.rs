@@ -25,6 +25,7 @@ mod names;
 mod oracle;
 mod origins;
 mod outside;
+mod own;
 mod pressure;
 mod records;
 mod refusals;

@@ -3,7 +3,7 @@
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{
-    Answer, Family, address, firewall_monitor, interpret, link, route, rule, split_message,
+    Answer, Family, address, firewall_monitor, interpret, link, local, route, rule, split_message,
 };
 
 /// Reads `data` as a datagram from the kernel, to its end or to what makes no sense, and makes of
@@ -35,11 +35,16 @@ fn convert(object: &RouteNetlinkMessage) {
         }
         RouteNetlinkMessage::NewRoute(message) => {
             let _ = route::parse(message);
+            let tables = [message.header.table.into()].into();
+            if let Some(prefix) = local::local_prefix(message, &tables) {
+                assert_eq!(prefix, prefix.trunc(), "host bits that no lookup would find");
+            }
         }
         RouteNetlinkMessage::NewRule(message) => {
             for family in Family::ALL {
                 let _ = rule::parse(family, message);
             }
+            let _ = local::table_of_own_packets(message);
         }
         _ => {}
     }

@@ -12,6 +12,7 @@ mod firewall_monitor;
 #[doc(hidden)]
 pub mod fuzz;
 mod link;
+mod local;
 mod monitor;
 mod route;
 mod rule;
@@ -158,6 +159,8 @@ pub struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// Whether the kernel looks at what a dump asks for.
+    filters: bool,
 }
 
 /// What one message of an answer means.
@@ -179,16 +182,14 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0)).map_err(NetlinkError::Open)?;
         // Conveniences of Linux 4.12 and 4.20: explanations instead of bare numbers, refusals that
         // do not echo the request, and dumps filtered by the kernel. Nothing relies on them.
-        for (option, outcome) in [
-            ("NETLINK_EXT_ACK", socket.set_ext_ack(true)),
-            ("NETLINK_CAP_ACK", socket.set_cap_ack(true)),
-            ("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true)),
-        ] {
-            if let Err(error) = outcome {
-                log::debug!("rtnetlink without {option}: {error}");
-            }
-        }
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER_LEN) })
+        let note = |option, outcome: io::Result<()>| {
+            let refused = |error: &_| log::debug!("rtnetlink without {option}: {error}");
+            outcome.inspect_err(refused).is_ok()
+        };
+        note("NETLINK_EXT_ACK", socket.set_ext_ack(true));
+        note("NETLINK_CAP_ACK", socket.set_cap_ack(true));
+        let filters = note("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true));
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER_LEN), filters })
     }
 
     /// Sends a request that changes something and waits for its acknowledgement.

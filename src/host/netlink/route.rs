@@ -299,7 +299,7 @@ fn mtu_of(message: &RouteMessage) -> Option<u32> {
     })
 }
 
-fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),

@@ -217,6 +217,66 @@ fn long_dumps_arrive_whole() {
     assert_eq!(netlink.routes_of_protocol(Family::V4, PROTOCOL).unwrap(), wanted);
 }
 
+/// What a host takes for its own, in the order of addresses, each once.
+fn local(netlink: &mut Netlink) -> Vec<String> {
+    let mut prefixes = netlink.local_prefixes().unwrap();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_is_delivered_to_this_host_is_its_own_whatever_has_it() {
+    let (host, mut netlink, index) = host_with_link();
+    netlink.disable_link_local_address(index).unwrap();
+    netlink.set_up(index).unwrap();
+    let at_rest = local(&mut netlink);
+    for address in ["127.0.0.0/8", "127.0.0.1/32", "127.255.255.255/32", "::1/128"] {
+        assert!(at_rest.iter().any(|it| it == address), "{address} in {at_rest:?}");
+    }
+    let mut more = |command: &str, expected: &[&str]| {
+        let before = local(&mut netlink);
+        ip(&host, command);
+        let now = local(&mut netlink);
+        let new: Vec<_> = now.iter().filter(|it| !before.contains(it)).collect();
+        assert_eq!(new, expected, "{command}");
+    };
+    more("address add 203.0.113.9/24 dev near0", &["203.0.113.9/32", "203.0.113.255/32"]);
+    more("address add 2001:db8::9/64 dev near0 nodad", &["2001:db8::9/128"]);
+    more("route add local 198.51.100.0/24 dev lo", &["198.51.100.0/24"]);
+    more("-6 route add local 2001:db8:a::/48 dev lo", &["2001:db8:a::/48"]);
+    more("-6 route add anycast 2001:db8:b::/128 dev near0", &["2001:db8:b::/128"]);
+    more("route add local 198.18.0.0/15 dev lo table main", &["198.18.0.0/15"]);
+    // Where packets of this host go from here is not here.
+    more("route add 10.0.0.0/8 via 203.0.113.1", &[]);
+    more("route add unreachable 10.9.0.0/16", &[]);
+    more("-6 route add default via 2001:db8::1", &[]);
+    // Tables count once this host's own packets are looked up in them.
+    for family in ["-4", "-6"] {
+        more(&format!("{family} route add local default dev lo table 1000"), &[]);
+        more(&format!("{family} rule add fwmark 1 lookup 1000"), &[]);
+        more(&format!("{family} rule add fwmark 0x10/0x10 lookup 1000"), &[]);
+        more(&format!("{family} rule add iif near0 lookup 1000"), &[]);
+        more(&format!("{family} rule add not iif lo lookup 1001"), &[]);
+    }
+    more("rule add iif lo ipproto udp dport 53 lookup 1000", &["0.0.0.0/0"]);
+    more("-6 rule add not fwmark 7 lookup 1000", &["::/0"]);
+}
+
+#[test]
+fn listings_without_the_kernels_filter_are_the_same() {
+    let (host, mut netlink, index) = host_with_link();
+    netlink.set_up(index).unwrap();
+    ip(&host, "address add 203.0.113.9/24 dev near0");
+    ip(&host, "route add local 198.51.100.0/24 dev lo");
+    ip(&host, "route add 10.0.0.0/8 via 203.0.113.1");
+    let expected = local(&mut netlink);
+    assert!(expected.iter().any(|it| it == "198.51.100.0/24"), "{expected:?}");
+    netlink.socket.set_netlink_get_strict_chk(false).unwrap();
+    netlink.filters = false;
+    assert_eq!(local(&mut netlink), expected);
+}
+
 #[test]
 fn lookups_answer_as_ip_route_get_does() {
     let lab = TwoHosts::build(LabOptions::default()).unwrap();

@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use super::own::OwnPrefixes;
+
 /// A kind of addresses that is denied unless allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -34,7 +36,8 @@ pub enum Kind {
     /// `64:ff9b:1::/48` (RFC 8215), inside of which only the network knows where the IPv4
     /// address is.
     Reserved,
-    /// An address of this host.
+    /// What the kernel delivers to this host itself: the addresses of its interfaces, those that
+    /// routes make local ("AnyIP"), and those for broadcast and anycast.
     Own,
 }
 
@@ -122,14 +125,14 @@ impl Guard {
         Self { allowed: Kind::ALL.map(Allowed::Kind).to_vec() }
     }
 
-    /// Whether `address` may be dialled; `own` are the addresses of this host, sorted.
+    /// Whether `address` may be dialled; `own` are the addresses of this host.
     ///
     /// # Errors
     /// The kind because of which it may not.
-    pub fn judge(&self, address: IpAddr, own: &[IpAddr]) -> Result<(), Kind> {
+    pub fn judge(&self, address: IpAddr, own: &OwnPrefixes) -> Result<(), Kind> {
         let judged = innermost(address);
         // The outer form may be somebody's own address as well: of a tunnel's end, say.
-        let is_own = [judged, address].iter().any(|address| own.binary_search(address).is_ok());
+        let is_own = [judged, address].iter().any(|address| own.contains(*address));
         let kinds = [is_own.then_some(Kind::Own), kind_of(judged)];
         for kind in kinds.into_iter().flatten() {
             // Loopback addresses are own ones, too, and their kind says it better.
@@ -286,15 +289,15 @@ mod tests {
 
     #[test]
     fn what_an_outsider_could_not_reach_is_denied_in_every_disguise() {
-        let guard = Guard::default();
+        let (guard, none) = (Guard::default(), OwnPrefixes::default());
         for (text, kind) in DENIED {
-            assert_eq!(guard.judge(address(text), &[]), Err(kind), "{text}");
+            assert_eq!(guard.judge(address(text), &none), Err(kind), "{text}");
         }
     }
 
     #[test]
     fn what_everybody_can_reach_is_not() {
-        let guard = Guard::default();
+        let (guard, none) = (Guard::default(), OwnPrefixes::default());
         for text in [
             "1.1.1.1",
             "9.255.255.255",
@@ -317,34 +320,35 @@ mod tests {
             "2002:0101:0101::1",
             "fbff::1",
         ] {
-            assert_eq!(guard.judge(address(text), &[]), Ok(()), "{text}");
+            assert_eq!(guard.judge(address(text), &none), Ok(()), "{text}");
         }
     }
 
     #[test]
     fn a_kind_or_a_prefix_that_is_allowed_is_and_nothing_else() {
+        let none = OwnPrefixes::default();
         for (text, kind) in DENIED {
             let judged = address(text);
             let by_kind = Guard { allowed: vec![Allowed::Kind(kind)] };
-            assert_eq!(by_kind.judge(judged, &[]), Ok(()), "{text}");
+            assert_eq!(by_kind.judge(judged, &none), Ok(()), "{text}");
             let single = Allowed::Prefix(IpNet::from(innermost(judged)));
             let by_prefix = Guard { allowed: vec![single] };
-            assert_eq!(by_prefix.judge(judged, &[]), Ok(()), "{text}");
+            assert_eq!(by_prefix.judge(judged, &none), Ok(()), "{text}");
             for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
                 let guard = Guard { allowed: vec![Allowed::Kind(other)] };
-                assert_eq!(guard.judge(judged, &[]), Err(kind), "{text} by {other}");
+                assert_eq!(guard.judge(judged, &none), Err(kind), "{text} by {other}");
             }
         }
         let ten = Guard { allowed: vec!["10.0.0.0/8".parse().unwrap()] };
-        assert_eq!(ten.judge(address("10.9.9.9"), &[]), Ok(()));
-        assert_eq!(ten.judge(address("::ffff:10.9.9.9"), &[]), Ok(()));
-        assert_eq!(ten.judge(address("192.168.0.1"), &[]), Err(Kind::Private));
+        assert_eq!(ten.judge(address("10.9.9.9"), &none), Ok(()));
+        assert_eq!(ten.judge(address("::ffff:10.9.9.9"), &none), Ok(()));
+        assert_eq!(ten.judge(address("192.168.0.1"), &none), Err(Kind::Private));
     }
 
     #[test]
     fn the_hosts_own_addresses_are_denied_even_inside_of_an_allowed_prefix() {
-        let mut own = ["192.0.2.7", "10.0.0.5", "2001:db8::7", "127.0.0.1"].map(address);
-        own.sort_unstable();
+        let own = ["192.0.2.7/32", "10.0.0.5/32", "2001:db8::7/128", "127.0.0.0/8"];
+        let own = own.map(|prefix| prefix.parse().unwrap()).into_iter().collect();
         let guard = |allowed: &[&str]| Guard {
             allowed: allowed.iter().map(|allowed| allowed.parse().unwrap()).collect(),
         };
@@ -361,6 +365,25 @@ mod tests {
         assert_eq!(guard(&["loopback"]).judge(address("127.0.0.1"), &own), Ok(()));
         let metadata = address("169.254.169.254");
         assert_eq!(guard(&["169.254.0.0/16"]).judge(metadata, &own), Err(Kind::Metadata));
+    }
+
+    #[test]
+    fn a_network_that_is_the_hosts_own_is_opened_address_by_address() {
+        let own = ["198.51.100.0/24", "2001:db8:a::/64"].map(|prefix| prefix.parse().unwrap());
+        let own: OwnPrefixes = own.into_iter().collect();
+        let judge = |allowed: &str, text: &str| {
+            Guard { allowed: vec![allowed.parse().unwrap()] }.judge(address(text), &own)
+        };
+        for text in ["198.51.100.0", "198.51.100.7", "2002:c633:6407::1", "2001:db8:a::7"] {
+            for wide in ["198.51.100.0/24", "198.51.100.6/31", "2001:db8:a::/64", "198.51.100.8"] {
+                assert_eq!(judge(wide, text), Err(Kind::Own), "{text} {wide}");
+            }
+            assert_eq!(judge("own", text), Ok(()), "{text}");
+        }
+        assert_eq!(judge("198.51.100.7", "198.51.100.7"), Ok(()));
+        assert_eq!(judge("198.51.100.7", "2002:c633:6407::1"), Ok(()), "the same address");
+        assert_eq!(judge("2001:db8:a::7", "2001:db8:a::7"), Ok(()));
+        assert_eq!(judge("private", "198.51.101.0"), Ok(()), "the next network");
     }
 
     #[test]

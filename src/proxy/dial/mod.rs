@@ -24,6 +24,7 @@ pub use guard::Guard;
 
 use eyeballs::Eyeballs;
 pub use eyeballs::Step;
+use own::OwnPrefixes;
 
 /// The way to one origin.
 ///
@@ -41,7 +42,7 @@ impl Dial {
     ///
     /// # Errors
     /// It is not to be reached.
-    pub fn begin(target: &Target, guard: &Guard, own: &[IpAddr]) -> Result<Self, Failure> {
+    pub fn begin(target: &Target, guard: &Guard, own: &OwnPrefixes) -> Result<Self, Failure> {
         let mut dial = Self { port: target.port, eyeballs: None };
         if target.port == 0 {
             return Err(Failure::NoPort);
@@ -66,7 +67,7 @@ impl Dial {
         &mut self,
         answer: &Answer,
         guard: &Guard,
-        own: &[IpAddr],
+        own: &OwnPrefixes,
     ) -> Result<(), Failure> {
         match answer {
             Ok(addresses) => self.set_addresses(addresses, guard, own),
@@ -79,7 +80,7 @@ impl Dial {
         &mut self,
         addresses: &[IpAddr],
         guard: &Guard,
-        own: &[IpAddr],
+        own: &OwnPrefixes,
     ) -> Result<(), Failure> {
         for address in addresses {
             guard.judge(*address, own).map_err(Failure::Denied)?;
@@ -176,7 +177,7 @@ mod tests {
             (&["::1", "1.1.1.1"], Err(Failure::Denied(guard::Kind::Loopback))),
             (&["1.1.1.1", "1.0.0.1", "192.0.2.9"], Err(Failure::Denied(guard::Kind::Own))),
         ] {
-            let own = ["192.0.2.9".parse().unwrap()];
+            let own = ["192.0.2.9/32".parse().unwrap()].into_iter().collect();
             let mut dial = Dial::begin(&target, &guard, &own).unwrap();
             assert!(dial.needs_addresses());
             assert_eq!(dial.poll(clock::now()), Step::Wait(None));
@@ -191,7 +192,8 @@ mod tests {
     fn an_address_is_judged_as_it_is_and_port_0_is_none() {
         let guard = Guard::default();
         let target = |text: &str| Target::from_address(text.parse().unwrap());
-        let begin = |text: &str| Dial::begin(&target(text), &guard, &[]).map(drop);
+        let begin =
+            |text: &str| Dial::begin(&target(text), &guard, &OwnPrefixes::default()).map(drop);
         assert_eq!(begin("1.1.1.1:80"), Ok(()));
         assert_eq!(begin("127.0.0.1:80"), Err(Failure::Denied(guard::Kind::Loopback)));
         assert_eq!(begin("[::ffff:127.0.0.1]:80"), Err(Failure::Denied(guard::Kind::Loopback)));

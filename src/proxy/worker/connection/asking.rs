@@ -9,6 +9,7 @@ use zeroize::Zeroize as _;
 use crate::accounts::service::PassProof;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::counters::Refusal;
+use crate::proxy::dial::own::OwnPrefixes;
 use crate::proxy::dial::{Answer, Dial, Failure, Guard};
 use crate::proxy::front::{Front, Heard, Wish};
 use crate::proxy::settings::Rules;
@@ -289,7 +290,8 @@ impl Connection {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         if dialling.via.is_some() {
             // Its address was configured, so nobody has to be kept from it.
-            if let Err(failure) = dialling.dial.resolve(answer, &Guard::anywhere(), &[]) {
+            let own = OwnPrefixes::default();
+            if let Err(failure) = dialling.dial.resolve(answer, &Guard::anywhere(), &own) {
                 self.lose_server(failure, cx);
             }
             return;

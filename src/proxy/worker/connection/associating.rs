@@ -16,6 +16,7 @@ use crate::limits::{
     PROXY_DATAGRAMS_WAITING_MAX,
 };
 use crate::proxy::counters::DatagramDrop;
+use crate::proxy::dial::own::OwnPrefixes;
 use crate::proxy::dial::{Answer, Failure};
 use crate::proxy::settings::Rules;
 use crate::proxy::socks::association::Association;
@@ -264,7 +265,7 @@ impl Terms<'_> {
         target: &Target,
         addresses: &[IpAddr],
         outside: &Port,
-        own: &[IpAddr],
+        own: &OwnPrefixes,
     ) -> Result<IpAddr, DatagramDrop> {
         let (user, of_pass) = (self.visitor.user(), self.visitor.terms());
         let groups = of_pass.as_deref().map_or(&[][..], |terms| &terms.groups);

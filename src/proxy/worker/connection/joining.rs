@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::accounts::names::Name;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_UPSTREAM_TRIES_MAX};
+use crate::proxy::dial::own::OwnPrefixes;
 use crate::proxy::dial::{Dial, Failure, Guard};
 use crate::proxy::header::{self, Ends};
 use crate::proxy::stream::{End, Moved};
@@ -160,7 +161,7 @@ impl Connection {
             return self.fail(Failure::Upstream, cx);
         };
         // An administrator may have an upstream proxy wherever it is.
-        match Dial::begin(&server, &Guard::anywhere(), &[]) {
+        match Dial::begin(&server, &Guard::anywhere(), &OwnPrefixes::default()) {
             Ok(dial) => dialling.dial = dial,
             Err(failure) => return self.fail(failure, cx),
         }
