@@ -26,6 +26,9 @@ pub const PROXY_PIPES_MAX: usize = 64;
 pub const PROXY_PIPE_RETRY_AFTER: u32 = 1024;
 /// Bytes that a relay moves in one direction before other connections have their turn.
 pub const PROXY_RELAY_TURN_LEN: usize = 4 * PROXY_BUFFER_LEN;
+/// Reads of a connection, each way, before other connections have their turn: little may go on of
+/// what is read, since framing is dropped, records of TLS may be short, and a limit lets little in.
+pub const PROXY_HELPINGS_PER_TURN: usize = 8;
 /// Bytes of what a client says before it has asked for something: the head of an HTTP request is
 /// the longest.
 pub const PROXY_REQUEST_LEN_MAX: usize = 64 * 1024;
@@ -211,6 +214,9 @@ const _: () = {
     assert!(PROXY_CREDENTIALS_LEN_MAX > 255 + 1 + 255, "user and password (RFC 1929)");
     assert!(PROXY_REQUEST_LEN_MAX <= PROXY_BUFFER_LEN, "what is pipelined fits one buffer");
     assert!(PROXY_RELAY_TURN_LEN >= PROXY_BUFFER_LEN);
+    let helpings_len = PROXY_HELPINGS_PER_TURN * PROXY_BUFFER_LEN;
+    assert!(helpings_len >= PROXY_RELAY_TURN_LEN, "a turn of full buffers is ended by their bytes");
+    assert!(helpings_len <= 2 * PROXY_RELAY_TURN_LEN, "nor is it long where they are dropped");
     assert!(PROXY_PIPE_LEN >= PROXY_BUFFER_LEN, "a pipe moves no less than a buffer at a time");
     assert!(PROXY_SPLICE_LEN_MIN <= PROXY_BUFFER_LEN, "what begins to splice goes on");
     assert!(PROXY_BUFFER_LEN >= 2 * TLS_RECORD_LEN_MAX, "a record, and a part of one before it");

@@ -155,6 +155,9 @@ pub struct End {
     hung_up: bool,
     /// It is dead by an error rather than by two orderly ends.
     failed: bool,
+    /// How often the stream was asked to move bytes.
+    #[cfg(test)]
+    pub(crate) calls: usize,
 }
 
 impl End {
@@ -167,6 +170,8 @@ impl End {
             far_end_closed: false,
             hung_up: false,
             failed: false,
+            #[cfg(test)]
+            calls: 0,
         }
     }
 
@@ -269,6 +274,7 @@ impl End {
         if !self.readable {
             return Ok(Moved::Blocked);
         }
+        self.note_call();
         match self.stream.read(buffer) {
             Ok(0) => Ok(Moved::End),
             Ok(read) => {
@@ -289,6 +295,7 @@ impl End {
         if !self.writable {
             return Ok(Moved::Blocked);
         }
+        self.note_call();
         match self.stream.write(bytes) {
             Ok(written) => {
                 self.writable = match &self.stream {
@@ -314,6 +321,7 @@ impl End {
         if !self.readable {
             return Ok(Moved::Blocked);
         }
+        self.note_call();
         // A pipe may be full however few bytes there are in it, so only the kernel's word counts
         // for there being no more.
         match pipe.fill(self.stream.tcp(), max) {
@@ -332,6 +340,7 @@ impl End {
         if !self.writable {
             return Ok(Moved::Blocked);
         }
+        self.note_call();
         match pipe.drain(self.stream.tcp()) {
             Ok(written) => Ok(Moved::Bytes(written)),
             Err(error) => Self::blocked(error, &mut self.writable),
@@ -359,6 +368,14 @@ impl End {
         match done {
             Ok(()) => Ok(Moved::End),
             Err(error) => Self::blocked(error, &mut self.writable),
+        }
+    }
+
+    /// The stream is asked to move bytes, which tests count.
+    fn note_call(&mut self) {
+        #[cfg(test)]
+        {
+            self.calls += 1;
         }
     }
 

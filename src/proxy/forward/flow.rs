@@ -24,7 +24,7 @@ pub(in crate::proxy) struct Flow {
     end: usize,
     /// Of the bytes in the buffer, the first so many may go on.
     cleared: usize,
-    /// So many behind them are to be dropped.
+    /// So many behind them are to be dropped, or are left over from those that were moved to them.
     skip: usize,
     /// Bytes of a body that never come here, while some are in it. Nothing is in the buffer then.
     pipe: Option<LentPipe>,
@@ -93,10 +93,14 @@ impl Flow {
         self.cleared > 0 || self.pipe.is_some()
     }
 
-    /// Bytes of the buffer were understood, of which none were before.
+    /// The next bytes of the buffer were understood. Those that may go on join those that wait
+    /// already, so that one call writes all of them, however many pieces there are between bytes
+    /// that are dropped.
     pub(super) fn clear(&mut self, run: Run) {
-        (self.cleared, self.skip) = (run.forward, run.skip);
-        let is_behind_head = self.own_sent < self.own.len();
+        let is_behind_head = self.cleared == 0 && self.own_sent < self.own.len();
+        self.close_up(run.forward);
+        self.cleared += run.forward;
+        self.skip += run.skip;
         if is_behind_head && self.own.len() + run.forward <= PROXY_BODY_WITH_HEAD_MAX {
             let buffer = self.buffer.as_deref().unwrap_or_default();
             let small = buffer.get(self.start..self.start + run.forward).unwrap_or_default();
@@ -105,6 +109,19 @@ impl Flow {
         }
         if self.cleared == 0 {
             self.drop_skipped();
+        }
+    }
+
+    /// Moves the next `len` bytes over those that are dropped in front of them. The room that they
+    /// leave is dropped instead.
+    fn close_up(&mut self, len: usize) {
+        let to = self.start + self.cleared;
+        let from = to + self.skip;
+        if self.skip > 0
+            && let Some(buffer) = &mut self.buffer
+            && let Some(bytes) = buffer.get_mut(to..from + len)
+        {
+            bytes.copy_within(self.skip.., 0);
         }
     }
 
@@ -265,5 +282,13 @@ impl Flow {
         self.give_back(buffers);
         self.own.clear();
         self.own
+    }
+}
+
+#[cfg(test)]
+impl Flow {
+    /// What was written here.
+    pub(super) fn own(&self) -> &[u8] {
+        &self.own
     }
 }

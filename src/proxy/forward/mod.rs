@@ -13,3 +13,6 @@ pub use errand::Errand;
 pub(super) use flow::Flow;
 pub(super) use passing::{Mishap, Pace, Passing, Waits};
 pub(super) use pool::{Origin, Pool};
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::limits::{PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
+use crate::limits::{PROXY_HELPINGS_PER_TURN, PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
 use crate::policy::bucket::Bucket;
 use crate::proxy::http::{Body, Fate, HttpError, Page, Status};
 use crate::proxy::relay::{Buffers, Limit, Relay};
@@ -105,7 +105,8 @@ impl Passing {
         self.resumes_at
     }
 
-    /// Moves what can be moved, within bounds. Returns how it goes on.
+    /// Moves what can be moved, within bounds: of bytes that go on, and of reads, since a message
+    /// may be made of little else than what does not. Returns how it goes on.
     ///
     /// # Errors
     /// It does not.
@@ -118,7 +119,7 @@ impl Passing {
     ) -> Result<Pace, Mishap> {
         let before = self.moved();
         self.resumes_at = None;
-        loop {
+        for _ in 0..PROXY_HELPINGS_PER_TURN {
             let helping = self.moved();
             let more = self.pump_up(now, client, origin, buffers)?;
             let more = self.pump_down(now, client, origin, buffers)? || more;
@@ -141,9 +142,10 @@ impl Passing {
                 return Ok(Pace::Wait);
             }
             if self.moved() - before > PROXY_RELAY_TURN_LEN as u64 {
-                return Ok(Pace::Again);
+                break;
             }
         }
+        Ok(Pace::Again)
     }
 
     /// Bytes that have gone, in both directions.
@@ -151,7 +153,7 @@ impl Passing {
         self.up.bytes() + self.down.bytes()
     }
 
-    /// Moves a helping of the request. Returns whether there may be more.
+    /// Moves a helping of the request: what one read brings. Returns whether there may be more.
     fn pump_up(
         &mut self,
         now: Instant,
@@ -168,11 +170,16 @@ impl Passing {
             return Ok(false);
         };
         let mut has_read = false;
-        while !self.up.is_clearing() && !exchange.is_sent() {
-            let run = exchange.from_client(self.up.unread()).map_err(Mishap::Request)?;
-            self.up.clear(run);
-            if run.used() > 0 {
-                continue;
+        while !exchange.is_sent() {
+            match exchange.from_client(self.up.unread()) {
+                // What precedes it goes on first, so that it does not matter how the bytes come.
+                Err(_) if self.up.is_clearing() => break,
+                Err(error) => return Err(Mishap::Request(error)),
+                Ok(run) if run.used() > 0 => {
+                    self.up.clear(run);
+                    continue;
+                }
+                Ok(_) => {}
             }
             // With a piece of its own to be written, the head does not wait for more.
             if has_read || self.up.is_pending() {
@@ -199,7 +206,7 @@ impl Passing {
         Ok(has_read || (!exchange.is_sent() && client.is_readable()))
     }
 
-    /// Moves a helping of the answer. Returns whether there may be more.
+    /// Moves a helping of the answer: what one read brings. Returns whether there may be more.
     fn pump_down(
         &mut self,
         now: Instant,
@@ -217,13 +224,17 @@ impl Passing {
             return Ok(false);
         };
         let mut has_read = false;
-        while !self.down.is_clearing() && exchange.fate() == Fate::Running {
+        while exchange.fate() == Fate::Running {
             let (unread, own) = self.down.unread_and_own();
             if !unread.is_empty() {
-                let run = exchange.from_origin(unread, own).map_err(Mishap::Response)?;
-                self.down.clear(run);
-                if run.used() > 0 {
-                    continue;
+                match exchange.from_origin(unread, own) {
+                    Err(_) if self.down.is_clearing() => break,
+                    Err(error) => return Err(Mishap::Response(error)),
+                    Ok(run) if run.used() > 0 => {
+                        self.down.clear(run);
+                        continue;
+                    }
+                    Ok(_) => {}
                 }
             }
             if has_read || self.down.is_pending() {
@@ -298,6 +309,14 @@ impl Passing {
         self.up.end(&mut pipelined, buffers);
         self.down.end(&mut answer, buffers);
         Relay::of_words(&pipelined, &answer, buffers)
+    }
+}
+
+#[cfg(test)]
+impl Passing {
+    /// The head of the request, which has not gone yet.
+    pub(super) fn errand_head(&self) -> Vec<u8> {
+        self.up.own().to_vec()
     }
 }
 

@@ -23,7 +23,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::limits::{PROXY_BUFFER_LEN, PROXY_PIPE_LEN, PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
+use crate::limits::{
+    PROXY_BUFFER_LEN, PROXY_HELPINGS_PER_TURN, PROXY_PIPE_LEN, PROXY_RELAY_TURN_LEN,
+    PROXY_SPLICE_LEN_MIN,
+};
 use crate::policy::bucket::Bucket;
 
 use super::stream::{End, Moved};
@@ -114,7 +117,8 @@ impl Relay {
         directions.filter_map(|direction| direction.limit.resumes_at()).min()
     }
 
-    /// Moves what can be moved, up to [`PROXY_RELAY_TURN_LEN`] bytes each way.
+    /// Moves what can be moved, up to [`PROXY_RELAY_TURN_LEN`] bytes each way, and what
+    /// [`PROXY_HELPINGS_PER_TURN`] reads bring.
     pub fn turn(
         &mut self,
         now: Instant,
@@ -178,7 +182,7 @@ impl Direction {
         reader: &mut End,
         buffers: &mut Buffers,
     ) -> io::Result<bool> {
-        let mut moved = 0;
+        let (mut moved, mut helpings) = (0, 0);
         while moved < PROXY_RELAY_TURN_LEN {
             if let Some(load) = &mut self.waiting {
                 match load.write_to(reader) {
@@ -211,7 +215,8 @@ impl Direction {
                 Progress::Open if !(writer.is_readable() && reader.is_writable()) => {
                     return Ok(false);
                 }
-                Progress::Open => {}
+                Progress::Open if helpings == PROXY_HELPINGS_PER_TURN => return Ok(true),
+                Progress::Open => helpings += 1,
             }
             let Some(room) = self.limit.room(now) else { return Ok(false) };
             match self.take_in(room, writer, reader, buffers)? {

@@ -2,11 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use super::*;
+use crate::login::testing::Site;
+use crate::login::tls::{ServerTls, Service};
+use crate::proxy::stream::{Stream, TlsStream};
 use crate::sys::clock;
 
 /// A connection: the far end, and this one as a worker has it.
@@ -233,4 +237,60 @@ fn a_reader_that_is_gone_in_the_midst_of_bulk_leaves_no_pipe_to_others() {
     assert_eq!(buffers.pipes.lend().map(|pipe| pipe.held()), Some(0));
     drop((client_far, client));
     sender.join().unwrap();
+}
+
+#[test]
+fn a_turn_is_bounded_however_short_the_records_of_tls_are() {
+    const RECORDS: usize = 30_000;
+    let site = Site::new();
+    let tls = ServerTls::load(&site.pki.tls_files(), Service::Login).unwrap();
+    let mut stage = Stage::new(b"", b"");
+    let client = std::mem::replace(&mut stage.client, connection().1);
+    let secured = client.wrap(|stream| match stream {
+        Stream::Tcp(tcp) => TlsStream::server(tcp, &tls).map(Stream::Tls),
+        secured => Ok(secured),
+    });
+    stage.client = secured.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut tls = rustls::ClientConnection::new(site.client().config, name).unwrap();
+    let mut far = stage.client_far.try_clone().unwrap();
+    let (said, heard) = mpsc::channel();
+    let speaker = std::thread::spawn(move || {
+        while tls.is_handshaking() || tls.wants_write() {
+            tls.complete_io(&mut far).unwrap();
+        }
+        said.send(()).unwrap();
+        let mut records = Vec::new();
+        for _ in 0..RECORDS {
+            tls.writer().write_all(b"x").unwrap();
+            tls.write_tls(&mut records).unwrap();
+        }
+        // As much as the kernel takes while nobody reads.
+        far.set_nonblocking(true).unwrap();
+        let sent = far.write(&records).unwrap();
+        said.send(()).unwrap();
+        far.set_nonblocking(false).unwrap();
+        far.write_all(&records[sent..]).unwrap();
+    });
+    stage.settle_until(|_| heard.try_recv().is_ok());
+    heard.recv().unwrap();
+    stage.origin_far.set_nonblocking(true).unwrap();
+    let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
+    let until = clock::now() + Duration::from_secs(60);
+    while got < RECORDS {
+        stage.client.forget();
+        stage.origin.forget();
+        let before = stage.client.calls;
+        let Stage { client, origin, buffers, relay, .. } = &mut stage;
+        assert!(matches!(
+            relay.turn(clock::now(), client, origin, buffers),
+            Turn::Again | Turn::Wait
+        ));
+        let calls = stage.client.calls - before;
+        // And one by which the other direction finds nothing, or a key of TLS.
+        assert!(calls <= PROXY_HELPINGS_PER_TURN + 2, "{calls} calls in a turn");
+        got += stage.origin_far.read(&mut buffer).unwrap_or(0);
+        assert!(clock::now() < until, "{got} of {RECORDS}");
+    }
+    speaker.join().unwrap();
 }
