@@ -10,6 +10,7 @@ use corelane::limits::PROXY_ASKING_MAX;
 use corelane::sys::process::{cpu_time, resident_bytes};
 use socket2::{Domain, Socket, Type};
 
+use crate::forwarding::read_head;
 use crate::harness::{
     Gateway, connect, echo, greeting_and_request, leave_descriptors, origin, read_exactly,
 };
@@ -58,6 +59,47 @@ fn idle_connections_cost_little_and_slow_ones_no_more_than_their_buffers() {
     }
     let grown = resident_bytes(pid).unwrap().saturating_sub(before);
     assert!(grown < 1 << 20, "{grown} bytes for one slow reader");
+}
+
+#[test]
+fn what_was_said_is_not_held_while_an_answer_or_the_next_request_is_awaited() {
+    const LEN: usize = 60_000;
+    const COUNT: usize = 300;
+    let gateway = Gateway::start(&["--workers", "1"]);
+    let pid = gateway.child.id();
+    let (listener, address) = origin();
+    let head =
+        format!("POST http://{address}/ HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n");
+    let post = [head.as_bytes(), &[7; LEN]].concat();
+    // Its origin takes all that is said, and says nothing.
+    let ask = || {
+        let mut client = gateway.connect();
+        client.write_all(&post).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        read_head(&mut served);
+        read_exactly(&mut served, LEN);
+        (client, served)
+    };
+    let field = format!("X: {}\r\n", "x".repeat(7000));
+    let options = format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{}\r\n", field.repeat(4));
+    let know = || {
+        let mut client = gateway.connect();
+        client.write_all(options.as_bytes()).unwrap();
+        read_head(&mut client);
+        client
+    };
+    // What is there once is not what a connection costs.
+    let first = (ask(), know());
+    let before = resident_bytes(pid).unwrap();
+    let asked: Vec<_> = (0..COUNT).map(|_| ask()).collect();
+    let each = resident_bytes(pid).unwrap().saturating_sub(before) / COUNT as u64;
+    assert!(each <= 16 * 1024, "{each} bytes for a request that awaits its answer");
+
+    let before = resident_bytes(pid).unwrap();
+    let known: Vec<_> = (0..COUNT).map(|_| know()).collect();
+    let each = resident_bytes(pid).unwrap().saturating_sub(before) / COUNT as u64;
+    assert!(each <= 12 * 1024, "{each} bytes for a connection that awaits the next request");
+    drop((first, asked, known));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::limits::{
     PROXY_BODY_WITH_HEAD_MAX, PROXY_BUFFER_LEN, PROXY_PIPE_LEN, PROXY_SPLICE_LEN_MIN,
 };
 use crate::proxy::http::Run;
-use crate::proxy::relay::{Buffers, LentPipe};
+use crate::proxy::relay::{Buffers, LentPipe, give_up_room};
 use crate::proxy::stream::{End, Moved};
 
 /// Bytes on their way: heads as they were written here, and then what was read from the writer, of
@@ -19,6 +19,7 @@ pub(in crate::proxy) struct Flow {
     own: Vec<u8>,
     /// How much of them has gone.
     own_sent: usize,
+    /// Lent, or just as long as what was read before.
     buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
@@ -40,21 +41,12 @@ impl Flow {
         Self { own, ..Self::default() }
     }
 
-    /// Puts bytes that were read already in front. The buffer has to be empty.
-    pub(in crate::proxy) fn feed(&mut self, bytes: &[u8], buffers: &mut Buffers) {
-        if bytes.is_empty() {
-            return;
-        }
-        let mut buffer = buffers.lend();
-        let len = bytes.len();
-        match buffer.get_mut(..len) {
-            Some(room) => room.copy_from_slice(bytes),
-            None => {
-                buffers.take_back(buffer);
-                buffer = bytes.into();
-            }
-        }
-        (self.buffer, self.start, self.end) = (Some(buffer), 0, len);
+    /// One that begins so, and goes on with bytes that were read already. They may have to wait for
+    /// long, so they stay where they are, and hold no more than they are long.
+    pub(super) fn with_read(own: Vec<u8>, bytes: Vec<u8>) -> Self {
+        let end = bytes.len();
+        let buffer = (end > 0).then(|| bytes.into_boxed_slice());
+        Self { own, buffer, end, ..Self::default() }
     }
 
     /// Bytes that were handed over to the reader's kernel.
@@ -211,11 +203,19 @@ impl Flow {
         moved.map(Some)
     }
 
-    /// What was written here has gone, and its room may be used again.
+    /// What was written here has gone and is not needed again; some of its room may be.
     pub(super) fn forget_own(&mut self) {
         if self.own_sent == self.own.len() {
             self.own.clear();
             self.own_sent = 0;
+            give_up_room(&mut self.own);
+        }
+    }
+
+    /// What was written here has gone and is not needed again, and nothing more is written here.
+    pub(super) fn drop_own(&mut self) {
+        if self.own_sent == self.own.len() {
+            (self.own, self.own_sent) = (Vec::new(), 0);
         }
     }
 
@@ -237,11 +237,7 @@ impl Flow {
         if !writer.is_readable() {
             return Ok(Moved::Blocked);
         }
-        let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.lend());
-        if self.start > 0 {
-            buffer.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
+        let mut buffer = self.take_buffer(buffers);
         let end = buffer.len().min(self.end.saturating_add(most));
         let room = buffer.get_mut(self.end..end).unwrap_or_default();
         // The bounds of heads and trailers leave room; a full buffer would look like an end.
@@ -258,13 +254,37 @@ impl Flow {
         read
     }
 
+    /// A buffer with what has not been understood at its beginning, and room behind it.
+    fn take_buffer(&mut self, buffers: &mut Buffers) -> Box<[u8]> {
+        let unread = self.start..self.end;
+        (self.start, self.end) = (0, unread.len());
+        match self.buffer.take() {
+            Some(mut buffer) if buffer.len() >= PROXY_BUFFER_LEN => {
+                if unread.start > 0 {
+                    buffer.copy_within(unread, 0);
+                }
+                buffer
+            }
+            short => {
+                let mut buffer = buffers.lend();
+                let bytes = short.as_deref().and_then(|short| short.get(unread));
+                if let Some(bytes) = bytes
+                    && let Some(room) = buffer.get_mut(..bytes.len())
+                {
+                    room.copy_from_slice(bytes);
+                }
+                buffer
+            }
+        }
+    }
+
     /// An empty buffer goes back.
     fn give_back(&mut self, buffers: &mut Buffers) {
         if self.start == self.end
             && let Some(buffer) = self.buffer.take()
         {
             (self.start, self.end) = (0, 0);
-            // A larger one was made for what a client had sent ahead.
+            // One of another length is what a client had sent ahead.
             if buffer.len() == PROXY_BUFFER_LEN {
                 buffers.take_back(buffer);
             }
@@ -290,5 +310,10 @@ impl Flow {
     /// What was written here.
     pub(super) fn own(&self) -> &[u8] {
         &self.own
+    }
+
+    /// Bytes of memory that it holds.
+    pub(super) fn held(&self) -> usize {
+        self.own.capacity() + self.buffer.as_ref().map_or(0, |buffer| buffer.len())
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::limits::{PROXY_HELPINGS_PER_TURN, PROXY_RELAY_TURN_LEN, PROXY_SPLICE_LEN_MIN};
 use crate::policy::bucket::Bucket;
 use crate::proxy::http::{Body, Fate, HttpError, Page, Status};
-use crate::proxy::relay::{Buffers, Limit, Relay};
+use crate::proxy::relay::{Buffers, Limit, Relay, give_up_room};
 use crate::proxy::stream::{End, Moved};
 
 use super::{Errand, Flow};
@@ -65,22 +65,29 @@ pub(in crate::proxy) enum Waits {
 }
 
 impl Passing {
-    /// One whose client has sent `input` behind the head of the request. `room` is used for what
-    /// the client is told.
+    /// One whose client has sent `input` behind the head of the request. `output` is room for what
+    /// the client is told. What is not in use of either is given up: the origin may have yet to be
+    /// reached, and may take its time for the answer.
     pub(in crate::proxy) fn new(
         mut errand: Errand,
         mut input: Vec<u8>,
-        room: Vec<u8>,
-        buffers: &mut Buffers,
+        mut output: Vec<u8>,
     ) -> Self {
-        let mut up = Flow::new(std::mem::take(&mut errand.head));
-        up.feed(&input, buffers);
-        input.clear();
+        let mut head = std::mem::take(&mut errand.head);
+        give_up_room(&mut head);
+        give_up_room(&mut output);
+        let room = match input.is_empty() {
+            true => {
+                give_up_room(&mut input);
+                std::mem::take(&mut input)
+            }
+            false => Vec::new(),
+        };
         Self {
             errand,
-            up,
-            down: Flow::new(room),
-            room: input,
+            up: Flow::with_read(head, input),
+            down: Flow::new(output),
+            room,
             is_up_lost: false,
             up_limit: Limit::default(),
             down_limit: Limit::default(),
@@ -201,7 +208,8 @@ impl Passing {
             // Whether it is gone altogether is found out by reading.
             Err(_) => self.is_up_lost = true,
             Ok(()) if self.up.is_pending() => return Ok(origin.is_writable()),
-            Ok(()) => {}
+            Ok(()) if exchange.may_retry() => {}
+            Ok(()) => self.up.drop_own(),
         }
         Ok(has_read || (!exchange.is_sent() && client.is_readable()))
     }
@@ -317,6 +325,11 @@ impl Passing {
     /// The head of the request, which has not gone yet.
     pub(super) fn errand_head(&self) -> Vec<u8> {
         self.up.own().to_vec()
+    }
+
+    /// Bytes of memory that it holds.
+    pub(super) fn held(&self) -> usize {
+        self.up.held() + self.down.held() + self.room.capacity()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use socket2::SockRef;
 
-use crate::limits::PROXY_HELPINGS_PER_TURN;
+use crate::limits::{PROXY_HELPINGS_PER_TURN, PROXY_ROOM_KEPT_MAX};
 use crate::policy::bucket::Bucket;
 use crate::proxy::http::{
     Body, Fate, Framing, HeadScanner, HttpError, NotForwarded, RequestHead, RequestTarget, Slots,
@@ -64,9 +64,8 @@ impl Stage {
     /// A request of which `behind` came with its head.
     fn new(head: &str, behind: &[u8]) -> Result<Self, NotForwarded> {
         let ((client_far, client), (origin_far, origin)) = (connection(), connection());
-        let mut buffers = Buffers::default();
-        let errand = errand(head, behind)?;
-        let passing = Passing::new(errand, behind.to_vec(), Vec::new(), &mut buffers);
+        let buffers = Buffers::default();
+        let passing = Passing::new(errand(head, behind)?, behind.to_vec(), Vec::new());
         let (calls, most_calls) = (0, 0);
         Ok(Self { client_far, client, origin_far, origin, buffers, passing, calls, most_calls })
     }
@@ -346,5 +345,68 @@ fn a_slow_reader_gets_every_byte_and_what_follows_the_body_stays() {
             rest.extend_from_slice(&bite[..len]);
         }
         assert_eq!(rest, b"GET http://a.example/next");
+    }
+}
+
+#[test]
+fn what_waits_is_held_once_and_what_has_gone_is_not_held() {
+    const LEN: usize = 60_000;
+    let head = format!(
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: {LEN}\r\n\r\n"
+    );
+    // Room as it is after longer words.
+    let room = |words: &[u8]| {
+        let mut room = Vec::with_capacity(2 * LEN);
+        room.extend_from_slice(words);
+        room
+    };
+    for len in [LEN, 100, 0] {
+        let body = vec![7; LEN];
+        let (ahead, later) = body.split_at(len);
+        let mut stage = Stage::new(&head, b"").unwrap();
+        stage.passing = Passing::new(errand(&head, ahead).unwrap(), room(ahead), room(b""));
+        let held = stage.passing.held();
+        assert!(held <= len + PROXY_ROOM_KEPT_MAX, "{held} of {len} while the origin is reached");
+        let sent = stage.passing.errand_head().len() + LEN;
+        assert_eq!(stage.pass(true, later, &[], sent).len(), sent);
+        assert_eq!(stage.passing.waits(), Waits::Answer);
+        let held = stage.passing.held();
+        assert!(held <= PROXY_ROOM_KEPT_MAX, "{held} while the answer is awaited");
+        let answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n", &body[..9000]].concat();
+        assert!(stage.pass(false, &answer, &[], 9000).len() >= 9000);
+        stage.pass(false, &body, &[], LEN);
+        let held = stage.passing.held();
+        assert!(held <= PROXY_ROOM_KEPT_MAX, "{held} while the rest of the answer is awaited");
+    }
+}
+
+#[test]
+fn a_head_is_held_for_as_long_as_it_may_have_to_be_written_again() {
+    for is_reused in [true, false] {
+        let mut stage = Stage::new(GET, b"").unwrap();
+        stage.passing.errand.exchange.set_reused(is_reused);
+        let head = stage.passing.errand_head();
+        assert_eq!(stage.pass(true, b"", &[], head.len()), head);
+        let held = stage.passing.errand_head();
+        assert_eq!(held, if is_reused { head.clone() } else { Vec::new() });
+        if is_reused {
+            (stage.origin_far, stage.origin) = connection();
+            stage.passing.begin_again();
+            assert_eq!(stage.pass(true, b"", &[], head.len()), head);
+            assert_eq!(stage.passing.errand_head(), b"", "it goes to a new connection once");
+        }
+    }
+}
+
+#[test]
+fn what_was_sent_ahead_goes_on_wherever_it_was_cut() {
+    let body = b"3;a\r\nabc\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n";
+    let (expected, ..) = forwarded(Body::new(Framing::Chunked), body);
+    for cut in 0..=body.len() {
+        let (ahead, later) = body.split_at(cut);
+        let mut stage = Stage::new(CHUNKED_POST, ahead).unwrap();
+        let head = stage.passing.errand_head();
+        let got = stage.pass(true, later, &[], head.len() + expected.len());
+        assert_eq!(got[head.len()..], expected[..], "cut after {cut} bytes");
     }
 }

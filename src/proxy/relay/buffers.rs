@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::limits::{PROXY_BUFFER_LEN, PROXY_BUFFERS_KEPT};
+use crate::limits::{PROXY_BUFFER_LEN, PROXY_BUFFERS_KEPT, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::stream::{End, Moved};
 
 use super::pipes::{LentPipe, Pipes};
@@ -27,6 +27,16 @@ impl Buffers {
         if self.free.len() < PROXY_BUFFERS_KEPT {
             self.free.push(buffer);
         }
+    }
+}
+
+/// Gives up the room for words of a connection that has to wait, where it is more than
+/// [`PROXY_ROOM_KEPT_MAX`] bytes and not even half of it is in use. What is in it moves: if it
+/// stayed where it is, there would be a hole behind it for each connection, which nothing as large
+/// as what has gone fits into.
+pub fn give_up_room(room: &mut Vec<u8>) {
+    if room.capacity() > PROXY_ROOM_KEPT_MAX && room.capacity() / 2 >= room.len() {
+        *room = room.to_vec();
     }
 }
 
@@ -130,6 +140,23 @@ mod tests {
             buffers.take_back(vec![0; PROXY_BUFFER_LEN].into_boxed_slice());
         }
         assert_eq!(buffers.free.len(), PROXY_BUFFERS_KEPT);
+    }
+
+    #[test]
+    fn room_that_is_not_needed_is_given_up() {
+        for (capacity, len) in [(0, 0), (100, 0), (4096, 9), (60_000, 0), (60_000, 20_000)] {
+            let mut room = Vec::with_capacity(capacity);
+            room.resize(len, 7);
+            give_up_room(&mut room);
+            assert_eq!(room, vec![7; len]);
+            let most = if capacity > PROXY_ROOM_KEPT_MAX { len } else { capacity };
+            assert!(room.capacity() <= most, "{} of {capacity} for {len}", room.capacity());
+        }
+        let mut room = Vec::with_capacity(60_000);
+        room.resize(40_000, 7);
+        let at = room.as_ptr();
+        give_up_room(&mut room);
+        assert_eq!((room.as_ptr(), room.capacity()), (at, 60_000), "it is in use");
     }
 
     #[test]

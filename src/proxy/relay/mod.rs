@@ -32,7 +32,7 @@ use crate::policy::bucket::Bucket;
 use super::stream::{End, Moved};
 
 use buffers::Load;
-pub use buffers::{Buffers, Chunk};
+pub use buffers::{Buffers, Chunk, give_up_room};
 pub(super) use limit::{Limit, admits};
 pub use pipes::{LentPipe, Pipes};
 

@@ -294,6 +294,12 @@ impl Connection {
                 Phase::Over => Step::Turn(Turn::Over),
             };
             if let Step::Turn(turn) = step {
+                // Secrets do not move while the client is in the midst of telling them.
+                if let Phase::Asking(asking) = &mut self.phase
+                    && asking.input.is_empty()
+                {
+                    asking.give_up_room();
+                }
                 return turn;
             }
         }

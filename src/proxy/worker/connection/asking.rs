@@ -12,6 +12,7 @@ use crate::proxy::counters::Refusal;
 use crate::proxy::dial::own::OwnPrefixes;
 use crate::proxy::dial::{Answer, Dial, Failure, Guard};
 use crate::proxy::front::{Front, Heard, Wish};
+use crate::proxy::relay::give_up_room;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::Moved;
 use crate::proxy::target::{DomainName, Host, Target};
@@ -23,6 +24,12 @@ use super::joining::Via;
 use super::{Asking, Connection, Dialling, Phase, Step, Turn, is_too_long, write_out};
 
 impl Asking {
+    /// What comes may be long in coming: room is kept for no more than the usual words.
+    pub(super) fn give_up_room(&mut self) {
+        give_up_room(&mut self.input);
+        give_up_room(&mut self.output);
+    }
+
     /// The client has had an answer, and may ask again.
     pub(super) fn await_next(&mut self, now: Instant, rules: &Rules) {
         let within = if self.input.is_empty() { rules.keep_alive } else { rules.request_within };
@@ -200,7 +207,10 @@ impl Connection {
         };
         let needs_addresses = dial.needs_addresses();
         let (front, pipelined, output) = match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Asking(asking) => (asking.front, asking.input, asking.output),
+            Phase::Asking(mut asking) => {
+                asking.give_up_room();
+                (asking.front, asking.input, asking.output)
+            }
             _ => (Front::Silent, Vec::new(), Vec::new()),
         };
         self.phase = Phase::Dialling(Box::new(Dialling {

@@ -73,7 +73,10 @@ impl Binding {
 impl Connection {
     /// The client wants a port to which somebody may connect.
     pub(super) fn begin_binding(&mut self, target: Target, cx: &mut Context) {
-        let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        let Phase::Asking(mut asking) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            return;
+        };
+        asking.give_up_room();
         let named = target.host.clone();
         self.phase = Phase::Binding(Box::new(Binding {
             front: asking.front,

@@ -17,7 +17,7 @@ use crate::proxy::upstream::group::Lease;
 
 use super::super::Context;
 use super::{Asking, Connection, Forwarding, Parting, Phase, Relaying, Step, Turn};
-use crate::limits::{PROXY_BODY_BYTE_LASTS, PROXY_PARTING_WITHIN, PROXY_ROOM_KEPT_MAX};
+use crate::limits::{PROXY_BODY_BYTE_LASTS, PROXY_PARTING_WITHIN};
 
 /// The number of the socket of an origin that was kept.
 const KEPT_SOCKET: usize = 1;
@@ -28,7 +28,7 @@ impl Connection {
         let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
         cx.counters.requests.add(1);
         let key = (errand.scheme, errand.to.clone());
-        let passing = Passing::new(errand, asking.input, asking.output, &mut cx.buffers);
+        let passing = Passing::new(errand, asking.input, asking.output);
         let visitor = &self.visitor;
         let own = self.kept.take_if(|(it, _)| it.key == key && visitor.may_use(it));
         if let Some((mut origin, socket)) = own
@@ -163,15 +163,10 @@ impl Connection {
         if origin_kept {
             self.kept = Some((origin, socket));
         }
-        let (mut input, mut output) = passing.end(&mut cx.buffers);
+        let (input, output) = passing.end(&mut cx.buffers);
         if !client_kept || self.is_last(cx) {
             self.part_with(Vec::new(), cx);
             return;
-        }
-        for room in [&mut input, &mut output] {
-            if room.capacity() > PROXY_ROOM_KEPT_MAX {
-                room.shrink_to(PROXY_ROOM_KEPT_MAX);
-            }
         }
         let within =
             if input.is_empty() { self.rules.keep_alive } else { self.rules.request_within };
