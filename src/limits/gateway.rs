@@ -114,12 +114,14 @@ pub const PROXY_ATTEMPTS_MAX: usize = 6;
 /// After how long the next address is tried beside those before ("Connection Attempt Delay",
 /// RFC 8305 section 8).
 pub const PROXY_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Threads that look names up.
-pub const PROXY_LOOKUP_THREADS: usize = 16;
+/// Threads that look names up. One asker has half of them at most.
+pub const PROXY_LOOKUP_THREADS: usize = 32;
 /// Bytes of the stack of such a thread: the C library's resolver keeps its buffers there.
 pub const PROXY_LOOKUP_STACK_LEN: usize = 256 * 1024;
 /// Names that wait for one of those threads.
 pub const PROXY_LOOKUPS_WAITING_MAX: usize = 4096;
+/// Of those, the ones of one user, or of one source where nobody says who he is.
+pub const PROXY_NAMES_WAITING_PER_ASKER_MAX: usize = 64;
 /// Connections that wait for the same name.
 pub const PROXY_LOOKUP_WAITERS_MAX: usize = 4096;
 /// Names whose addresses are remembered.
@@ -222,6 +224,8 @@ const _: () = {
     assert!(PROXY_BUFFER_LEN >= 2 * TLS_RECORD_LEN_MAX, "a record, and a part of one before it");
     assert!(PROXY_PARTING_WITHIN.as_secs() < 10, "RFC 1928 section 6");
     assert!(PROXY_NAME_ADDRESSES_MAX >= PROXY_ADDRESSES_MAX);
+    assert!(PROXY_NAMES_WAITING_PER_ASKER_MAX >= PROXY_DATAGRAMS_WAITING_MAX);
+    assert!(PROXY_LOOKUPS_WAITING_MAX >= PROXY_LOOKUP_THREADS * PROXY_NAMES_WAITING_PER_ASKER_MAX);
     assert!(PROXY_ATTEMPT_DELAY.as_millis() >= 100, "RFC 8305 section 5");
     assert!(PROXY_ATTEMPT_DELAY.as_millis() <= 2000, "RFC 8305 section 5");
     assert!(PROXY_TICKS.is_multiple_of(64), "a word has 64 bits");

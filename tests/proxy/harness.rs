@@ -81,11 +81,15 @@ impl Gateway {
         Self::spawn(command, tempfile::tempdir().unwrap(), None)
     }
 
-    /// The same, where names are looked up at `name_server`.
-    pub(crate) fn start_resolving_at(host: &Host, name_server: IpAddr, flags: &[&str]) -> Self {
+    /// The same, where names are looked up at `name_server`, which may take `within_s` to answer.
+    pub(crate) fn start_resolving_at(
+        host: &Host,
+        (name_server, within_s): (IpAddr, u32),
+        flags: &[&str],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("resolv.conf");
-        let text = format!("nameserver {name_server}\noptions timeout:1 attempts:1\n");
+        let text = format!("nameserver {name_server}\noptions timeout:{within_s} attempts:1\n");
         std::fs::write(&file, text).unwrap();
         let mut command = host.command("unshare").unwrap();
         let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";

@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corelane::lab::{Host, LabOptions, TwoHosts, addresses};
+use corelane::limits::{
+    PROXY_DATAGRAMS_WAITING_MAX, PROXY_LOOKUP_THREADS, PROXY_NAMES_WAITING_PER_ASKER_MAX,
+};
 use corelane::sys::clock;
 use corelane::sys::process::{cpu_time, resident_bytes};
 
-use crate::harness::{Gateway, await_that};
+use crate::binding::connect_from;
+use crate::datagrams::{header_by_name, udp_echo};
+use crate::harness::{Gateway, LONG, await_that, read_exactly, read_to_end};
 
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 /// The port of every origin.
@@ -158,10 +163,16 @@ fn count_visits(host: &Host) -> Visits {
 
 impl Site {
     fn new(zone: Zone, flags: &[&str]) -> Self {
+        Self::patient(1, zone, flags)
+    }
+
+    /// One that gives its name server `within_s` to answer.
+    fn patient(within_s: u32, zone: Zone, flags: &[&str]) -> Self {
         let lab = TwoHosts::build(LabOptions::default()).unwrap();
         let asked = start_name_server(&lab.server, zone);
         let (far, near) = (count_visits(&lab.client), count_visits(&lab.server));
-        let gateway = Gateway::start_resolving_at(&lab.server, NAME_SERVER.into(), flags);
+        let gateway =
+            Gateway::start_resolving_at(&lab.server, (NAME_SERVER.into(), within_s), flags);
         Self { lab, gateway, asked, far, near }
     }
 
@@ -169,6 +180,43 @@ impl Site {
     fn reply(&self, name: &str) -> u8 {
         let ask = || self.gateway.reply_to(&format!("{name}:{PORT}"));
         self.lab.server.run(ask).unwrap()
+    }
+
+    /// What a client at `source` is told that asks for a name by HTTP: the status.
+    fn status_for(&self, source: &str, name: &str) -> String {
+        let mut stream = self.connect_for(source, name);
+        String::from_utf8(read_exactly(&mut stream, 12)).unwrap().split_off(9)
+    }
+
+    /// A client at `source` that has asked for a name by HTTP.
+    fn connect_for(&self, source: &str, name: &str) -> TcpStream {
+        let mut stream = self.from(source);
+        let request = format!("CONNECT {name}:{PORT} HTTP/1.1\r\nHost: {name}\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    /// A connection to the gateway from `source`.
+    fn from(&self, source: &str) -> TcpStream {
+        let connect = || connect_from(&format!("{source}:0"), self.gateway.address);
+        self.lab.server.run(connect).unwrap()
+    }
+
+    /// An association of a client at `source`: its connection, and a socket that sends there.
+    fn associate(&self, source: &str) -> (TcpStream, UdpSocket) {
+        let mut tcp = self.from(source);
+        tcp.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+        let reply = read_exactly(&mut tcp, 12);
+        assert_eq!(reply[3], 0);
+        let port = u16::from_be_bytes([reply[10], reply[11]]);
+        let udp = self.lab.server.run(|| UdpSocket::bind((source, 0))).unwrap().unwrap();
+        udp.connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        (tcp, udp)
+    }
+
+    /// How many names that nobody answers for were asked for.
+    fn slow_asked(&self) -> usize {
+        self.asked.lock().unwrap().keys().filter(|name| name.ends_with(SLOW)).count()
     }
 
     fn visits(&self) -> (usize, usize) {
@@ -346,6 +394,108 @@ fn a_name_with_thousands_of_addresses_costs_little() {
     let grown = resident_bytes(pid).unwrap().saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes for 50 names of 1,000 addresses");
     let to: SocketAddr = (there(), PORT).into();
-    let direct = site.lab.server.run(|| std::net::TcpStream::connect(to).is_ok()).unwrap();
+    let direct = site.lab.server.run(|| TcpStream::connect(to).is_ok()).unwrap();
     assert!(direct, "the origin is there");
+}
+
+/// What names end in that nobody answers for.
+const SLOW: &str = ".slow.example";
+/// One who floods the gateway, and others.
+const FLOODER: &str = "127.0.0.2";
+const OTHER: &str = "127.0.0.3";
+/// How many names at most are looked up for one who has others wait as well.
+const SHARE: usize = PROXY_LOOKUP_THREADS / 2;
+
+fn slow_or_there(name: &str, _: usize) -> Says {
+    if name.ends_with(SLOW) { Says::Nothing } else { Says::Addresses(vec![there()]) }
+}
+
+#[test]
+fn datagrams_to_names_that_nobody_answers_for_hold_up_nobody_else() {
+    // Nothing that the flooder asks for is over before the test is.
+    let site = Site::patient(30, slow_or_there, &["--workers", "1"]);
+    let echo = site.lab.client.run(|| udp_echo(there())).unwrap();
+    let (_tcp, udp) = site.associate(FLOODER);
+    let send = |name: &str, port| {
+        udp.send(&header_by_name(name, port)).unwrap();
+    };
+    send("alone.example", echo.address.port());
+    echo.seen.recv_timeout(LONG).unwrap();
+    let (total, step) = (2000, 50);
+    for sent in (0..total).step_by(step) {
+        (sent..sent + step).for_each(|number| send(&format!("n{number}{SLOW}"), 53));
+        let dropped = (sent + step).saturating_sub(PROXY_DATAGRAMS_WAITING_MAX) as u64;
+        site.gateway.await_status("those that do not wait", |status| {
+            status.datagrams_dropped["names_waiting"] == dropped
+        });
+    }
+    // What is known goes where nothing more may wait.
+    send("alone.example", echo.address.port());
+    echo.seen.recv_timeout(LONG).unwrap();
+    for name in ["one.example", "two.example", "three.example"] {
+        assert_eq!(site.status_for(OTHER, name), "200", "{name}");
+    }
+    let asked = site.slow_asked();
+    assert!(
+        asked <= PROXY_DATAGRAMS_WAITING_MAX,
+        "{asked} lookups for datagrams that were dropped"
+    );
+}
+
+#[test]
+fn connections_to_names_that_nobody_answers_for_hold_up_nobody_else() {
+    let site = Site::patient(30, slow_or_there, &["--workers", "1"]);
+    assert_eq!(site.status_for(FLOODER, "alone.example"), "200");
+    let total = 300;
+    for number in 0..total {
+        drop(site.connect_for(FLOODER, &format!("t{number}{SLOW}")));
+    }
+    assert_eq!(site.status_for(FLOODER, "more.example"), "503", "its share is full");
+    // Nobody can tell whether a client that has said everything waits for an answer.
+    let wait = SHARE + PROXY_NAMES_WAITING_PER_ASKER_MAX;
+    site.gateway.await_status("those that do not wait", |status| {
+        status.failed["name_unavailable"] == (1 + total - wait) as u64
+    });
+    for name in ["one.example", "two.example", "three.example"] {
+        assert_eq!(site.status_for(OTHER, name), "200", "{name}");
+    }
+    // The same name for both: one lookup, and not after all that the flooder waits for.
+    let shared = format!("t{}{SLOW}", SHARE + 3);
+    let _waits = site.connect_for(OTHER, &shared);
+    await_that("a lookup", || match site.times_asked(&shared) {
+        1 => Ok(()),
+        times => Err(format!("{times}")),
+    });
+    assert_eq!(site.slow_asked(), SHARE + 1);
+}
+
+#[test]
+fn a_name_is_not_looked_up_for_who_has_gone() {
+    let site = Site::patient(8, slow_or_there, &["--workers", "1"]);
+    let flood = |round: usize| {
+        let (tcp, udp) = site.associate(FLOODER);
+        for number in 0..PROXY_DATAGRAMS_WAITING_MAX {
+            udp.send(&header_by_name(&format!("n{round}-{number}{SLOW}"), 53)).unwrap();
+        }
+        tcp
+    };
+    let held: Vec<_> = (0..4).map(flood).collect();
+    let first = await_slow(&site, SHARE);
+    assert_eq!(first, SHARE);
+    for mut tcp in held {
+        tcp.shutdown(std::net::Shutdown::Write).unwrap();
+        read_to_end(&mut tcp);
+    }
+    // The next of the flooder's names has its turn when the first ones are over.
+    assert_eq!(site.status_for(FLOODER, "alone.example"), "200");
+    assert_eq!(site.slow_asked(), SHARE, "of those that have gone");
+}
+
+/// Waits until so many names were asked for that nobody answers for.
+fn await_slow(site: &Site, count: usize) -> usize {
+    await_that("lookups", || match site.slow_asked() {
+        asked if asked >= count => Ok(()),
+        asked => Err(format!("{asked}")),
+    });
+    site.slow_asked()
 }

@@ -1,7 +1,8 @@
 //! Reaches an origin: looks its name up, judges its addresses, and tries them in good order.
 //!
-//! [`guard`] judges addresses, [`eyeballs`] says which is tried when, [`names`] looks names up;
-//! [`Dial`] puts the three together. None of them has a socket: the worker connects.
+//! [`guard`] judges addresses, [`eyeballs`] says which is tried when, [`names`] looks names up, for
+//! one after the other who asks ([`turns`]); [`Dial`] puts them together. None of them has a
+//! socket: the worker connects.
 
 mod cache;
 pub mod eyeballs;
@@ -10,6 +11,7 @@ pub mod guard;
 pub mod names;
 pub mod own;
 pub mod tls;
+pub mod turns;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -21,6 +23,7 @@ use crate::sys::tcp;
 pub use cache::Answer;
 pub use failure::Failure;
 pub use guard::Guard;
+pub use turns::Asker;
 
 use eyeballs::Eyeballs;
 pub use eyeballs::Step;

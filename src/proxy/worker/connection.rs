@@ -27,6 +27,7 @@ use crate::proxy::access::Shown;
 use crate::proxy::auth_endpoint::AnswerForm;
 use crate::proxy::counters::Refusal;
 use crate::proxy::crowd::Seat;
+use crate::proxy::dial::names::Awaited;
 use crate::proxy::dial::{Dial, Failure};
 use crate::proxy::forward::{Origin, Passing};
 use crate::proxy::front::Front;
@@ -152,6 +153,8 @@ struct Dialling {
     securing: Option<Securing>,
     /// By the number of their sockets, less one.
     attempts: [Option<End>; PROXY_ATTEMPTS_MAX],
+    /// The name that is being looked up.
+    awaited: Option<Awaited>,
     /// When to look whether another attempt is due.
     next: Option<Instant>,
     until: Instant,

@@ -22,8 +22,8 @@ use crate::limits::{
     PROXY_READY_ATTEMPT_WITHIN, PROXY_READY_KEEP_ALIVE, PROXY_READY_LASTS, PROXY_READY_RENEW_MAX,
     PROXY_READY_RENEW_MIN, PROXY_READY_UNACKNOWLEDGED_MAX, PROXY_READY_WITHIN,
 };
-use crate::proxy::dial::names::Names;
-use crate::proxy::dial::{self, Answer};
+use crate::proxy::dial::names::{Awaited, Names, Reply};
+use crate::proxy::dial::{self, Answer, Asker};
 use crate::proxy::http::ConnectError;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::{End, Stream};
@@ -32,6 +32,7 @@ use crate::proxy::upstream::Group;
 use crate::proxy::upstream::demand::Demand;
 use crate::proxy::upstream::group::ReadySeat;
 use crate::proxy::upstream::handshake::{Handshake, HandshakeError};
+use crate::sys::names::LookupError;
 
 use super::talk::{Progress, Talk};
 use super::{Order, WorkerHandle};
@@ -67,8 +68,8 @@ struct Fleet {
     group: Arc<Group>,
     index: usize,
     demand: Demand,
-    /// Whether its name is being looked up.
-    naming: bool,
+    /// Its name, while that is being looked up.
+    awaited: Option<Awaited>,
 }
 
 #[derive(Debug)]
@@ -135,7 +136,7 @@ impl Ready {
                 if !is_there && server.scheme.is_http() {
                     let demand = Demand::new(group.settings.ready, now);
                     let group = Arc::clone(group);
-                    self.fleets.push(Fleet { group, index, demand, naming: false });
+                    self.fleets.push(Fleet { group, index, demand, awaited: None });
                 }
             }
         }
@@ -211,7 +212,7 @@ impl Ready {
             let Some(fleet) = self.fleets.get_mut(at) else { continue };
             let server = fleet.group.server(fleet.index);
             let is_named = server.is_some_and(|it| it.target.host == Host::Name(name.clone()));
-            if is_named && std::mem::take(&mut fleet.naming) {
+            if is_named && fleet.awaited.take().is_some() {
                 self.begin_missing(at, answer, around);
             }
         }
@@ -260,32 +261,34 @@ impl Ready {
     /// How many of a fleet are there or on their way.
     fn there(&self, fleet: &Fleet) -> usize {
         let places = self.places.iter().flatten().filter(|place| place.is_of(fleet)).count();
-        places + usize::from(fleet.naming)
+        places + usize::from(fleet.awaited.is_some())
     }
 
     /// Begins as many as are missing.
     fn reinforce(&mut self, at: usize, around: &Around<'_>) {
         let Some(fleet) = self.fleets.get(at) else { return };
-        if fleet.naming || fleet.demand.missing(self.there(fleet), around.now) == 0 {
+        if fleet.awaited.is_some() || fleet.demand.missing(self.there(fleet), around.now) == 0 {
             return;
         }
         let Some(server) = fleet.group.server(fleet.index) else { return };
-        let answer = match &server.target.host {
-            Host::Address(address) => Some(Ok(Arc::from([*address]))),
+        let reply = match &server.target.host {
+            Host::Address(address) => Reply::Known(Ok(Arc::from([*address]))),
             Host::Name(name) => {
-                let (handle, asked) = (around.handle.clone(), name.clone());
-                around.names.ask(around.now, name, move |answer| {
-                    handle.give(Order::Located(asked, answer));
+                let until = around.now + PROXY_READY_WITHIN;
+                around.names.ask(around.now, name, (Asker::Gateway, until), || {
+                    let (handle, asked) = (around.handle.clone(), name.clone());
+                    Box::new(move |answer| handle.give(Order::Located(asked, answer)))
                 })
             }
         };
-        match answer {
-            Some(answer) => self.begin_missing(at, &answer, around),
-            None => {
+        match reply {
+            Reply::Known(answer) => self.begin_missing(at, &answer, around),
+            Reply::Later(awaited) => {
                 if let Some(fleet) = self.fleets.get_mut(at) {
-                    fleet.naming = true;
+                    fleet.awaited = Some(awaited);
                 }
             }
+            Reply::Full => self.begin_missing(at, &Err(LookupError::Unavailable), around),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::limits::{
 use crate::packet::Upper;
 use crate::proxy::access::{Access, Member, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
-use crate::proxy::dial::Failure;
+use crate::proxy::dial::{Asker, Failure};
 use crate::proxy::forward::{Origin, Passing};
 use crate::proxy::front::status_of;
 use crate::proxy::http::Status;
@@ -108,6 +108,11 @@ impl Visitor {
     /// Who it is.
     pub(super) fn user(&self) -> Option<&Name> {
         self.permit.as_ref().map(|permit| &permit.member().name)
+    }
+
+    /// At whose expense names are looked up for it, if it comes from there.
+    pub(super) fn asker(&self, from: IpAddr) -> Asker {
+        self.member().map_or_else(|| Asker::Source(from.into()), |member| Asker::User(member.user))
     }
 
     /// What holds for the user beside the rules on addresses.

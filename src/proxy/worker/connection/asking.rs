@@ -9,14 +9,16 @@ use zeroize::Zeroize as _;
 use crate::accounts::service::PassProof;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_ROOM_KEPT_MAX};
 use crate::proxy::counters::Refusal;
+use crate::proxy::dial::names::Reply;
 use crate::proxy::dial::own::OwnPrefixes;
-use crate::proxy::dial::{Answer, Dial, Failure, Guard};
+use crate::proxy::dial::{Answer, Asker, Dial, Failure, Guard};
 use crate::proxy::front::{Front, Heard, Wish};
 use crate::proxy::relay::give_up_room;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::Moved;
 use crate::proxy::target::{DomainName, Host, Target};
 use crate::proxy::upstream::{Question, Way};
+use crate::sys::names::LookupError;
 
 use super::super::{Context, Order};
 use super::forwarding::Purpose;
@@ -223,24 +225,33 @@ impl Connection {
             via: None,
             securing: None,
             attempts: [const { None }; PROXY_ATTEMPTS_MAX],
+            awaited: None,
             next: None,
             until: cx.now + self.rules.dial_within,
         }));
         if let Some(Way::Upstream(number)) = way {
             self.begin_joining(number, target.clone(), None, cx);
         } else if needs_addresses && let Host::Name(name) = &target.host {
-            self.look_up(name, cx);
+            self.look_up(name, self.asker(), cx);
         }
     }
 
+    /// At whose expense names are looked up that the client asks for.
+    pub(super) fn asker(&self) -> Asker {
+        self.visitor.asker(self.from.ip())
+    }
+
     /// Looks a name up, and goes on with [`Connection::resolve`].
-    pub(super) fn look_up(&mut self, name: &DomainName, cx: &mut Context) {
-        let (id, handle) = (self.id, cx.handle.clone());
-        let answer = cx.names.ask(cx.now, name, move |answer| {
-            handle.give(Order::Resolved(id, answer));
+    pub(super) fn look_up(&mut self, name: &DomainName, asker: Asker, cx: &mut Context) {
+        let Phase::Dialling(dialling) = &mut self.phase else { return };
+        let reply = cx.names.ask(cx.now, name, (asker, dialling.until), || {
+            let (id, handle) = (self.id, cx.handle.clone());
+            Box::new(move |answer| handle.give(Order::Resolved(id, answer)))
         });
-        if let Some(answer) = answer {
-            self.resolve(&answer, cx);
+        match reply {
+            Reply::Known(answer) => self.resolve(&answer, cx),
+            Reply::Later(awaited) => dialling.awaited = Some(awaited),
+            Reply::Full => self.resolve(&Err(LookupError::Unavailable), cx),
         }
     }
 
@@ -257,7 +268,7 @@ impl Connection {
             (Host::Name(name), None) if self.visitor.is_known() => {
                 let Phase::Dialling(dialling) = &mut self.phase else { return };
                 dialling.undecided = Some(target.clone());
-                return self.look_up(name, cx);
+                return self.look_up(name, self.asker(), cx);
             }
             (Host::Name(_), Some(addresses)) if self.visitor.is_known() => {
                 let judge = |ip: &IpAddr| self.rules.guard.judge(*ip, &cx.own.current());

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Interest;
@@ -16,8 +17,9 @@ use crate::limits::{
     PROXY_DATAGRAMS_WAITING_MAX,
 };
 use crate::proxy::counters::DatagramDrop;
+use crate::proxy::dial::names::{Awaited, Reply};
 use crate::proxy::dial::own::OwnPrefixes;
-use crate::proxy::dial::{Answer, Failure};
+use crate::proxy::dial::{Answer, Asker, Failure};
 use crate::proxy::settings::Rules;
 use crate::proxy::socks::association::Association;
 use crate::proxy::stream::{End, Moved};
@@ -60,23 +62,55 @@ struct Port {
 struct Waiting {
     datagrams: VecDeque<(DomainName, u16, Box<[u8]>)>,
     bytes: usize,
+    /// The names. Nobody looks them up any more when the association is gone.
+    names: Vec<(DomainName, Awaited)>,
 }
 
 impl Waiting {
-    /// Takes one in. Returns whether there was room for it.
-    fn push(&mut self, name: &DomainName, port: u16, payload: &[u8]) -> bool {
-        let has_room = self.datagrams.len() < PROXY_DATAGRAMS_WAITING_MAX
-            && self.bytes + payload.len() <= PROXY_DATAGRAMS_WAITING_LEN_MAX;
-        if has_room {
-            self.bytes += payload.len();
-            self.datagrams.push_back((name.clone(), port, payload.into()));
-        }
-        has_room
+    /// Whether there is room for one with so many bytes.
+    fn has_room(&self, len: usize) -> bool {
+        self.datagrams.len() < PROXY_DATAGRAMS_WAITING_MAX
+            && self.bytes + len <= PROXY_DATAGRAMS_WAITING_LEN_MAX
+    }
+
+    /// Takes one in, for which there is room.
+    fn push(&mut self, name: &DomainName, port: u16, payload: &[u8]) {
+        self.bytes += payload.len();
+        self.datagrams.push_back((name.clone(), port, payload.into()));
     }
 
     /// Whether one waits for this name.
     fn has(&self, name: &DomainName) -> bool {
         self.datagrams.iter().any(|(waiting, ..)| waiting == name)
+    }
+
+    /// What becomes of one, if that is known by now: the addresses of the name, or that it is
+    /// dropped. If not, it waits. A name for which none may wait is not even asked for.
+    fn settle(
+        &mut self,
+        (name, port, payload): (&DomainName, u16, &[u8]),
+        known: impl FnOnce() -> Option<Answer>,
+        ask: impl FnOnce() -> Reply,
+    ) -> Option<Result<Arc<[IpAddr]>, DatagramDrop>> {
+        let has_room = self.has_room(payload.len());
+        let reply = match (self.has(name), has_room) {
+            (true, false) => Reply::Full,
+            (false, false) => known().map_or(Reply::Full, Reply::Known),
+            (true, true) => {
+                self.push(name, port, payload);
+                return None;
+            }
+            (false, true) => ask(),
+        };
+        match reply {
+            Reply::Known(answer) => Some(answer.map_err(|_| DatagramDrop::NameUnknown)),
+            Reply::Full => Some(Err(DatagramDrop::NamesWaiting)),
+            Reply::Later(awaited) => {
+                self.names.push((name.clone(), awaited));
+                self.push(name, port, payload);
+                None
+            }
+        }
     }
 
     /// Takes those out that go to a name.
@@ -90,6 +124,7 @@ impl Waiting {
             !is_its
         });
         self.bytes -= taken.iter().map(|(_, payload)| payload.len()).sum::<usize>();
+        self.names.retain(|(waiting, _)| waiting != name);
         taken
     }
 }
@@ -208,13 +243,14 @@ impl Connection {
 
     /// Goes on passing datagrams.
     pub(super) fn associate(&mut self, cx: &mut Context) -> Step {
+        let asker = self.asker();
         let Phase::Associating(associating) = &mut self.phase else { return Step::Next };
         if write_out(&mut self.client, &mut associating.output).is_err()
             || has_ended(&mut self.client)
         {
             return Step::Turn(Turn::Over);
         }
-        let terms = Terms { rules: &self.rules, visitor: &self.visitor };
+        let terms = Terms { rules: &self.rules, visitor: &self.visitor, asker };
         associating.take_from_client(self.id, terms, cx);
         let up = associating.outside.send(cx);
         associating.take_from_outside(terms, cx);
@@ -228,8 +264,9 @@ impl Connection {
 
     /// A name to which datagrams go was looked up.
     pub(in super::super) fn named(&mut self, name: &DomainName, answer: &Answer, cx: &mut Context) {
+        let asker = self.asker();
         let Phase::Associating(associating) = &mut self.phase else { return };
-        let terms = Terms { rules: &self.rules, visitor: &self.visitor };
+        let terms = Terms { rules: &self.rules, visitor: &self.visitor, asker };
         let sent = associating.send_waiting(name, answer, terms, cx);
         associating.note(sent, Sent::default(), terms, cx);
         self.ledger.count(sent.bytes, 0);
@@ -254,6 +291,8 @@ fn has_ended(client: &mut End) -> bool {
 struct Terms<'t> {
     rules: &'t Rules,
     visitor: &'t Visitor,
+    /// At whose expense names are looked up.
+    asker: Asker,
 }
 
 impl Terms<'_> {
@@ -299,6 +338,7 @@ impl Associating {
             return;
         }
         let own = cx.own.current();
+        let until = cx.now + terms.rules.dial_within;
         let (messages, arena) = received.split();
         for message in messages {
             let datagram = arena.get(message.range.clone()).unwrap_or_default();
@@ -312,20 +352,19 @@ impl Associating {
             let chosen = match &target.host {
                 Host::Address(ip) => terms.choose(&target, &[*ip], &self.outside, &own),
                 Host::Name(name) => {
-                    let (handle, asked) = (cx.handle.clone(), name.clone());
-                    let waits = self.waiting.has(name);
+                    let known = || cx.names.known(cx.now, name);
                     let ask = || {
-                        cx.names.ask(cx.now, name, move |answer| {
-                            handle.give(Order::Named(id, asked, answer));
+                        cx.names.ask(cx.now, name, (terms.asker, until), || {
+                            let (handle, asked) = (cx.handle.clone(), name.clone());
+                            Box::new(move |answer| handle.give(Order::Named(id, asked, answer)))
                         })
                     };
-                    match if waits { None } else { ask() } {
+                    match self.waiting.settle((name, target.port, payload), known, ask) {
                         Some(Ok(addresses)) => {
                             terms.choose(&target, &addresses, &self.outside, &own)
                         }
-                        Some(Err(_)) => Err(DatagramDrop::NameUnknown),
-                        None if self.waiting.push(name, target.port, payload) => continue,
-                        None => Err(DatagramDrop::NamesWaiting),
+                        Some(Err(why)) => Err(why),
+                        None => continue,
                     }
                 }
             };
@@ -418,6 +457,7 @@ impl Associating {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::names::LookupError;
 
     fn name(number: usize) -> DomainName {
         DomainName::parse(format!("host{number}.example").as_bytes()).unwrap()
@@ -427,9 +467,10 @@ mod tests {
     fn what_waits_for_names_is_bounded_and_comes_out_in_order() {
         let mut waiting = Waiting::default();
         for number in 0..PROXY_DATAGRAMS_WAITING_MAX {
-            assert!(waiting.push(&name(number % 2), 53, &[number as u8; 10]));
+            assert!(waiting.has_room(10));
+            waiting.push(&name(number % 2), 53, &[number as u8; 10]);
         }
-        assert!(!waiting.push(&name(1), 53, &[0]), "too many");
+        assert!(!waiting.has_room(0), "too many");
         assert!(waiting.has(&name(1)) && !waiting.has(&name(2)));
         let taken = waiting.take(&name(1));
         let odd = (0..PROXY_DATAGRAMS_WAITING_MAX).filter(|number| number % 2 == 1);
@@ -439,9 +480,36 @@ mod tests {
         waiting.take(&name(0));
         assert_eq!((waiting.datagrams.len(), waiting.bytes), (0, 0));
         let large = vec![0; 1 + PROXY_DATAGRAMS_WAITING_LEN_MAX / 2];
-        assert!(waiting.push(&name(0), 1, &large));
-        assert!(!waiting.push(&name(0), 1, &large), "too many bytes");
-        assert!(waiting.push(&name(0), 1, &[]));
+        waiting.push(&name(0), 1, &large);
+        assert!(!waiting.has_room(large.len()), "too many bytes");
+        assert!(waiting.has_room(0));
+    }
+
+    #[test]
+    fn a_name_is_asked_for_once_and_not_for_what_is_dropped() {
+        let mut waiting = Waiting::default();
+        let (found, unknown) = (Answer::Ok(Arc::from([])), Err(LookupError::NotFound));
+        let asks_not = || -> Reply { panic!("it is asked for") };
+        let knows_not = || -> Option<Answer> { panic!("it is looked for") };
+        let new = |number: usize| name(100 + number);
+        let ask = |waiting: &mut Waiting, reply: Reply| {
+            waiting.settle((&new(0), 53, b"new"), knows_not, || reply)
+        };
+        assert_eq!(ask(&mut waiting, Reply::Known(found.clone())), Some(Ok(Arc::from([]))));
+        assert_eq!(ask(&mut waiting, Reply::Known(unknown)), Some(Err(DatagramDrop::NameUnknown)));
+        assert_eq!(ask(&mut waiting, Reply::Full), Some(Err(DatagramDrop::NamesWaiting)));
+        assert!(waiting.datagrams.is_empty());
+        waiting.push(&name(0), 53, b"first");
+        assert_eq!(waiting.settle((&name(0), 53, b"next"), knows_not, asks_not), None);
+        while waiting.has_room(1) {
+            waiting.push(&name(1), 53, b"more");
+        }
+        let full = Some(Err(DatagramDrop::NamesWaiting));
+        assert_eq!(waiting.settle((&name(0), 53, b"late"), knows_not, asks_not), full);
+        assert_eq!(waiting.settle((&new(1), 53, b"late"), || None, asks_not), full);
+        let known = waiting.settle((&new(2), 53, b"known"), || Some(found), asks_not);
+        assert_eq!(known, Some(Ok(Arc::from([]))));
+        assert_eq!(waiting.datagrams.len(), PROXY_DATAGRAMS_WAITING_MAX);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 
 use crate::limits::PROXY_ACCEPTS_PER_TURN;
+use crate::proxy::dial::names::{Awaited, Reply};
 use crate::proxy::dial::{self, Answer, Failure};
 use crate::proxy::front::Front;
 use crate::proxy::records::Via;
@@ -38,6 +39,8 @@ pub(super) struct Binding {
     target: Target,
     /// The port, once it is open, and who may come.
     open: Option<(TcpListener, ExpectedPeer)>,
+    /// The name that is being looked up.
+    awaited: Option<Awaited>,
     /// Whether somebody may have come.
     is_knocked: bool,
     pub(super) until: Instant,
@@ -77,27 +80,28 @@ impl Connection {
             return;
         };
         asking.give_up_room();
-        let named = target.host.clone();
+        let (named, until) = (target.host.clone(), cx.now + self.rules.bind_within);
         self.phase = Phase::Binding(Box::new(Binding {
             front: asking.front,
             pipelined: asking.input,
             output: asking.output,
             target,
             open: None,
+            awaited: None,
             is_knocked: false,
-            until: cx.now + self.rules.bind_within,
+            until,
         }));
-        let answer = match named {
-            Host::Address(address) => Some(Ok([address].into())),
-            Host::Name(name) => {
+        let reply = match named {
+            Host::Address(address) => Reply::Known(Ok([address].into())),
+            Host::Name(name) => cx.names.ask(cx.now, &name, (self.asker(), until), || {
                 let (id, handle) = (self.id, cx.handle.clone());
-                cx.names.ask(cx.now, &name, move |answer| {
-                    handle.give(Order::Resolved(id, answer));
-                })
-            }
+                Box::new(move |answer| handle.give(Order::Resolved(id, answer)))
+            }),
         };
-        if let Some(answer) = answer {
-            self.open_port(&answer, cx);
+        match (reply, &mut self.phase) {
+            (Reply::Known(answer), _) => self.open_port(&answer, cx),
+            (Reply::Later(awaited), Phase::Binding(binding)) => binding.awaited = Some(awaited),
+            _ => self.fail(Failure::NameUnavailable, cx),
         }
     }
 

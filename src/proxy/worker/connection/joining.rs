@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::accounts::names::Name;
 use crate::limits::{PROXY_ATTEMPTS_MAX, PROXY_UPSTREAM_TRIES_MAX};
 use crate::proxy::dial::own::OwnPrefixes;
-use crate::proxy::dial::{Dial, Failure, Guard};
+use crate::proxy::dial::{Asker, Dial, Failure, Guard};
 use crate::proxy::header::{self, Ends};
 use crate::proxy::stream::{End, Moved};
 use crate::proxy::target::{Host, Target};
@@ -166,7 +166,8 @@ impl Connection {
             Err(failure) => return self.fail(failure, cx),
         }
         if let Host::Name(name) = &server.host {
-            self.look_up(name, cx);
+            // A client with many names that wait is not to have the server taken for a bad one.
+            self.look_up(name, Asker::Gateway, cx);
         }
     }
 
