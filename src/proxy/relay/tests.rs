@@ -251,6 +251,9 @@ fn a_turn_is_bounded_however_short_the_records_of_tls_are() {
         secured => Ok(secured),
     });
     stage.client = secured.unwrap();
+    // With a limit little is read at a time, more often than the kernel has something.
+    let limit = Arc::new(Bucket::new(800_000, clock::now()));
+    stage.relay.set_limits(Some(limit), None);
     let name = "localhost".try_into().unwrap();
     let mut tls = rustls::ClientConnection::new(site.client().config, name).unwrap();
     let mut far = stage.client_far.try_clone().unwrap();
