@@ -21,6 +21,9 @@ pub enum Refusal {
     TooSlow,
     /// What it said is malformed, or in no protocol that is served.
     Malformed,
+    /// TLS with it has not come about: its certificate is missing or not good, it does not believe
+    /// the gateway's, or it speaks no TLS that is spoken here.
+    TlsFailed,
     /// It asked for something that is not served.
     NotServed,
     /// The gateway stops.
@@ -33,13 +36,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Full,
         Self::SourceFull,
         Self::SourceTooFast,
         Self::MadeRoom,
         Self::TooSlow,
         Self::Malformed,
+        Self::TlsFailed,
         Self::NotServed,
         Self::Stopping,
         Self::NoLogin,
@@ -55,6 +59,7 @@ impl Refusal {
             Self::MadeRoom => "made_room",
             Self::TooSlow => "too_slow",
             Self::Malformed => "malformed",
+            Self::TlsFailed => "tls_failed",
             Self::NotServed => "not_served",
             Self::Stopping => "stopping",
             Self::NoLogin => "no_login",

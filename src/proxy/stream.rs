@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::sys::pipe::Pipe;
 
-pub use tls::TlsStream;
+pub use tls::{TlsStream, tls_fault};
 
 /// A stream of bytes to a client or to an origin.
 ///

@@ -71,7 +71,7 @@ fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
-fn await_lines(path: &Path, count: usize) -> Vec<Value> {
+pub(crate) fn await_lines(path: &Path, count: usize) -> Vec<Value> {
     await_that("lines of the access log", || {
         let seen = lines(path);
         if seen.len() >= count { Ok(()) } else { Err(format!("{seen:?}")) }
@@ -82,7 +82,7 @@ fn await_lines(path: &Path, count: usize) -> Vec<Value> {
 }
 
 /// What a line says of these keys, in their order.
-fn told(line: &Value, keys: &[&str]) -> String {
+pub(crate) fn told(line: &Value, keys: &[&str]) -> String {
     let said = keys.iter().map(|key| match &line[key] {
         Value::String(text) => text.clone(),
         other => other.to_string(),

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::clients::curl;
 use crate::harness::{Gateway, LONG, await_that, connect, echo, greeting_and_request, http, serve};
+use crate::records::{await_lines, told};
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
@@ -85,6 +86,12 @@ impl Site {
 
     pub(crate) fn user(&self, name: &str) -> Certificate {
         let validity = Validity::days(clock::unix_time(), 30);
+        let purpose = Purpose::User(name.parse().unwrap());
+        self.pki.issue(&purpose, validity, &mut rand::rng()).unwrap()
+    }
+
+    fn user_until_yesterday(&self, name: &str) -> Certificate {
+        let validity = Validity::days(clock::unix_time() - Duration::from_secs(48 * 3600), 1);
         let purpose = Purpose::User(name.parse().unwrap());
         self.pki.issue(&purpose, validity, &mut rand::rng()).unwrap()
     }
@@ -374,6 +381,61 @@ fn who_does_not_finish_a_handshake_is_gone_in_time_and_costs_nothing() {
     stream.write_all(&[0x55; 100]).unwrap();
     drop(stream.read_to_end(&mut Vec::new()));
     reach(&mut site.connect(gateway.address), echo()).unwrap();
+}
+
+#[test]
+fn who_fails_the_handshake_is_counted_and_told_of_and_who_leaves_is_not() {
+    let (site, other) = (Site::new(), Site::new());
+    let path = site.directory.path().join("access.log");
+    let log = format!("access_log = {path:?}\naccess_log_format = \"json\"\n");
+    let more = format!("{log}{}[log]\nlevel = \"corelane=debug\"\n", site.mutual());
+    let gateway = site.gateway(&more);
+    let mut hello = Vec::new();
+    site.over(connect(gateway.address), None).conn.write_tls(&mut hello).unwrap();
+    for len in [hello.len(), hello.len() / 2, 0] {
+        let mut stream = connect(gateway.address);
+        stream.write_all(&hello[..len]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        drop(stream.read_to_end(&mut Vec::new()));
+    }
+    gateway.await_status("those who leave are gone", |status| status.connections == 0);
+    assert_eq!(gateway.status().refused["tls_failed"], 0, "they have not failed");
+
+    let mut clients = Vec::new();
+    let mut explained = |client: SocketAddr, why: &str| {
+        let line = gateway.await_log(why);
+        assert!(line.contains(&client.to_string()), "{client}: {line}");
+        clients.push(client.to_string());
+    };
+    let (stranger, past) = (other.user("alice"), site.user_until_yesterday("bob"));
+    for (authority, user, why) in [
+        (&site, None, "peer sent no certificates"),
+        (&site, Some(&stranger), "UnknownIssuer"),
+        (&site, Some(&past), "certificate expired"),
+        // It does not believe the gateway, and says so.
+        (&other, None, "received fatal alert: UnknownCA"),
+    ] {
+        let mut tls = authority.over(connect(gateway.address), user);
+        assert!(reach(&mut tls, echo()).is_err(), "{why}");
+        explained(tls.sock.local_addr().unwrap(), why);
+    }
+    let mut plain = connect(gateway.address);
+    plain.write_all(b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
+    drop(plain.read_to_end(&mut Vec::new()));
+    explained(plain.local_addr().unwrap(), "received corrupt message");
+
+    gateway.await_status("they are counted", |status| status.refused["tls_failed"] == 5);
+    assert!(gateway.status_text().contains("5 tls_failed"), "{}", gateway.status_text());
+    let lines = await_lines(&path, 5);
+    for (line, client) in lines.iter().zip(clients) {
+        assert_eq!(line["client"], client);
+        let keys = ["user", "protocol", "tls", "status", "outcome"];
+        assert_eq!(told(line, &keys), "null null true null tls_failed");
+    }
+    // Whoever is let in is none of them.
+    let alice = site.user("alice");
+    reach(&mut site.over(connect(gateway.address), Some(&alice)), echo()).unwrap();
+    assert_eq!(gateway.status().refused["tls_failed"], 5);
 }
 
 #[test]

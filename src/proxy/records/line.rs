@@ -208,7 +208,7 @@ fn status(record: &Record) -> u16 {
 /// What a client of HTTP is told of a refusal, most often.
 fn refusal_status(refusal: Refusal) -> Status {
     match refusal {
-        Refusal::Malformed => Status::BadRequest,
+        Refusal::Malformed | Refusal::TlsFailed => Status::BadRequest,
         Refusal::NotServed => Status::NotImplemented,
         Refusal::TooSlow => Status::RequestTimeout,
         Refusal::NoLogin | Refusal::LoginRefused => Status::ProxyAuthenticationRequired,

@@ -125,7 +125,11 @@ impl Connection {
                 Ok(Moved::Blocked) if self.client.is_readable() => {}
                 Ok(Moved::Blocked) => return Step::Turn(Turn::Wait),
                 // It has gone before it has asked.
-                Ok(Moved::End) | Err(_) => return Step::Turn(Turn::Over),
+                Ok(Moved::End) => return Step::Turn(Turn::Over),
+                Err(error) => {
+                    self.refuse_unsecured(&error, cx);
+                    return Step::Turn(Turn::Over);
+                }
             }
         }
     }

@@ -1,14 +1,15 @@
-//! Makes sure of the origin, where requests go to it inside TLS.
+//! TLS of clients that cannot come about, and of origins where requests go to them inside it.
 
 use std::io;
 
 use mio::event::Event;
 
+use crate::proxy::counters::Refusal;
 use crate::proxy::dial::Failure;
 use crate::proxy::dial::tls::TlsFault;
 use crate::proxy::http::Scheme;
 use crate::proxy::origins::server_name;
-use crate::proxy::stream::{End, Moved, Stream, TlsStream};
+use crate::proxy::stream::{End, Moved, Stream, TlsStream, tls_fault};
 
 use super::super::Context;
 use super::forwarding::Purpose;
@@ -74,6 +75,19 @@ impl Connection {
             }
             Phase::Dialling(dialling) => dialling.securing.as_ref().is_some_and(Securing::has_more),
             _ => false,
+        }
+    }
+
+    /// Reading from the client has failed. If that is because TLS with it cannot come about, it is
+    /// sent away; rustls has told it so by an alert. One that has left in the middle is none of
+    /// those.
+    pub(super) fn refuse_unsecured(&mut self, error: &io::Error, cx: &Context) {
+        if let Stream::Tls(stream) = &self.client.stream
+            && stream.is_handshaking()
+            && let Some(fault) = tls_fault(error)
+        {
+            log::debug!("proxy: TLS with the client {}: {fault}", self.from);
+            self.refuse(Refusal::TlsFailed, cx);
         }
     }
 
