@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::names::Name;
+
 /// Why a login was refused or a lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,17 +67,24 @@ pub struct Refusal {
     pub message: String,
     /// After how long another try makes sense.
     pub retry_after: Option<Duration>,
+    /// Who was refused, where that was proved: for records, and not told.
+    pub user: Option<Name>,
 }
 
 impl Refusal {
     /// A refusal that another try does not change soon.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        Self { code, message: message.into(), retry_after: None, user: None }
     }
 
     /// A refusal that ends by itself.
     pub fn for_now(code: RefusalCode, message: impl Into<String>, retry_after: Duration) -> Self {
-        Self { code, message: message.into(), retry_after: Some(retry_after) }
+        Self { retry_after: Some(retry_after), ..Self::new(code, message) }
+    }
+
+    /// The same of somebody who has proved to be that user.
+    pub fn of(self, user: Name) -> Self {
+        Self { user: Some(user), ..self }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What each worker counts, and why clients are refused.
 
+use crate::accounts::refusal::RefusalCode;
 use crate::telemetry::counters::Counter;
 
 use super::dial::Failure;
@@ -32,11 +33,13 @@ pub enum Refusal {
     NoLogin,
     /// It is not who it says, or may not come in now.
     LoginRefused,
+    /// What its user may move in a day or a month is used up.
+    QuotaUsedUp,
 }
 
 impl Refusal {
     /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Full,
         Self::SourceFull,
         Self::SourceTooFast,
@@ -48,6 +51,7 @@ impl Refusal {
         Self::Stopping,
         Self::NoLogin,
         Self::LoginRefused,
+        Self::QuotaUsedUp,
     ];
 
     /// The name under which it is counted.
@@ -64,6 +68,15 @@ impl Refusal {
             Self::Stopping => "stopping",
             Self::NoLogin => "no_login",
             Self::LoginRefused => "login_refused",
+            Self::QuotaUsedUp => "quota_used_up",
+        }
+    }
+
+    /// As what it counts that the accounts do not let somebody in.
+    pub fn by_accounts(code: RefusalCode) -> Self {
+        match code {
+            RefusalCode::QuotaExceeded => Self::QuotaUsedUp,
+            _ => Self::LoginRefused,
         }
     }
 }

@@ -240,3 +240,20 @@ fn where_a_password_is_wanted_as_well_both_are_shown() {
         assert!(is_served || text.contains("407"), "{what}: {text}");
     }
 }
+
+#[test]
+fn whoever_has_used_a_quota_up_is_told_so_and_not_asked_for_more_than_a_certificate() {
+    let house = House::new("\"certificate\", \"password\"");
+    let page = house.host.run(|| crate::harness::http("the page")).unwrap();
+    let url = format!("http://{page}/");
+    let ada = house.issue("ada");
+    assert_eq!(house.curl(Some(&ada), &[], &url), (Some(0), "the page".to_owned()));
+    house.say(&["user", "set", "ada", "--day-bytes", "100"]);
+    await_that("the end of what she may move", || {
+        let (_, text) = house.curl(Some(&ada), &[], &url);
+        text.contains("response 403").then_some(()).ok_or(text)
+    });
+    let refused = house.gateway.status().refused;
+    assert_eq!((refused["no_login"], refused["login_refused"]), (0, 0), "{refused:?}");
+    assert!(refused["quota_used_up"] > 0, "{refused:?}");
+}

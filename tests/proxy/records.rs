@@ -16,6 +16,7 @@ use crate::harness::{
     Gateway, await_that, connect, echo, origin, read_exactly, read_to_end, serve,
 };
 use crate::house::House;
+use crate::members::by;
 use crate::oracle::Oracle;
 
 /// A gateway with an access log in JSON.
@@ -486,4 +487,67 @@ fn lines_name_who_it_was_and_never_who_it_was_not() {
         assert_eq!((Some(line.received_bytes), Some(line.sent_bytes)), bytes(&lines[2]));
         Ok(())
     });
+}
+
+#[test]
+fn whoever_has_used_a_quota_up_is_named_and_no_guesser() {
+    let house = House::new(|_| {});
+    house.set(r#"{"day_bytes":4000}"#, "null");
+    let log = house.access_log();
+    let oracle = Oracle::parrot();
+    let get = oracle.get("/");
+    // One that is between two requests, and one that has no answer yet.
+    let mut idle = connect(house.address);
+    idle.write_all(by("ada:right horse", &get).as_bytes()).unwrap();
+    assert!(read_response(&mut idle).0.starts_with("HTTP/1.1 200"));
+    await_lines(&log, 1);
+    let silent = serve(|mut stream| drop(read_to_end(&mut stream)));
+    let mut waiting = connect(house.address);
+    let unanswered = format!("GET http://{silent}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    waiting.write_all(by("ada:right horse", &unanswered).as_bytes()).unwrap();
+    let mut relay = house.reach(echo());
+    await_that("all are under way", || match house.gateway.status().reached {
+        3 => Ok(()),
+        reached => Err(reached.to_string()),
+    });
+    relay.write_all(&[1; 4000]).unwrap();
+    drop(relay.read_to_end(&mut Vec::new()));
+    let page = String::from_utf8(read_to_end(&mut waiting)).unwrap();
+    assert!(page.starts_with("HTTP/1.1 403") && page.contains("is used up"), "{page}");
+    assert_eq!(read_to_end(&mut idle), b"");
+    await_lines(&log, 4);
+    let http = |credentials: &str| {
+        let mut client = connect(house.address);
+        client.write_all(by(credentials, &get).as_bytes()).unwrap();
+        String::from_utf8(read_to_end(&mut client)).unwrap()
+    };
+    let told_by_http = http("ada:right horse");
+    assert!(told_by_http.starts_with("HTTP/1.1 403"), "{told_by_http}");
+    await_lines(&log, 5);
+    let mut client = connect(house.address);
+    client.write_all(b"\x05\x01\x02\x01\x03ada\x0bright horse").unwrap();
+    assert_eq!(read_to_end(&mut client), [5, 2, 1, 1]);
+    await_lines(&log, 6);
+    assert!(http("ada:wrong horse").starts_with("HTTP/1.1 407"));
+    let lines = await_lines(&log, 7);
+    let mut seen: Vec<String> =
+        lines.iter().map(|line| told(line, &["user", "protocol", "status", "outcome"])).collect();
+    // They have ended together.
+    seen[1..4].sort();
+    let expected = [
+        "ada http 200 ok",
+        "ada http 403 revoked",
+        "ada http null quota_used_up",
+        "ada socks5 null revoked",
+        "ada http 403 quota_used_up",
+        "ada socks5 null quota_used_up",
+        "null http 407 login_refused",
+    ];
+    assert_eq!(seen, expected);
+    let refused = house.gateway.status().refused;
+    assert_eq!((refused["quota_used_up"], refused["login_refused"]), (3, 1), "{refused:?}");
+    let audit = r#"{"operation":"audit","user":"ada","since_s":3600,"limit":100}"#;
+    let Outcome::Audit(entries) = house.run(audit) else { panic!("no audit") };
+    let quota = entries.iter().filter(|entry| entry.outcome == "quota_exceeded");
+    assert_eq!(quota.count(), 2, "{entries:?}");
 }

@@ -268,7 +268,7 @@ impl Desk<'_> {
                 drop(state);
                 let refusal = denied();
                 if passes::is_noted(reason) {
-                    self.shared.audit_refusal(Refused::Pass(attempt), refusal.code, reason, now);
+                    self.shared.audit_refusal(Refused::Pass(attempt), &refusal, reason, now);
                 }
                 return Err(refusal);
             }
@@ -276,7 +276,10 @@ impl Desk<'_> {
         state.backoff.give_back(charge);
         let (bounds, _) = state.book.policy_of(&user);
         if state.quota_exceeded(user.id, &bounds, state.unwritten_of(user.id), now.unix) {
-            return Err(refusal_of(SessionEnd::QuotaExceeded));
+            drop(state);
+            let refusal = refusal_of(SessionEnd::QuotaExceeded).of(user.name);
+            self.shared.audit_refusal(Refused::Pass(attempt), &refusal, &refusal.message, now);
+            return Err(refusal);
         }
         let (pass, changes) = state.issue_pass(&user, basis, now, &mut rand::rng());
         state.familiar.remember(user.id, LoginSource::from(attempt.from));
@@ -313,7 +316,7 @@ impl Desk<'_> {
                 }
                 drop(state);
                 let refused = Refused::Login(&checked.attempt);
-                shared.audit_refusal(refused, refusal.code, reason, now);
+                shared.audit_refusal(refused, &refusal, reason, now);
                 return Verdict::Decided(Box::new(Err(refusal)));
             }
         };
@@ -333,7 +336,7 @@ impl Desk<'_> {
             Err(refusal) => {
                 drop(state);
                 let refused = Refused::Login(attempt);
-                shared.audit_refusal(refused, refusal.code, &refusal.message, now);
+                shared.audit_refusal(refused, &refusal, &refusal.message, now);
                 Err(refusal)
             }
         }))

@@ -16,8 +16,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use rand::CryptoRng;
@@ -28,7 +27,7 @@ use crate::accounts::change::Change;
 use crate::accounts::credentials::backoff::{Claimant, LoginSource};
 use crate::accounts::credentials::demand::{LoginPolicy, Proof, ProofSet};
 use crate::accounts::credentials::token;
-use crate::accounts::model::{Certificate, Id, Token, TokenScope, UnixMs, User};
+use crate::accounts::model::{Certificate, Id, SessionEnd, Token, TokenScope, UnixMs, User};
 use crate::accounts::names::Name;
 use crate::accounts::refusal::Refusal;
 use crate::accounts::secret::Secret;
@@ -109,7 +108,7 @@ pub struct Pass {
     pub name: Name,
     /// When it ends by itself, with the token or the certificate that it rests on.
     pub expires: Option<Instant>,
-    has_ended: AtomicBool,
+    end: OnceLock<SessionEnd>,
     terms: Mutex<Arc<PassTerms>>,
 }
 
@@ -127,7 +126,12 @@ pub struct PassTerms {
 impl Pass {
     /// Whether it is no longer good.
     pub fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire)
+        self.end.get().is_some()
+    }
+
+    /// Why it is no longer good, if it is not.
+    pub fn end(&self) -> Option<SessionEnd> {
+        self.end.get().copied()
     }
 
     /// What holds now.
@@ -408,7 +412,7 @@ impl State {
             user: user.id,
             name: user.name.clone(),
             expires,
-            has_ended: AtomicBool::new(false),
+            end: OnceLock::new(),
             terms: Mutex::new(Arc::new(terms)),
         });
         self.passes.insert(pass.id, LivePass { pass: Arc::downgrade(&pass), basis });
@@ -440,8 +444,9 @@ impl State {
             if !concerns(&pass) {
                 return true;
             }
-            if !self.is_good(policy, &pass, &live.basis, now) {
-                pass.has_ended.store(true, Ordering::Release);
+            if let Some(end) = self.end_of(policy, &pass, &live.basis, now) {
+                // It is set here alone, and what has ended is looked at no more.
+                let _ = pass.end.set(end);
                 fates.push((pass, PassFate::Ended));
                 return false;
             }
@@ -454,12 +459,22 @@ impl State {
         fates
     }
 
-    fn is_good(&self, policy: &LoginPolicy, pass: &Pass, basis: &Basis, now: Moment) -> bool {
-        let Some(user) = self.book.user(pass.user) else { return false };
+    /// Why a pass is no longer good, if it is not.
+    fn end_of(
+        &self,
+        policy: &LoginPolicy,
+        pass: &Pass,
+        basis: &Basis,
+        now: Moment,
+    ) -> Option<SessionEnd> {
+        let Some(user) = self.book.user(pass.user) else { return Some(SessionEnd::Revoked) };
+        if why_not(&self.book, policy, user, basis, now.unix).is_some() {
+            return Some(SessionEnd::Revoked);
+        }
         let (bounds, _) = self.book.policy_of(user);
-        let pending = self.unwritten_of(user.id);
-        why_not(&self.book, policy, user, basis, now.unix).is_none()
-            && !self.quota_exceeded(user.id, &bounds, pending, now.unix)
+        let is_used_up =
+            self.quota_exceeded(user.id, &bounds, self.unwritten_of(user.id), now.unix);
+        is_used_up.then_some(SessionEnd::QuotaExceeded)
     }
 
     /// What holds for a user.

@@ -8,7 +8,7 @@ use crate::accounts::change::Change;
 use crate::accounts::journal::{Foreign, News};
 use crate::accounts::model::{AuditEntry, Id, SessionEnd};
 use crate::accounts::names::Name;
-use crate::accounts::refusal::RefusalCode;
+use crate::accounts::refusal::Refusal;
 use crate::accounts::service::Shared;
 use crate::accounts::service::attempt::LoginAttempt;
 use crate::accounts::service::audit::Deed;
@@ -191,7 +191,7 @@ impl Shared {
     pub(super) fn audit_refusal(
         &self,
         refused: Refused<'_>,
-        code: RefusalCode,
+        refusal: &Refusal,
         reason: &str,
         now: Moment,
     ) {
@@ -205,7 +205,7 @@ impl Shared {
             detail.push_str(&format!(" ({left_out} refused logins before were left out)"));
         }
         let state = self.state();
-        let entry = refusal_deed(refused, code, detail).entry(&state.server, now.unix);
+        let entry = refusal_deed(refused, refusal, detail).entry(&state.server, now.unix);
         self.keep(&state, vec![Change::Audit(entry.clone())]);
         drop(state);
         self.write_audit(&entry);
@@ -262,7 +262,7 @@ pub(super) enum Refused<'a> {
     Pass(&'a PassAttempt),
 }
 
-fn refusal_deed(refused: Refused<'_>, code: RefusalCode, detail: String) -> Deed {
+fn refusal_deed(refused: Refused<'_>, refusal: &Refusal, detail: String) -> Deed {
     let (action, claimed, from) = match refused {
         Refused::Login(attempt) => {
             let certificate = attempt.certificate.as_ref().map(|shown| shown.user.as_str());
@@ -271,17 +271,18 @@ fn refusal_deed(refused: Refused<'_>, code: RefusalCode, detail: String) -> Deed
         Refused::Pass(PassAttempt { from, proof }) => ("proxy_login", proof.claimed(), *from),
     };
     // What is no name may be anything, such as a password in the wrong field.
-    let subject = match claimed.map(|name| name.parse::<Name>()) {
-        Some(Ok(name)) => name.to_string(),
-        Some(Err(_)) => "(no name)".to_owned(),
-        None => "(by token)".to_owned(),
+    let subject = match (&refusal.user, claimed.map(|name| name.parse::<Name>())) {
+        (Some(proved), _) => proved.to_string(),
+        (None, Some(Ok(name))) => name.to_string(),
+        (None, Some(Err(_))) => "(no name)".to_owned(),
+        (None, None) => "(by token)".to_owned(),
     };
     Deed {
         actor: subject.clone(),
         action,
         subject,
         from: Some(from),
-        outcome: code.to_string(),
+        outcome: refusal.code.to_string(),
         detail,
     }
 }

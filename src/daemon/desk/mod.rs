@@ -349,7 +349,7 @@ impl CarrierSink for Desk {
 }
 
 fn refused(refusal: Refusal) -> Refused {
-    let Refusal { code, message, retry_after } = refusal;
+    let Refusal { code, message, retry_after, user: _ } = refusal;
     let retry_after_s =
         retry_after.map(|it| u32::try_from(it.as_secs().max(1)).unwrap_or(u32::MAX));
     Refused { code, message, retry_after_s }

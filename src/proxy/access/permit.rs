@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use crate::accounts::model::Id;
+use crate::accounts::model::{Id, SessionEnd};
 use crate::accounts::service::{Pass, PassTerms};
 use crate::packet::Upper;
 use crate::policy::judge::FarEnd;
@@ -46,6 +46,11 @@ impl Permit {
     /// Whether it is no longer good.
     pub fn has_ended(&self) -> bool {
         self.pass.has_ended()
+    }
+
+    /// Why it is no longer good, if it is not.
+    pub fn end(&self) -> Option<SessionEnd> {
+        self.pass.end()
     }
 
     /// The bounds and the groups of the user, as they are now.

@@ -91,8 +91,9 @@ impl Ledger {
         }
         record.ended = clock::unix_time();
         record.took = now.saturating_duration_since(record.began);
-        let member = member.filter(|_| record.is_named);
-        record.user = member.map(|member| member.name.clone());
+        if record.is_named {
+            record.user = member.map(|member| member.name.clone());
+        }
         record.tls = tls;
         let has_reached = record.via != Via::Nowhere;
         let otherwise = if has_reached { Outcome::Ok } else { Outcome::ClientGone };

@@ -212,6 +212,7 @@ fn refusal_status(refusal: Refusal) -> Status {
         Refusal::NotServed => Status::NotImplemented,
         Refusal::TooSlow => Status::RequestTimeout,
         Refusal::NoLogin | Refusal::LoginRefused => Status::ProxyAuthenticationRequired,
+        Refusal::QuotaUsedUp => Status::Forbidden,
         Refusal::SourceFull | Refusal::SourceTooFast => Status::TooManyRequests,
         Refusal::Full | Refusal::MadeRoom | Refusal::Stopping => Status::ServiceUnavailable,
     }

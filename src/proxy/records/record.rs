@@ -118,7 +118,8 @@ pub(in crate::proxy) struct Record {
     pub(super) tls: bool,
     /// Who it says it is, once that is known to be so.
     pub(super) user: Option<Name>,
-    /// Whether it is known who has said this: not if it was refused before it was asked.
+    /// Whether that is the user of the connection, who is looked up at the end: not if it was
+    /// refused before it was asked.
     pub(super) is_named: bool,
     /// The method of a request of HTTP.
     pub(super) method: Option<Box<str>>,
@@ -163,9 +164,9 @@ impl Record {
         }
     }
 
-    /// Nobody has shown who says this, whoever has used the connection before.
-    pub(in crate::proxy) fn of_nobody(mut self) -> Self {
-        self.is_named = false;
+    /// That user says this, or nobody has shown who does, whoever has used the connection before.
+    pub(in crate::proxy) fn of(mut self, user: Option<&Name>) -> Self {
+        (self.user, self.is_named) = (user.cloned(), false);
         self
     }
 

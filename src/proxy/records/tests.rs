@@ -302,7 +302,7 @@ fn strangers_get_so_many_lines_and_others_all_of_theirs() {
     let path = directory.path().join("log");
     let mut file = LogFile::open(settings(&path, Format::Text)).unwrap();
     let now = clock::now();
-    let mut knock = Record::new(now, "192.0.2.9:5".parse().unwrap(), Means::Unknown).of_nobody();
+    let mut knock = Record::new(now, "192.0.2.9:5".parse().unwrap(), Means::Unknown).of(None);
     knock.outcome = Some(Outcome::Refused(Refusal::TooSlow));
     let mut written = |record: &Record, now, count: u32| {
         let mut written = Written::default();

@@ -3,7 +3,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use crate::accounts::credentials::demand::LoginPolicy;
-use crate::accounts::model::{Certificate, UnixMs};
+use crate::accounts::model::{AuditEntry, Certificate, SessionEnd, UnixMs};
 use crate::accounts::operations::{Operation, Outcome};
 use crate::accounts::refusal::{Refusal, RefusalCode};
 use crate::accounts::secret::Secret;
@@ -156,6 +156,7 @@ fn other_bounds_and_rules_reach_the_pass_and_a_quota_ends_it() {
     rig.accounts.add_proxy_usage(pass.user, 0, 1);
     let ended = next(&notices);
     assert!(matches!(ended, Notice::PassEnded { .. }) && pass.has_ended(), "{ended:?}");
+    assert_eq!(pass.end(), Some(SessionEnd::QuotaExceeded));
     let refusal = rig.pass(password("alice", PASSWORD)).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::QuotaExceeded);
 
@@ -165,6 +166,31 @@ fn other_bounds_and_rules_reach_the_pass_and_a_quota_ends_it() {
     let rig = rig.reopened();
     let Outcome::Usage(usage) = rig.run_json(stats) else { panic!() };
     assert_eq!((usage[0].sent_bytes, usage[0].received_bytes), (600, 400), "after a restart");
+}
+
+#[test]
+fn whoever_has_used_a_quota_up_is_told_of_by_name_if_that_was_proved() {
+    let rig = Rig::new();
+    rig.add("alice");
+    let token = token_of(&rig, "alice", "proxy");
+    rig.run_json(r#"{"operation":"user_set","name":"alice","limits":{"set":{"day_bytes":1000}}}"#);
+    let notices = rig.accounts.subscribe();
+    let pass = rig.pass(password("alice", PASSWORD)).unwrap();
+    rig.accounts.add_proxy_usage(pass.user, 600, 400);
+    assert!(matches!(next(&notices), Notice::PassEnded { .. }));
+    for (proof, code, user) in [
+        (password("alice", PASSWORD), RefusalCode::QuotaExceeded, Some(name("alice"))),
+        (PassProof::Token(token), RefusalCode::QuotaExceeded, Some(name("alice"))),
+        (password("alice", "wrong"), RefusalCode::Denied, None),
+    ] {
+        let refusal = rig.pass(proof).unwrap_err();
+        assert_eq!((refusal.code, refusal.user), (code, user));
+    }
+    let audit = rig.audit_text();
+    let entries = audit.lines().map(|line| serde_json::from_str::<AuditEntry>(line).unwrap());
+    let logins = entries.filter(|entry| entry.action == "proxy_login");
+    let told: Vec<_> = logins.map(|entry| format!("{} {}", entry.subject, entry.outcome)).collect();
+    assert_eq!(told, ["alice quota_exceeded", "alice quota_exceeded", "alice denied"]);
 }
 
 #[test]

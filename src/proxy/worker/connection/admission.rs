@@ -14,10 +14,11 @@ use crate::limits::{
 use crate::packet::Upper;
 use crate::proxy::access::{Access, Member, MemberSeat, Outcome, Permit, Shown, TooMany};
 use crate::proxy::counters::Refusal;
+use crate::proxy::detect::Protocol;
 use crate::proxy::dial::{Asker, Failure};
 use crate::proxy::forward::{Origin, Passing};
-use crate::proxy::front::status_of;
-use crate::proxy::http::Status;
+use crate::proxy::front::{Front, status_of, status_of_refusal};
+use crate::proxy::http::{HeadScanner, Status};
 use crate::proxy::records::Outcome as Ending;
 use crate::proxy::relay::{Relay, admits};
 use crate::proxy::settings::Auth;
@@ -183,9 +184,10 @@ impl Connection {
         let Phase::Asking(asking) = &mut self.phase else { return };
         let Some(shown) = asking.login_pending.take() else { return };
         let was_by_certificate = self.voucher.settle();
-        let is_good = |permit: &Arc<Permit>| !permit.has_ended();
-        let revoked = || refusal_of(SessionEnd::Revoked);
-        let outcome = outcome.and_then(|permit| Some(permit).filter(is_good).ok_or_else(revoked));
+        let outcome = outcome.and_then(|permit| match permit.end() {
+            Some(end) => Err(refusal_of(end).of(permit.member().name.clone())),
+            None => Ok(permit),
+        });
         if let Some(form) = asking.vouching.take() {
             return self.vouch(form, outcome, cx);
         }
@@ -196,8 +198,8 @@ impl Connection {
                 self.give_up_kept(cx);
                 self.visitor.become_known(permit, shown);
             }
-            // It may show more.
-            Err(_) if was_by_certificate => {}
+            // It may show more, which does not help against a quota.
+            Err(refusal) if was_by_certificate && refusal.code != RefusalCode::QuotaExceeded => {}
             Err(refusal) => self.refuse_login(&refusal, cx),
         }
     }
@@ -222,8 +224,15 @@ impl Connection {
 
     fn refuse_login(&mut self, refusal: &accounts::Refusal, cx: &Context) {
         let Phase::Asking(asking) = &mut self.phase else { return };
+        // A certificate counts before anything that is said inside of TLS is heard.
+        if let (Front::Silent, Some(first)) = (&asking.front, asking.input.first())
+            && Protocol::of(*first).filter(|it| self.rules.has(*it)) == Some(Protocol::Http)
+        {
+            asking.front = Front::Http(HeadScanner::default());
+        }
         asking.front.turn_down(refusal, &mut asking.output);
-        self.refuse(Refusal::LoginRefused, cx);
+        let reason = Refusal::by_accounts(refusal.code);
+        self.refuse_user(refusal.user.as_ref(), reason, cx);
         self.begin_parting(cx);
     }
 
@@ -257,7 +266,9 @@ impl Connection {
 
     /// The pass is no longer good, or other terms hold: what the client may not have any more ends.
     pub(in super::super) fn review(&mut self, cx: &mut Context) {
-        let has_ended = self.visitor.permit.as_ref().is_some_and(|permit| permit.has_ended());
+        let end = self.visitor.permit.as_ref().and_then(|permit| permit.end());
+        let has_ended = end.is_some();
+        let refusal = Refusal::by_accounts(refusal_of(end.unwrap_or(SessionEnd::Revoked)).code);
         // What it has now it may have got by a rule for a group that it has left.
         let is_moved = self.rules.routes.asks_for_groups() && self.visitor.has_changed_groups();
         // Nobody can tell when the next request comes.
@@ -283,24 +294,26 @@ impl Connection {
             Phase::Forwarding(_) => {
                 cx.counters.revoked.add(1);
                 self.ledger.note(Ending::Revoked);
-                let (status, text) = why_ended(has_ended);
+                let (status, text) = why_ended(end);
                 self.end_with_page(status, &text, cx);
             }
             Phase::Dialling(_) if is_moved && !has_ended => self.fail(Failure::Ruled, cx),
             Phase::Dialling(dialling) if has_ended => match &dialling.purpose {
-                Purpose::Relay => self.turn_away(Refusal::LoginRefused, cx),
+                Purpose::Relay => self.turn_away(refusal, cx),
                 Purpose::Forward(passing) => {
-                    cx.counters.refuse(Refusal::LoginRefused);
-                    let (status, text) = why_ended(has_ended);
+                    cx.counters.refuse(refusal);
+                    let (status, text) = why_ended(end);
                     let output = passing.page(status, &text);
-                    self.ledger.note(Ending::Refused(Refusal::LoginRefused));
+                    self.ledger.note(Ending::Refused(refusal));
                     self.ledger.tell(Some(status.code()));
                     self.part_with(output, cx);
                 }
             },
             // What is being decided now decides about the next request.
             Phase::Asking(asking) if has_ended && asking.login_pending.is_none() => {
-                self.turn_away(Refusal::LoginRefused, cx);
+                let user = self.visitor.user().cloned();
+                self.refuse_user(user.as_ref(), refusal, cx);
+                self.phase = Phase::Over;
             }
             Phase::Binding(_) if has_ended || is_moved => {
                 cx.counters.revoked.add(1);
@@ -328,9 +341,12 @@ fn headers_len(host: IpAddr) -> usize {
 }
 
 /// What a client hears whose request may not go on.
-fn why_ended(has_ended: bool) -> (Status, String) {
-    match has_ended {
-        true => (Status::ProxyAuthenticationRequired, refusal_of(SessionEnd::Revoked).message),
-        false => (status_of(Failure::Ruled), Failure::Ruled.to_string()),
+fn why_ended(end: Option<SessionEnd>) -> (Status, String) {
+    match end.map(refusal_of) {
+        Some(refusal) => {
+            let otherwise = Status::ProxyAuthenticationRequired;
+            (status_of_refusal(refusal.code, otherwise), refusal.message)
+        }
+        None => (status_of(Failure::Ruled), Failure::Ruled.to_string()),
     }
 }

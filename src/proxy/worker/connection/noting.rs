@@ -1,5 +1,6 @@
 //! Notes what the client wants and what comes of it, for those who are to know.
 
+use crate::accounts::names::Name;
 use crate::proxy::counters::Refusal;
 use crate::proxy::forward::Origin;
 use crate::proxy::front::{Front, Wish};
@@ -34,6 +35,11 @@ impl Connection {
     /// The client is sent away, perhaps before it has said what it wants: that is counted and
     /// noted. One that has said nothing when the gateway stops had no wish.
     pub(super) fn refuse(&mut self, refusal: Refusal, cx: &Context) {
+        self.refuse_user(None, refusal, cx);
+    }
+
+    /// The same of somebody who has shown who it is, as far as that is known.
+    pub(super) fn refuse_user(&mut self, user: Option<&Name>, refusal: Refusal, cx: &Context) {
         cx.counters.refuse(refusal);
         if !self.ledger.is_open() && refusal != Refusal::Stopping {
             let means = match &self.phase {
@@ -41,7 +47,7 @@ impl Connection {
                 Phase::Asking(asking) => means_of(&asking.front),
                 _ => Means::Unknown,
             };
-            self.ledger.open(|| Record::new(cx.now, self.from, means).of_nobody());
+            self.ledger.open(|| Record::new(cx.now, self.from, means).of(user));
         }
         self.ledger.note(Outcome::Refused(refusal));
     }

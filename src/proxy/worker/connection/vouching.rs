@@ -51,7 +51,7 @@ impl Connection {
                 form.vouch(&permit.member().name, &mut asking.output);
             }
             Err(refusal) => {
-                cx.counters.refuse(Refusal::LoginRefused);
+                cx.counters.refuse(Refusal::by_accounts(refusal.code));
                 form.turn_down(&refusal, &mut asking.output);
             }
         }
