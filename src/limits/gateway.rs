@@ -119,9 +119,9 @@ pub const PROXY_LOOKUP_THREADS: usize = 32;
 /// Bytes of the stack of such a thread: the C library's resolver keeps its buffers there.
 pub const PROXY_LOOKUP_STACK_LEN: usize = 256 * 1024;
 /// Names that wait for one of those threads.
-pub const PROXY_LOOKUPS_WAITING_MAX: usize = 4096;
+pub const PROXY_LOOKUPS_WAITING_MAX: usize = 16_384;
 /// Of those, the ones of one user, or of one source where nobody says who he is.
-pub const PROXY_NAMES_WAITING_PER_ASKER_MAX: usize = 64;
+pub const PROXY_NAMES_WAITING_PER_ASKER_MAX: usize = 256;
 /// Connections that wait for the same name.
 pub const PROXY_LOOKUP_WAITERS_MAX: usize = 4096;
 /// Names whose addresses are remembered.

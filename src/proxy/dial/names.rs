@@ -45,6 +45,13 @@ pub struct Awaited {
     number: u64,
 }
 
+impl Awaited {
+    /// What it is the answer to.
+    pub fn name(&self) -> &DomainName {
+        &self.name
+    }
+}
+
 impl Drop for Awaited {
     fn drop(&mut self) {
         let tell = self.shared.lock().cache.withdraw(&self.name, self.number);

@@ -64,7 +64,7 @@ const EVENTS: usize = 1024;
 #[derive(Debug)]
 pub(super) enum Order {
     /// A name was looked up.
-    Resolved(ConnectionId, Answer),
+    Resolved(ConnectionId, DomainName, Answer),
     /// A name to which datagrams go was looked up.
     Named(ConnectionId, DomainName, Answer),
     /// The name of an upstream proxy was looked up, to which connections are kept ready.
@@ -314,9 +314,9 @@ impl ProxyWorker {
     fn carry_out_orders(&mut self) {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Resolved(id, answer) => {
+                Order::Resolved(id, name, answer) => {
                     if let Some(connection) = self.connections.get_mut(id) {
-                        connection.resolve(&answer, &mut self.cx);
+                        connection.hear_of(&name, &answer, &mut self.cx);
                         let turn = connection.turn(&mut self.cx);
                         self.conclude(id, false, turn);
                     }

@@ -249,8 +249,8 @@ impl Connection {
     pub(super) fn look_up(&mut self, name: &DomainName, asker: Asker, cx: &mut Context) {
         let Phase::Dialling(dialling) = &mut self.phase else { return };
         let reply = cx.names.ask(cx.now, name, (asker, dialling.until), || {
-            let (id, handle) = (self.id, cx.handle.clone());
-            Box::new(move |answer| handle.give(Order::Resolved(id, answer)))
+            let (id, name, handle) = (self.id, name.clone(), cx.handle.clone());
+            Box::new(move |answer| handle.give(Order::Resolved(id, name, answer)))
         });
         match reply {
             Reply::Known(answer) => self.resolve(&answer, cx),
@@ -307,8 +307,26 @@ impl Connection {
         self.rules.routes.decide(&question)
     }
 
+    /// A name was looked up. An answer that was on its way when its question was given up is not
+    /// taken for that to the next one.
+    pub(in super::super) fn hear_of(
+        &mut self,
+        name: &DomainName,
+        answer: &Answer,
+        cx: &mut Context,
+    ) {
+        let awaited = match &mut self.phase {
+            Phase::Dialling(dialling) => &mut dialling.awaited,
+            Phase::Binding(binding) => &mut binding.awaited,
+            _ => return,
+        };
+        if awaited.take_if(|awaited| awaited.name() == name).is_some() {
+            self.resolve(answer, cx);
+        }
+    }
+
     /// The name that the client has asked for was looked up.
-    pub(in super::super) fn resolve(&mut self, answer: &Answer, cx: &mut Context) {
+    fn resolve(&mut self, answer: &Answer, cx: &mut Context) {
         if let Phase::Binding(_) = &self.phase {
             return self.open_port(answer, cx);
         }

@@ -40,7 +40,7 @@ pub(super) struct Binding {
     /// The port, once it is open, and who may come.
     open: Option<(TcpListener, ExpectedPeer)>,
     /// The name that is being looked up.
-    awaited: Option<Awaited>,
+    pub(super) awaited: Option<Awaited>,
     /// Whether somebody may have come.
     is_knocked: bool,
     pub(super) until: Instant,
@@ -94,8 +94,8 @@ impl Connection {
         let reply = match named {
             Host::Address(address) => Reply::Known(Ok([address].into())),
             Host::Name(name) => cx.names.ask(cx.now, &name, (self.asker(), until), || {
-                let (id, handle) = (self.id, cx.handle.clone());
-                Box::new(move |answer| handle.give(Order::Resolved(id, answer)))
+                let (id, name, handle) = (self.id, name.clone(), cx.handle.clone());
+                Box::new(move |answer| handle.give(Order::Resolved(id, name, answer)))
             }),
         };
         match (reply, &mut self.phase) {
