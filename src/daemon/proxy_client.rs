@@ -98,9 +98,6 @@ fn advice(why: &ProbeError, is_shown: bool) -> &'static str {
         ProbeError::Handshake(HandshakeError::Http(ConnectError::Credentials)) => {
             "; say who comes: `--user NAME`, or `--token-file FILE`"
         }
-        ProbeError::Handshake(HandshakeError::Http(ConnectError::Refused(429))) => {
-            "; there were too many wrong passwords: wait for some minutes"
-        }
         ProbeError::Handshake(HandshakeError::Closed { was_told: false }) => {
             "; does it speak TLS at this port (`tls://` in `listen`), and is it one?"
         }
@@ -221,6 +218,16 @@ impl FarGateway {
             ))) => {
                 let server = &self.server.target;
                 log::warn!("{server} does not say whether it lets this client in: {why}");
+                Ok(())
+            }
+            // What keeps it out now need not when somebody comes here.
+            Err(ProbeError::Handshake(HandshakeError::Http(why @ ConnectError::Refused(429)))) => {
+                let server = &self.server.target;
+                log::warn!(
+                    "{server} does not let this client in now: {why}; its user has as many \
+                     connections as it may, or there were too many wrong passwords: then wait for \
+                     some minutes"
+                );
                 Ok(())
             }
             Err(why) => {

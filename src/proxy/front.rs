@@ -41,12 +41,6 @@ pub enum Heard {
     Part,
     /// It has been told something, and may go on.
     Whole,
-    /// It has asked this server about itself and been told. It may ask again if it `keeps` the
-    /// connection, and has to go otherwise.
-    Answered {
-        /// Whether it does.
-        keeps: bool,
-    },
     /// It wants something.
     Wish(Wish),
     /// It has to go, once it has been told why.
@@ -69,6 +63,11 @@ pub enum Wish {
     Login(PassProof),
     /// To be told whether somebody else is who he says.
     Vouch(Inquiry),
+    /// To be told that this server is there. It may ask again afterwards.
+    Report {
+        /// Whether it keeps the connection for that.
+        keeps: bool,
+    },
 }
 
 impl Front {
@@ -260,9 +259,7 @@ fn hear_http(
         RequestTarget::Authority(target) => Heard::Wish(Wish::Connect(target)),
         RequestTarget::Asterisk => {
             let has_body = !matches!(head.framing, Framing::None | Framing::Length(0));
-            let keeps = head.keeps_connection() && !has_body;
-            Page::write_options(keeps.then_some(rules.keep_alive), out);
-            Heard::Answered { keeps }
+            Heard::Wish(Wish::Report { keeps: head.keeps_connection() && !has_body })
         }
         _ => hear_errand(&head, client, rules, behind, out),
     };

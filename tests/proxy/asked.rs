@@ -25,6 +25,11 @@ fn ask(stream: &mut TcpStream, fields: &str) -> String {
     head(stream)
 }
 
+/// What ada shows with a password.
+fn shown(password: &str) -> String {
+    format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(format!("ada:{password}")))
+}
+
 /// Goes through the connection to an origin that echoes.
 fn pass_through(mut stream: TcpStream, fields: &str) {
     let origin = echo();
@@ -74,11 +79,8 @@ fn a_silent_client_is_waited_for_as_long_as_it_was_told() {
 #[test]
 fn who_has_said_who_it_is_is_known_on_its_connection_until_that_is_void() {
     let house = House::new(|_| {});
-    let shown = |text: &str| {
-        format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(format!("ada:{text}")))
-    };
     let (good, bad) = (shown("right horse"), shown("wrong"));
-    for fields in ["", &bad] {
+    for fields in ["", bad.as_str()] {
         let mut stream = connect(house.address);
         let answer = ask(&mut stream, fields);
         assert!(answer.starts_with("HTTP/1.1 407 "), "{answer}");
@@ -99,4 +101,63 @@ fn who_has_said_who_it_is_is_known_on_its_connection_until_that_is_void() {
         0 => Ok(()),
         some => Err(some.to_string()),
     });
+}
+
+#[test]
+fn whoever_asks_has_a_connection_as_any_other() {
+    let house = House::new(|rules| rules.connections_per_user_max = 2);
+    let good = shown("right horse");
+    let mut streams: Vec<_> = (0..40).map(|_| connect(house.address)).collect();
+    let answers: Vec<_> = streams.iter_mut().map(|stream| ask(stream, &good)).collect();
+    let (first, rest) = answers.split_at(2);
+    assert!(first.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ")), "{first:?}");
+    assert!(rest.iter().all(|answer| answer.starts_with("HTTP/1.1 429 ")), "{rest:?}");
+    for stream in &mut streams[..2] {
+        assert!(ask(stream, &good).starts_with("HTTP/1.1 200 "), "it has its place");
+    }
+    assert_eq!(house.gateway.status().failed["user_full"], 38);
+    streams.truncate(1);
+    await_that("a free place", || match house.gateway.status().connections {
+        1 => Ok(()),
+        some => Err(some.to_string()),
+    });
+    assert!(ask(&mut connect(house.address), &good).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn connections_on_which_is_only_asked_are_not_opened_faster_than_others() {
+    let house = House::new(|rules| rules.connections_per_user_per_s = Some(1));
+    let good = shown("right horse");
+    let is_let_in = || ask(&mut connect(house.address), &good).starts_with("HTTP/1.1 200 ");
+    // Ten at once, and one more with each second that this takes.
+    let count = (0..200).filter(|_| is_let_in()).count();
+    assert!((10..150).contains(&count), "{count}");
+    assert_eq!(house.gateway.status().failed["user_too_fast"], 200 - count as u64);
+}
+
+#[test]
+fn what_waits_to_be_used_makes_way_for_what_is_used() {
+    let house = House::new(|rules| rules.connections_per_user_max = 2);
+    let (good, origin) = (shown("right horse"), echo());
+    let mut waiting = [connect(house.address), connect(house.address)];
+    for stream in &mut waiting {
+        assert!(ask(stream, &good).starts_with("HTTP/1.1 200 "));
+    }
+    let [mut first, mut second] = waiting;
+    let mut live = house.reach(origin);
+    assert_ended(&mut first);
+    assert!(ask(&mut second, &good).starts_with("HTTP/1.1 200 "), "one is enough");
+    assert!(ask(&mut connect(house.address), &good).starts_with("HTTP/1.1 429 "));
+    // Once it is used it makes way for nobody.
+    let request = format!("CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n{good}\r\n");
+    second.write_all(request.as_bytes()).unwrap();
+    assert!(head(&mut second).starts_with("HTTP/1.1 200 "));
+    let (_, reply) = house.ask(1, origin);
+    assert_eq!(reply, 2);
+    for stream in [&mut live, &mut second] {
+        stream.write_all(b"x").unwrap();
+        assert_eq!(read_exactly(stream, 1), b"x");
+    }
+    let status = house.gateway.status();
+    assert_eq!((status.refused["made_room"], status.failed["user_full"]), (1, 2), "{status:?}");
 }

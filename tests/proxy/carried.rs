@@ -14,8 +14,8 @@ use corelane::sys::signal::terminate;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Gateway, assert_ended, await_that, echo, greeting_and_request, http, read_exactly, read_to_end,
-    serve,
+    Gateway, ask_for, assert_ended, await_that, echo, greeting_and_request, http, read_exactly,
+    read_to_end, serve,
 };
 use crate::house::House;
 use crate::routes::{chained, fetch};
@@ -283,6 +283,39 @@ fn who_is_disabled_is_carried_no_more_until_that_is_over() {
         reply => Err(reply.to_string()),
     });
     await_ready(&client, 1);
+}
+
+#[test]
+fn two_hosts_of_a_user_with_one_connection_take_turns() {
+    let site = Site::new();
+    let house = House::with_tls(site.entrance_tls());
+    house.set(r#"{"connections_max":1}"#, "null");
+    let (origin, start) = (echo(), clock::now());
+    let flags = Flags::of(&site, house.address, "right horse");
+    let first = flags.start();
+    await_ready(&first, 1);
+    // Its place waits to be used at the first.
+    let second = flags.start();
+    for (client, other) in [(&second, &first), (&first, &second), (&second, &first)] {
+        // The gateway may yet have to hear of the end of the one before.
+        let mut live = None;
+        await_that("a connection", || {
+            let mut stream = client.connect();
+            let reply = ask_for(&mut stream, origin);
+            live = Some(stream);
+            if reply == 0 { Ok(()) } else { Err(reply.to_string()) }
+        });
+        let mut live = live.unwrap();
+        assert_ne!(other.reply_to(&origin.to_string()), 0, "there is one");
+        live.write_all(b"x").unwrap();
+        assert_eq!(read_exactly(&mut live, 1), b"x");
+    }
+    // Beside the connections that are needed each makes some at the start, and then tries for one
+    // that is ready once a second at most.
+    let seconds = (clock::now() - start).as_secs();
+    let status = house.gateway.status();
+    let most = 2 * (5 + seconds) + first.status().accepted + second.status().accepted;
+    assert!(status.accepted <= most, "{seconds} s: {status:?}");
 }
 
 #[test]

@@ -174,24 +174,55 @@ fn clients_of_the_tunnel_are_reached_where_a_rule_names_them_alone() {
 fn a_user_has_its_share_of_connections() {
     let member = Arc::new(Member::new(Id(1), "ada".parse().unwrap()));
     let now = clock::now();
-    let held = [member.enter(now, 2, None).unwrap(), member.enter(now, 2, None).unwrap()];
-    assert_eq!(member.enter(now, 2, None).map(drop), Err(TooMany::AtOnce));
+    let held =
+        [member.enter(now, true, 2, None).unwrap(), member.enter(now, true, 2, None).unwrap()];
+    assert_eq!(member.enter(now, true, 2, None).map(drop), Err(TooMany::AtOnce));
     drop(held);
     // Three each second, and thirty at once.
     for _ in 0..30 {
-        member.enter(now, 2, Some(3)).unwrap();
+        member.enter(now, true, 2, Some(3)).unwrap();
     }
-    assert_eq!(member.enter(now, 2, Some(3)).map(drop), Err(TooMany::TooFast));
-    let seat = member.enter(now + Duration::from_millis(340), 1, Some(3)).unwrap();
+    assert_eq!(member.enter(now, true, 2, Some(3)).map(drop), Err(TooMany::TooFast));
+    let seat = member.enter(now + Duration::from_millis(340), true, 1, Some(3)).unwrap();
     assert_eq!(
-        member.enter(now, 1, None).map(drop),
+        member.enter(now, true, 1, None).map(drop),
         Err(TooMany::AtOnce),
         "refusals hold no place"
     );
     drop(seat);
-    member.enter(now, 1, None).unwrap();
-    assert_eq!(member.enter(now, 1, Some(0)).map(drop), Err(TooMany::TooFast), "none at all");
-    member.enter(now, 1, None).unwrap();
+    member.enter(now, true, 1, None).unwrap();
+    assert_eq!(member.enter(now, true, 1, Some(0)).map(drop), Err(TooMany::TooFast), "none at all");
+    member.enter(now, true, 1, None).unwrap();
+}
+
+#[test]
+fn what_waits_to_be_used_gives_its_place_to_what_is_needed_and_to_nothing_else() {
+    let member = Arc::new(Member::new(Id(1), "ada".parse().unwrap()));
+    let now = clock::now();
+    let (told, hears) = crossbeam_channel::unbounded();
+    let wait = |name: &'static str| {
+        let mut seat = member.enter(now, false, 3, None).unwrap();
+        let told = told.clone();
+        seat.wait(move || told.send(name).unwrap());
+        seat
+    };
+    let (first, mut second, third) = (wait("first"), wait("second"), wait("third"));
+    assert_eq!(member.enter(now, false, 3, None).map(drop), Err(TooMany::AtOnce));
+    assert!(first.is_held() && hears.try_recv().is_err());
+    let needed = member.enter(now, true, 3, None).unwrap();
+    assert_eq!(hears.try_recv(), Ok("first"), "it has waited for the longest time");
+    assert!(!first.is_held() && second.is_held());
+    assert!(second.stop_waiting() && second.is_held(), "it is used");
+    drop(first);
+    assert_eq!(member.enter(now, false, 3, None).map(drop), Err(TooMany::AtOnce), "it had none");
+    let _also_needed = member.enter(now, true, 3, None).unwrap();
+    assert_eq!(hears.try_recv(), Ok("third"));
+    assert_eq!(member.enter(now, true, 3, None).map(drop), Err(TooMany::AtOnce), "all are used");
+    drop((needed, second, third));
+    let mut last = wait("last");
+    drop(wait("it goes by itself"));
+    assert!(last.stop_waiting());
+    assert!(hears.try_recv().is_err());
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub(super) enum Order {
     Located(DomainName, Answer),
     /// It was decided who a client is.
     Known(ConnectionId, Outcome),
+    /// Another connection of its user needs its place.
+    MakeWay(ConnectionId),
     /// A pass is no longer good, or other terms hold for it. To be dropped when that is enforced.
     Review(Id, Acknowledgement),
     /// What goes for clients that come from here on, by entrance.
@@ -330,6 +332,14 @@ impl ProxyWorker {
                     if let Some(connection) = self.connections.get_mut(id) {
                         let was_asking = connection.is_asking();
                         connection.settle_login(outcome, &mut self.cx);
+                        let turn = connection.turn(&mut self.cx);
+                        self.conclude(id, was_asking, turn);
+                    }
+                }
+                Order::MakeWay(id) => {
+                    if let Some(connection) = self.connections.get_mut(id) {
+                        let was_asking = connection.is_asking();
+                        connection.make_way(&self.cx);
                         let turn = connection.turn(&mut self.cx);
                         self.conclude(id, was_asking, turn);
                     }

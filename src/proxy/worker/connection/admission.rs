@@ -236,27 +236,49 @@ impl Connection {
         self.begin_parting(cx);
     }
 
-    /// Lets the client have what it wants, if it may have another connection.
-    pub(super) fn ensure_welcome(&mut self, cx: &Context) -> Result<(), Failure> {
+    /// Lets the client have what it wants, if it may have another connection. Where that is not
+    /// needed yet, its connection waits to be used, and gives its place to another one of its user
+    /// that `is_needed`.
+    pub(super) fn ensure_welcome(&mut self, is_needed: bool, cx: &Context) -> Result<(), Failure> {
         let Some(permit) = &self.visitor.permit else {
             return match self.rules.auth {
                 Auth::Off => Ok(()),
                 Auth::Required => Err(Failure::Ruled),
             };
         };
-        if self.visitor.seat.is_none() {
-            let bounds = permit.terms().bounds;
-            let most = bounds.connections_max.map_or(self.rules.connections_per_user_max, |most| {
-                usize::try_from(most).unwrap_or(usize::MAX)
-            });
-            let per_second = bounds.connections_per_s.or(self.rules.connections_per_user_per_s);
-            let seat = permit.member().enter(cx.now, most, per_second);
-            self.visitor.seat = Some(seat.map_err(|too_many| match too_many {
-                TooMany::AtOnce => Failure::UserFull,
-                TooMany::TooFast => Failure::UserTooFast,
-            })?);
+        let keeps_place = |seat: &mut MemberSeat| match is_needed {
+            true => seat.stop_waiting(),
+            false => seat.is_held(),
+        };
+        if self.visitor.seat.as_mut().is_some_and(keeps_place) {
+            return Ok(());
         }
+        let bounds = permit.terms().bounds;
+        let most = bounds.connections_max.map_or(self.rules.connections_per_user_max, |most| {
+            usize::try_from(most).unwrap_or(usize::MAX)
+        });
+        let per_second = bounds.connections_per_s.or(self.rules.connections_per_user_per_s);
+        let seat = permit.member().enter(cx.now, is_needed, most, per_second);
+        let mut seat = seat.map_err(|too_many| match too_many {
+            TooMany::AtOnce => Failure::UserFull,
+            TooMany::TooFast => Failure::UserTooFast,
+        })?;
+        if !is_needed {
+            let (id, handle) = (self.id, cx.handle.clone());
+            seat.wait(move || handle.give(Order::MakeWay(id)));
+        }
+        self.visitor.seat = Some(seat);
         Ok(())
+    }
+
+    /// Another connection of its user may have its place: then it has to go, having waited for
+    /// nothing.
+    pub(in super::super) fn make_way(&mut self, cx: &Context) {
+        let is_held = self.visitor.seat.as_ref().is_none_or(MemberSeat::is_held);
+        if !is_held && let Phase::Asking(_) = self.phase {
+            cx.counters.refuse(Refusal::MadeRoom);
+            self.phase = Phase::Over;
+        }
     }
 
     /// Whether it rests on that pass.

@@ -13,6 +13,7 @@ use crate::proxy::dial::names::Reply;
 use crate::proxy::dial::own::OwnPrefixes;
 use crate::proxy::dial::{Answer, Asker, Dial, Failure, Guard};
 use crate::proxy::front::{Front, Heard, Wish};
+use crate::proxy::http::Page;
 use crate::proxy::relay::give_up_room;
 use crate::proxy::settings::Rules;
 use crate::proxy::stream::Moved;
@@ -86,15 +87,6 @@ impl Connection {
                 match self.hear(cx) {
                     Heard::Whole => continue,
                     Heard::Part => {}
-                    Heard::Answered { keeps } if keeps && !self.is_last(cx) => {
-                        let Phase::Asking(asking) = &mut self.phase else { return Step::Next };
-                        asking.await_next(cx.now, &self.rules);
-                        return Step::Turn(Turn::Again);
-                    }
-                    Heard::Answered { .. } => {
-                        self.begin_parting(cx);
-                        return Step::Next;
-                    }
                     Heard::Wish(wish) => return self.grant(wish, cx),
                     Heard::Refused(refusal) => {
                         self.refuse(refusal, cx);
@@ -147,7 +139,7 @@ impl Connection {
     /// Begins with what the client wants. Whoever asks one question after the other lets others
     /// have their turn in between.
     fn grant(&mut self, wish: Wish, cx: &mut Context) -> Step {
-        let is_question = matches!(wish, Wish::Vouch(_));
+        let is_question = matches!(wish, Wish::Vouch(_) | Wish::Report { .. });
         self.begin(wish, cx);
         if is_question { Step::Turn(Turn::Again) } else { Step::Next }
     }
@@ -174,15 +166,16 @@ impl Connection {
         let wish = match wish {
             Wish::Login(proof) => return self.begin_login(proof, cx),
             Wish::Vouch(inquiry) => return self.begin_vouching(inquiry, cx),
+            Wish::Report { keeps } => return self.report(keeps, cx),
             wish => wish,
         };
         self.note_wish(&wish, cx);
-        if let Err(failure) = self.ensure_welcome(cx) {
+        if let Err(failure) = self.ensure_welcome(true, cx) {
             return self.fail(failure, cx);
         }
         match wish {
             // Decided above.
-            Wish::Login(_) | Wish::Vouch(_) => {}
+            Wish::Login(_) | Wish::Vouch(_) | Wish::Report { .. } => {}
             Wish::Associate(_) if !self.rules.serves_datagrams => self.fail(Failure::Blocked, cx),
             Wish::Connect(target) => {
                 self.give_up_kept(cx);
@@ -191,6 +184,22 @@ impl Connection {
             Wish::Forward(errand) => self.begin_forwarding(errand, cx),
             Wish::Bind(target) => self.begin_binding(target, cx),
             Wish::Associate(announced) => self.begin_associating(announced, cx),
+        }
+    }
+
+    /// Tells the client that this server is there, and knows who asks. It has its place among the
+    /// connections of its user from then on.
+    fn report(&mut self, keeps: bool, cx: &mut Context) {
+        if let Err(failure) = self.ensure_welcome(false, cx) {
+            self.note_wish(&Wish::Report { keeps }, cx);
+            return self.fail(failure, cx);
+        }
+        let keeps = keeps && !self.is_last(cx);
+        let Phase::Asking(asking) = &mut self.phase else { return };
+        Page::write_options(keeps.then_some(self.rules.keep_alive), &mut asking.output);
+        match keeps {
+            true => asking.await_next(cx.now, &self.rules),
+            false => self.begin_parting(cx),
         }
     }
 

@@ -27,6 +27,7 @@ impl Connection {
                     record.for_request(errand.scheme, &errand.head)
                 }
                 Wish::Associate(_) => record(Means::Udp),
+                Wish::Report { .. } => record(Means::Http),
                 Wish::Login(_) | Wish::Vouch(_) => record(means),
             }
         });
