@@ -88,9 +88,12 @@ pub const PROXY_DRAIN_WITHIN: Duration = Duration::from_secs(30);
 pub const PROXY_CONNECTIONS_MAX: usize = 65_536;
 /// Of those, the ones of one source (an IPv4 address, or a /64), unless configured otherwise.
 pub const PROXY_CONNECTIONS_PER_SOURCE_MAX: usize = 4096;
-/// Connections of a worker that have not asked for anything yet; the oldest makes room for a new
-/// one.
+/// Connections of a worker that have not asked for anything yet, unless that is more than its part
+/// of half of those that an entrance takes; the oldest makes room for a new one.
 pub const PROXY_ASKING_MAX: usize = 8192;
+/// Of those, the ones of a worker that make room at a time where connections or descriptors are
+/// used up: half of them at most.
+pub const PROXY_ROOM_MADE_MAX: usize = 64;
 /// The most seconds that a time of the gateway may be configured to: thirty days.
 pub const PROXY_SECONDS_MAX: u64 = 30 * 24 * 3600;
 /// The most connections that may be configured.
@@ -99,7 +102,8 @@ pub const PROXY_CONNECTIONS_BOUND: u64 = 1 << 24;
 pub const PROXY_ACCEPTS_PER_TURN: usize = 64;
 /// Connections that the kernel keeps for a worker until it accepts them.
 pub const PROXY_BACKLOG: i32 = 4096;
-/// How long after the kernel could not hand over a connection it is asked again.
+/// How long after the kernel could not hand over a connection it is asked again, and after how long
+/// one is looked at again that waits for other workers to make room.
 pub const PROXY_ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// How exact the timers of a worker are.

@@ -25,6 +25,8 @@ pub(super) struct Crowd(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     all: AtomicUsize,
+    /// Those of them that have not asked for anything yet.
+    asking: AtomicUsize,
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -32,7 +34,8 @@ struct Shared {
 impl Default for Shared {
     fn default() -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self { all: AtomicUsize::new(0), hasher: RandomState::new(), shards }
+        let (all, asking) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { all, asking, hasher: RandomState::new(), shards }
     }
 }
 
@@ -50,6 +53,27 @@ struct Presence {
     count: usize,
     /// When its bucket of new ones is full again.
     full_at: Option<Instant>,
+}
+
+impl Presence {
+    /// When its bucket is full again if one more is let in, where there is a bound on how fast they
+    /// come.
+    fn judge(
+        &self,
+        rules: &Rules,
+        per_second: Option<u32>,
+        now: Instant,
+    ) -> Result<Option<Instant>, Refusal> {
+        if self.count >= rules.connections_per_source_max {
+            return Err(Refusal::SourceFull);
+        }
+        let Some(per_second) = per_second.filter(|per_second| *per_second > 0) else {
+            return Ok(None);
+        };
+        let rate = Rate::new(per_second, per_second.saturating_mul(10));
+        let full_at = rate.take(now, self.full_at.unwrap_or(now));
+        full_at.map(Some).ok_or(Refusal::SourceTooFast)
+    }
 }
 
 impl Shard {
@@ -80,20 +104,39 @@ impl Crowd {
     pub(super) fn enter(&self, from: IpAddr, rules: &Rules, now: Instant) -> Result<Seat, Refusal> {
         let all = &self.0.all;
         let source = Source::from(from);
-        if all.fetch_add(1, Relaxed) >= rules.connections_max {
-            all.fetch_sub(1, Relaxed);
-            return Err(Refusal::Full);
-        }
         // A load balancer brings those of others, who are not known yet.
         let per_second = match rules.expects_header_from(from) {
             true => None,
             false => rules.connections_per_source_per_s,
         };
+        if all.fetch_add(1, Relaxed) >= rules.connections_max {
+            all.fetch_sub(1, Relaxed);
+            // Nobody is to make room for one that would not be let in all the same.
+            let shard = self.shard(source);
+            let presence = shard.sources.get(&source);
+            let judged = presence.map_or(Ok(None), |it| it.judge(rules, per_second, now));
+            return Err(judged.err().unwrap_or(Refusal::Full));
+        }
         if let Err(refusal) = self.count(source, rules, per_second, now) {
             all.fetch_sub(1, Relaxed);
             return Err(refusal);
         }
         Ok(Seat { crowd: self.clone(), source })
+    }
+
+    /// One has come, and has not asked for anything yet.
+    pub(super) fn begin_asking(&self) {
+        self.0.asking.fetch_add(1, Relaxed);
+    }
+
+    /// One has asked for something, or is gone.
+    pub(super) fn end_asking(&self) {
+        self.0.asking.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether there is one that has not asked for anything yet, at whichever worker.
+    pub(super) fn has_asking(&self) -> bool {
+        self.0.asking.load(Relaxed) > 0
     }
 
     fn count(
@@ -106,13 +149,8 @@ impl Crowd {
         let mut shard = self.shard(source);
         shard.tidy(now);
         let presence = shard.sources.entry(source).or_default();
-        if presence.count >= rules.connections_per_source_max {
-            return Err(Refusal::SourceFull);
-        }
-        if let Some(per_second) = per_second.filter(|per_second| *per_second > 0) {
-            let rate = Rate::new(per_second, per_second.saturating_mul(10));
-            let full_at = rate.take(now, presence.full_at.unwrap_or(now));
-            presence.full_at = Some(full_at.ok_or(Refusal::SourceTooFast)?);
+        if let Some(full_at) = presence.judge(rules, per_second, now)? {
+            presence.full_at = Some(full_at);
         }
         presence.count += 1;
         Ok(())
@@ -185,7 +223,8 @@ mod tests {
         drop(first);
         let mut passed = enter("192.0.2.9").unwrap();
         passed.pass_on("192.0.2.1".parse().unwrap(), &rules, now).unwrap();
-        assert_eq!(enter("192.0.2.1").unwrap_err(), Refusal::Full);
+        assert_eq!(enter("192.0.2.1").unwrap_err(), Refusal::SourceFull, "room is no help");
+        assert_eq!(enter("192.0.2.3").unwrap_err(), Refusal::Full);
         let full = passed.pass_on("2001:db8::3".parse().unwrap(), &rules, now);
         assert_eq!(full.unwrap_err(), Refusal::SourceFull);
         drop(passed);

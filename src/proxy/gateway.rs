@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -180,6 +180,7 @@ impl Gateway {
             watches.extend(watch.map(|watch| (number, watch)));
             tls.push(first);
         }
+        let everybody = Arc::new(OnceLock::new());
         let mut workers = Vec::with_capacity(cpus.len());
         for (number, (listeners, &cpu)) in sockets.into_iter().zip(cpus).enumerate() {
             let counters = Arc::new(ProxyCounters::default());
@@ -189,6 +190,7 @@ impl Gateway {
                 rules: rules.clone(),
                 tls: tls.clone(),
                 crowds: crowds.clone(),
+                workers: Arc::clone(&everybody),
                 names: names.clone(),
                 own: own.listed(),
                 access: access.clone(),
@@ -203,6 +205,7 @@ impl Gateway {
         }
         let handles: Vec<_> =
             workers.iter().map(|worker: &RunningWorker| worker.handle.clone()).collect();
+        let handles = everybody.get_or_init(|| handles).clone();
         let watch = |(access, notices)| Watch::start(access, notices, handles.clone());
         let watch = watched.map(watch).transpose()?;
         let keeper = keep(Keeper { own, watches, workers: handles })?;

@@ -12,7 +12,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::forwarding::read_head;
 use crate::harness::{
-    Gateway, connect, echo, greeting_and_request, leave_descriptors, origin, read_exactly,
+    Gateway, assert_ended, connect, echo, greeting_and_request, leave_descriptors, origin,
+    read_exactly,
 };
 
 #[test]
@@ -132,6 +133,60 @@ fn silent_clients_keep_nobody_out() {
     assert_eq!(read_exactly(&mut client, 1), b"x");
     drop(silent);
     gateway.await_status("they are gone", |status| status.connections == 1);
+}
+
+#[test]
+fn a_house_full_of_silent_clients_is_open_to_all_who_ask() {
+    const PLACES: usize = 48;
+    let gateway = Gateway::start_with_file(&format!(
+        "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\n\
+         connections_max = {PLACES}\n[workers]\ncount = 4\n"
+    ));
+    let origin = echo();
+    let silent: Vec<TcpStream> = (0..10 * PLACES).map(|_| gateway.connect()).collect();
+    gateway.await_status("all have come", |status| {
+        let turned_away = status.refused["full"] + status.refused["made_room"];
+        turned_away + status.connections == silent.len() as u64
+    });
+    let status = gateway.status();
+    assert!(status.connections as usize <= PLACES / 2, "half is left to others: {status:?}");
+    // They come to each of the workers, wherever those are who say nothing.
+    let mut held: Vec<TcpStream> = (0..PLACES).map(|_| gateway.reach(origin)).collect();
+    for client in &mut held {
+        client.write_all(b"x").unwrap();
+        assert_eq!(read_exactly(client, 1), b"x");
+    }
+    let status = gateway.status();
+    assert_eq!(status.connections as usize, PLACES, "{status:?}");
+    assert_eq!(status.refused["full"], 0, "{status:?}");
+    // Those who are being served make room for nobody.
+    let mut more = gateway.connect();
+    assert_ended(&mut more);
+    assert_eq!(gateway.status().refused["full"], 1);
+    for client in &mut held {
+        client.write_all(b"y").unwrap();
+        assert_eq!(read_exactly(client, 1), b"y");
+    }
+}
+
+#[test]
+fn silent_clients_keep_nobody_out_where_descriptors_are_few() {
+    let gateway = Gateway::start(&["--workers", "1"]);
+    let origin = echo();
+    leave_descriptors(&gateway, 150);
+    let silent: Vec<TcpStream> = (0..3000).map(|_| gateway.connect()).collect();
+    // All of them are before these in the line.
+    let mut held: Vec<TcpStream> = (0..20).map(|_| gateway.reach(origin)).collect();
+    for client in &mut held {
+        client.write_all(b"x").unwrap();
+        assert_eq!(read_exactly(client, 1), b"x");
+    }
+    let status = gateway.status();
+    assert!(status.accept_pauses <= 30, "the line does not wait for each of them: {status:?}");
+    assert_eq!(status.failed["exhausted"], 0, "{status:?}");
+    assert_eq!(status.reached, held.len() as u64);
+    drop(silent);
+    gateway.await_status("they are gone", |status| status.connections == 20);
 }
 
 /// Opens connections from an address of its own until it is told to end.

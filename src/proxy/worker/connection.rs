@@ -155,6 +155,10 @@ struct Dialling {
     attempts: [Option<End>; PROXY_ATTEMPTS_MAX],
     /// The name that is being looked up.
     awaited: Option<Awaited>,
+    /// The address that is tried once more when there are descriptors again.
+    again: Option<SocketAddr>,
+    /// Whether others have made room for that before.
+    has_pleaded: bool,
     /// When to look whether another attempt is due.
     next: Option<Instant>,
     until: Instant,
@@ -306,6 +310,11 @@ impl Connection {
                 return turn;
             }
         }
+    }
+
+    /// By which entrance it has come.
+    pub(super) fn entrance(&self) -> usize {
+        self.entrance
     }
 
     /// Whether it has not asked for anything yet.

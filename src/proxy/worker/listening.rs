@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::{PROXY_ACCEPT_RETRY, PROXY_ACCEPTS_PER_TURN, PROXY_BACKLOG};
+use crate::proxy::counters::Refusal;
+use crate::proxy::dial::Failure;
+use crate::sys::terminal::wait_readable;
 
 use super::ProxyWorker;
 
@@ -26,20 +30,31 @@ pub(in super::super) struct Post {
 pub(super) struct Door {
     post: Post,
     knocking: Knocking,
+    /// One that has been accepted, and waits until other workers have made room.
+    held: Option<Client>,
 }
+
+/// A client's connection, and where it comes from.
+type Client = (TcpStream, SocketAddr);
 
 /// Whether somebody may be waiting.
 #[derive(Clone, Copy, Debug)]
 enum Knocking {
     No,
     Perhaps,
-    /// The kernel could not hand a connection over; it is asked again then.
+    /// There was no room, or the kernel could not hand a connection over: it is asked again then.
     From(Instant),
 }
 
 impl Door {
     pub(super) fn new(post: Post) -> Self {
-        Self { post, knocking: Knocking::Perhaps }
+        Self { post, knocking: Knocking::Perhaps, held: None }
+    }
+
+    /// Whether the kernel has a connection to hand over. It does not say so itself where it has
+    /// nothing to hand it over with.
+    fn has_waiting(&self) -> bool {
+        wait_readable(self.post.listener.as_fd(), Duration::ZERO).unwrap_or(true)
     }
 
     /// Somebody has come. Where the kernel has nothing to hand connections over with, that changes
@@ -78,43 +93,82 @@ impl ProxyWorker {
     fn accept_one(&mut self, number: usize) -> bool {
         let now = self.cx.now;
         let Some(door) = self.doors.get_mut(number) else { return false };
-        let had_to_wait = match door.knocking {
+        match door.knocking {
             Knocking::No => return false,
             Knocking::From(at) if now < at => return false,
-            Knocking::From(_) => true,
-            Knocking::Perhaps => false,
-        };
+            Knocking::From(_) | Knocking::Perhaps => {}
+        }
         door.knocking = Knocking::Perhaps;
-        let (stream, from) = match door.post.listener.accept() {
-            Ok((stream, from)) => (stream, unmapped(from)),
+        let accepted = match door.held.take() {
+            Some(client) => Ok(client),
+            None => door.post.listener.accept(),
+        };
+        match accepted {
+            Ok((stream, from)) => self.admit(number, (stream, unmapped(from))),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => {
                     door.knocking = Knocking::No;
-                    return false;
+                    false
                 }
                 // The client was gone before it was let in, or a signal came.
-                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => return true,
+                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => true,
+                // Most likely the descriptors are used up, which the kernel says even if nobody is
+                // waiting.
+                _ if !door.has_waiting() => {
+                    door.knocking = Knocking::No;
+                    false
+                }
+                _ if Failure::from(&error) == Failure::Exhausted
+                    && self.make_room_at_once(None) =>
+                {
+                    true
+                }
                 _ => {
-                    // Most likely the descriptors are used up, which the kernel says even if
-                    // nobody is waiting: only if that lasts, somebody makes room.
                     log::debug!("proxy: a client has to wait: {error}");
-                    door.knocking = Knocking::From(now + PROXY_ACCEPT_RETRY);
                     self.cx.counters.accept_pauses.add(1);
-                    if had_to_wait {
-                        self.make_room();
-                    }
-                    return false;
+                    self.pause(number, None);
+                    false
                 }
             },
+        }
+    }
+
+    /// Lets a client in if it may, for which somebody may have to make room who has asked for
+    /// nothing. Returns whether there may be another.
+    fn admit(&mut self, number: usize, client: Client) -> bool {
+        let Some(Door { post: Post { entrance, tls, .. }, .. }) = self.doors.get(number) else {
+            return false;
         };
-        let (entrance, tls) = (door.post.entrance, door.post.tls);
-        if let (Some(crowd), Some(rules)) = (self.crowds.get(entrance), self.rules.get(entrance)) {
-            match crowd.enter(from.ip(), rules, now) {
-                Ok(seat) => self.enter((stream, from), seat, entrance, tls),
+        let (entrance, tls) = (*entrance, *tls);
+        loop {
+            let (Some(crowd), Some(rules)) = (self.crowds.get(entrance), self.rules.get(entrance))
+            else {
+                return true;
+            };
+            match crowd.enter(client.1.ip(), rules, self.cx.now) {
+                Ok(seat) => self.enter(client, seat, entrance, tls),
+                Err(Refusal::Full) if self.make_room(Some(entrance)) => continue,
+                Err(Refusal::Full) if self.has_newcomers_anywhere(Some(entrance)) => {
+                    if let Some(door) = self.doors.get_mut(number) {
+                        door.held = Some(client);
+                    }
+                    self.pause(number, Some(entrance));
+                    return false;
+                }
                 Err(refusal) => self.cx.counters.refuse(refusal),
             }
+            return true;
         }
-        true
+    }
+
+    /// Nobody comes in at a door for a moment, in which other workers make room if they can.
+    fn pause(&mut self, number: usize, at: Option<usize>) {
+        if let Some(door) = self.doors.get_mut(number) {
+            door.knocking = Knocking::From(self.cx.now + PROXY_ACCEPT_RETRY);
+        }
+        if self.has_newcomers_anywhere(at) {
+            self.have_room_made(at);
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod connection;
 mod datagrams;
 mod listening;
+mod newcomers;
 mod ready;
 mod slab;
 mod talk;
@@ -16,7 +17,7 @@ mod wheel;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -25,7 +26,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use crate::accounts::model::Id;
 use crate::accounts::service::Acknowledgement;
-use crate::limits::{PROXY_ASKING_MAX, PROXY_HANDSHAKES_PER_TURN};
+use crate::limits::PROXY_HANDSHAKES_PER_TURN;
 use crate::login::tls::ServerTls;
 use crate::sys::{affinity, clock};
 
@@ -45,6 +46,7 @@ use super::target::DomainName;
 use connection::{Connection, Turn};
 use datagrams::Datagrams;
 use listening::Door;
+use newcomers::Newcomers;
 use ready::{Around, Ready};
 use slab::{ConnectionId, Slab, own_number, own_token};
 use wheel::Wheel;
@@ -71,6 +73,8 @@ pub(super) enum Order {
     Located(DomainName, Answer),
     /// It was decided who a client is.
     Known(ConnectionId, Outcome),
+    /// Somebody at another worker needs room: at this entrance, or descriptors if it is none.
+    MakeRoom(Option<usize>),
     /// Another connection of its user needs its place.
     MakeWay(ConnectionId),
     /// A pass is no longer good, or other terms hold for it. To be dropped when that is enforced.
@@ -123,6 +127,8 @@ pub(super) struct Context {
     ready: Ready,
     /// Whether clients that have nothing under way have to go.
     is_stopping: bool,
+    /// Whether somebody who is being served needs a descriptor, and there is none.
+    needs_descriptor: bool,
 }
 
 impl Context {
@@ -151,6 +157,8 @@ pub(super) struct ProxyWorkerParts {
     pub(super) tls: Vec<Option<ServerTls>>,
     /// By entrance.
     pub(super) crowds: Vec<Crowd>,
+    /// All workers, once they are there.
+    pub(super) workers: Arc<OnceLock<Vec<WorkerHandle>>>,
     pub(super) names: Names,
     pub(super) own: OwnAddresses,
     pub(super) access: Option<Access>,
@@ -168,13 +176,11 @@ pub(super) struct ProxyWorker {
     /// By entrance.
     tls: Vec<Option<ServerTls>>,
     crowds: Vec<Crowd>,
+    workers: Arc<OnceLock<Vec<WorkerHandle>>>,
     connections: Slab<Connection>,
     /// Those that have something to do.
     ready: VecDeque<ConnectionId>,
-    /// Those that have come and perhaps not asked for anything yet, the oldest first.
-    asking: VecDeque<ConnectionId>,
-    /// How many of them have not.
-    asking_count: usize,
+    newcomers: Newcomers,
     timers: Wheel<(Instant, ConnectionId)>,
     /// Timers that have gone off.
     expired: Vec<(Instant, ConnectionId)>,
@@ -217,6 +223,7 @@ impl ProxyWorker {
             pool: Pool::new(|place| own_token(FIRST_KEPT + place)),
             ready,
             is_stopping: false,
+            needs_descriptor: false,
         };
         let worker = Self {
             cpu: parts.cpu,
@@ -225,11 +232,11 @@ impl ProxyWorker {
             doors,
             rules: parts.rules,
             tls: parts.tls,
+            newcomers: Newcomers::new(&parts.crowds),
             crowds: parts.crowds,
+            workers: parts.workers,
             connections: Slab::default(),
             ready: VecDeque::new(),
-            asking: VecDeque::new(),
-            asking_count: 0,
             timers: Wheel::new(now),
             expired: Vec::new(),
             stopping: None,
@@ -336,6 +343,7 @@ impl ProxyWorker {
                         self.conclude(id, was_asking, turn);
                     }
                 }
+                Order::MakeRoom(at) => drop(self.make_room_at_once(at)),
                 Order::MakeWay(id) => {
                     if let Some(connection) = self.connections.get_mut(id) {
                         let was_asking = connection.is_asking();
@@ -459,29 +467,8 @@ impl ProxyWorker {
         let connection =
             Connection::new(id, (client, from), (entrance, rules), places, self.cx.now);
         self.connections.put(id, connection);
-        self.asking.push_back(id);
-        self.asking_count += 1;
         self.arm(id);
-        while self.asking_count > PROXY_ASKING_MAX && self.make_room() {}
-        if self.asking.len() > 2 * PROXY_ASKING_MAX {
-            let connections = &mut self.connections;
-            self.asking.retain(|id| connections.get_mut(*id).is_some_and(|one| one.is_asking()));
-        }
-    }
-
-    /// The client that has asked for nothing for the longest time has to go. Returns whether there
-    /// was one.
-    fn make_room(&mut self) -> bool {
-        while let Some(id) = self.asking.pop_front() {
-            if let Some(connection) = self.connections.get_mut(id)
-                && connection.is_asking()
-            {
-                connection.turn_away(Refusal::MadeRoom, &mut self.cx);
-                self.conclude(id, true, Turn::Over);
-                return true;
-            }
-        }
-        false
+        self.welcome(id, entrance);
     }
 
     /// Gives every connection that has something to do its turn, and of those that would go on with
@@ -529,7 +516,7 @@ impl ProxyWorker {
     fn conclude(&mut self, id: ConnectionId, was_asking: bool, turn: Turn) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if was_asking && (turn == Turn::Over || !connection.is_asking()) {
-            self.asking_count -= 1;
+            self.newcomers.leave(connection.entrance());
         }
         match turn {
             Turn::Again => {
@@ -545,6 +532,9 @@ impl ProxyWorker {
                     self.cx.counters.closed.add(1);
                 }
             }
+        }
+        if std::mem::take(&mut self.cx.needs_descriptor) {
+            self.make_room_at_once(None);
         }
     }
 

@@ -239,6 +239,8 @@ impl Connection {
             securing: None,
             attempts: [const { None }; PROXY_ATTEMPTS_MAX],
             awaited: None,
+            again: None,
+            has_pleaded: false,
             next: None,
             until: cx.now + self.rules.dial_within,
         }));

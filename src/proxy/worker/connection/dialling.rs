@@ -43,12 +43,18 @@ impl Connection {
         }
         let source = self.rules.dial_from;
         loop {
-            match dialling.dial.poll(cx.now) {
+            let again = dialling.again.take().map(DialStep::Connect);
+            match again.unwrap_or_else(|| dialling.dial.poll(cx.now)) {
                 DialStep::Connect(address) => {
                     // The server is not what the client has asked for.
                     if dialling.via.is_none() && !self.visitor.may_reach(address) {
                         dialling.dial.fail(Failure::Ruled);
                     } else if let Err(error) = dialling.attempt(self.id, (address, source), cx) {
+                        if dialling.pleads_after(&error) {
+                            dialling.again = Some(address);
+                            cx.needs_descriptor = true;
+                            return Step::Turn(Turn::Again);
+                        }
                         dialling.dial.fail(Failure::from(&error));
                     }
                 }
@@ -144,6 +150,12 @@ impl Dialling {
         let is_tried =
             |via: &&Via| self.securing.is_none() && (via.is_talking() || !needs_addresses);
         self.via.as_ref().filter(is_tried).map(Via::due)
+    }
+
+    /// Whether there are no descriptors, and those who have asked for nothing may have some.
+    fn pleads_after(&mut self, error: &io::Error) -> bool {
+        let is_short = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        is_short && !std::mem::replace(&mut self.has_pleaded, true)
     }
 
     fn attempt(

@@ -144,6 +144,7 @@ impl Connection {
         via.was_ready = ready.is_some();
         via.lease = Some(lease);
         dialling.attempts = [const { None }; PROXY_ATTEMPTS_MAX];
+        dialling.again = None;
         match ready {
             Some(origin) => self.begin_talk(origin, READY_SOCKET, cx),
             None => self.dial_server(cx),
