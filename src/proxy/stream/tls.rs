@@ -211,7 +211,7 @@ impl Drop for TlsStream {
     }
 }
 
-/// What was wrong with what the far end has said, where an error of [`TlsStream::read`] is about
+/// What was wrong with what the far end has said, where an error of `TlsStream::read` is about
 /// that: an alert of it, say. A connection that was cut has another.
 pub fn tls_fault(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
