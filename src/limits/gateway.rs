@@ -88,8 +88,9 @@ pub const PROXY_DRAIN_WITHIN: Duration = Duration::from_secs(30);
 pub const PROXY_CONNECTIONS_MAX: usize = 65_536;
 /// Of those, the ones of one source (an IPv4 address, or a /64), unless configured otherwise.
 pub const PROXY_CONNECTIONS_PER_SOURCE_MAX: usize = 4096;
-/// Connections of a worker that have not asked for anything yet, unless that is more than its part
-/// of half of those that an entrance takes; the oldest makes room for a new one.
+/// Connections of a worker that have not asked for anything yet; where most places of an entrance
+/// are taken, a worker's part of half of those is its bound as well. The oldest makes room for a
+/// new one.
 pub const PROXY_ASKING_MAX: usize = 8192;
 /// Of those, the ones of a worker that make room at a time where connections or descriptors are
 /// used up: half of them at most.

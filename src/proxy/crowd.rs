@@ -134,6 +134,17 @@ impl Crowd {
         self.0.asking.fetch_sub(1, Relaxed);
     }
 
+    /// Whether more than three quarters of the places are taken.
+    pub(super) fn is_crowded(&self, rules: &Rules) -> bool {
+        self.0.all.load(Relaxed) > rules.connections_max - rules.connections_max / 4
+    }
+
+    /// Whether those who have asked for something take every place, so that nobody could make room.
+    pub(super) fn is_served_out(&self, rules: &Rules) -> bool {
+        let asking = self.0.asking.load(Relaxed);
+        self.0.all.load(Relaxed).saturating_sub(asking) >= rules.connections_max
+    }
+
     /// Whether there is one that has not asked for anything yet, at whichever worker.
     pub(super) fn has_asking(&self) -> bool {
         self.0.asking.load(Relaxed) > 0

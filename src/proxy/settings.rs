@@ -232,8 +232,9 @@ impl Rules {
         self.usage_by_destination && self.auth == Auth::Required
     }
 
-    /// How many clients of each of so many workers may not have asked for anything yet. Together
-    /// they have half of the places: the rest is for those who are being served.
+    /// How many clients of each of so many workers may not have asked for anything yet, where most
+    /// places are taken. Together they have half of them: the rest is for those who are being
+    /// served.
     pub fn asking_max(&self, workers: usize) -> usize {
         (self.connections_max / 2 / workers.max(1)).clamp(1, limits::PROXY_ASKING_MAX)
     }

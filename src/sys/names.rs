@@ -1,6 +1,7 @@
 //! What the system knows of names (`getaddrinfo(3)`).
 
 use std::ffi::CString;
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr;
@@ -32,7 +33,10 @@ pub fn look_up(name: &str) -> Result<Vec<IpAddr>, LookupError> {
         unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut list) };
     match code {
         0 => {}
-        libc::EAI_NONAME | libc::EAI_NODATA => return Err(LookupError::NotFound),
+        // The resolver says the same where it has no descriptor to ask by.
+        libc::EAI_NONAME | libc::EAI_NODATA if File::open("/").is_ok() => {
+            return Err(LookupError::NotFound);
+        }
         _ => return Err(LookupError::Unavailable),
     }
     let mut found = Vec::new();

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::forwarding::read_head;
 use crate::harness::{
-    Gateway, assert_ended, connect, echo, greeting_and_request, leave_descriptors, origin,
+    Gateway, ask_for, assert_ended, connect, echo, greeting_and_request, leave_descriptors, origin,
     read_exactly,
 };
 
@@ -149,7 +149,7 @@ fn a_house_full_of_silent_clients_is_open_to_all_who_ask() {
         turned_away + status.connections == silent.len() as u64
     });
     let status = gateway.status();
-    assert!(status.connections as usize <= PLACES / 2, "half is left to others: {status:?}");
+    assert!(PLACES > status.connections as usize, "some are left to others: {status:?}");
     // They come to each of the workers, wherever those are who say nothing.
     let mut held: Vec<TcpStream> = (0..PLACES).map(|_| gateway.reach(origin)).collect();
     for client in &mut held {
@@ -167,6 +167,50 @@ fn a_house_full_of_silent_clients_is_open_to_all_who_ask() {
         client.write_all(b"y").unwrap();
         assert_eq!(read_exactly(client, 1), b"y");
     }
+}
+
+/// What a browser does: several connections at once, and then a request on each.
+#[test]
+fn clients_that_have_not_asked_yet_stay_as_long_as_there_is_room() {
+    let gateway = Gateway::start_with_file(
+        "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\nconnections_max = 10\n\
+         [workers]\ncount = 4\n",
+    );
+    let origin = echo();
+    for _ in 0..10 {
+        let mut clients: Vec<TcpStream> = (0..6).map(|_| gateway.connect()).collect();
+        gateway.await_status("all are in", |status| status.connections == 6);
+        for client in &mut clients {
+            assert_eq!(ask_for(client, origin), 0);
+        }
+        drop(clients);
+        gateway.await_status("all have gone", |status| status.connections == 0);
+    }
+    assert_eq!(gateway.status().refused["made_room"], 0);
+}
+
+#[test]
+fn nobody_makes_room_where_that_is_not_enough() {
+    let table = |max: usize| {
+        format!(
+            "[[proxy]]\nlisten = [\"127.0.0.1:0\"]\nallow = [\"loopback\"]\n\
+             connections_max = {max}\n[workers]\ncount = 2\n"
+        )
+    };
+    let gateway = Gateway::start_with_file(&table(100));
+    let origin = echo();
+    let _served: Vec<TcpStream> = (0..20).map(|_| gateway.reach(origin)).collect();
+    let silent: Vec<TcpStream> = (0..10).map(|_| gateway.connect()).collect();
+    gateway.await_status("all are in", |status| status.connections == 30);
+    gateway.write_config(&table(20));
+    gateway.reload();
+    gateway.await_status("a client is refused", |status| {
+        assert_ended(&mut gateway.connect());
+        status.refused["full"] > 0
+    });
+    assert_eq!(gateway.status().refused["made_room"], 0);
+    drop(silent);
+    gateway.await_status("they are gone", |status| status.connections == 20);
 }
 
 #[test]

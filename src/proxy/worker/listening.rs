@@ -145,8 +145,12 @@ impl ProxyWorker {
             else {
                 return true;
             };
-            match crowd.enter(client.1.ip(), rules, self.cx.now) {
+            let entered = crowd.enter(client.1.ip(), rules, self.cx.now);
+            // Nobody is to make room where that would not be enough.
+            let is_in_vain = crowd.is_served_out(rules);
+            match entered {
                 Ok(seat) => self.enter(client, seat, entrance, tls),
+                Err(Refusal::Full) if is_in_vain => self.cx.counters.refuse(Refusal::Full),
                 Err(Refusal::Full) if self.make_room(Some(entrance)) => continue,
                 Err(Refusal::Full) if self.has_newcomers_anywhere(Some(entrance)) => {
                     if let Some(door) = self.doors.get_mut(number) {

@@ -71,7 +71,10 @@ impl ProxyWorker {
         self.newcomers.add(id, entrance);
         let workers = self.workers.get().map_or(1, Vec::len);
         let most = self.rules.get(entrance).map_or(1, |rules| rules.asking_max(workers));
-        while self.newcomers.count(Some(entrance)) > most && self.make_room(Some(entrance)) {}
+        while self.newcomers.count(Some(entrance)) > most
+            && self.is_crowded(entrance)
+            && self.make_room(Some(entrance))
+        {}
         while self.newcomers.count(None) > PROXY_ASKING_MAX && self.make_room(None) {}
         let connections = &mut self.connections;
         if let Some(line) = self.newcomers.lines.get_mut(entrance)
@@ -79,6 +82,11 @@ impl ProxyWorker {
         {
             line.ids.retain(|id| connections.get_mut(*id).is_some_and(|one| one.is_asking()));
         }
+    }
+
+    fn is_crowded(&self, entrance: usize) -> bool {
+        let crowd = self.crowds.get(entrance).zip(self.rules.get(entrance));
+        crowd.is_some_and(|(crowd, rules)| crowd.is_crowded(rules))
     }
 
     /// The client of an entrance, or of the one that has most of them, that has asked for nothing
