@@ -13,6 +13,8 @@ pub enum LookupError {
     NotFound,
     /// The name servers do not answer, or not in a way that helps.
     Unavailable,
+    /// This process has no descriptor to ask by.
+    Exhausted,
 }
 
 /// Looks a name up as every program of this system does (`/etc/hosts`, name servers, what
@@ -33,10 +35,10 @@ pub fn look_up(name: &str) -> Result<Vec<IpAddr>, LookupError> {
         unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut list) };
     match code {
         0 => {}
-        // The resolver says the same where it has no descriptor to ask by.
-        libc::EAI_NONAME | libc::EAI_NODATA if File::open("/").is_ok() => {
-            return Err(LookupError::NotFound);
-        }
+        // Where it can open neither a file nor a socket the resolver says anything, that there is no
+        // such name as well.
+        _ if File::open("/").is_err() => return Err(LookupError::Exhausted),
+        libc::EAI_NONAME | libc::EAI_NODATA => return Err(LookupError::NotFound),
         _ => return Err(LookupError::Unavailable),
     }
     let mut found = Vec::new();

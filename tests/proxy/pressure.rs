@@ -11,9 +11,10 @@ use corelane::sys::process::{cpu_time, resident_bytes};
 use socket2::{Domain, Socket, Type};
 
 use crate::forwarding::read_head;
+use crate::forwarding::read_response;
 use crate::harness::{
-    Gateway, ask_for, assert_ended, connect, echo, greeting_and_request, leave_descriptors, origin,
-    read_exactly,
+    Gateway, ask_for, assert_ended, connect, echo, greeting_and_request, http, leave_descriptors,
+    origin, read_exactly,
 };
 
 #[test]
@@ -231,6 +232,35 @@ fn silent_clients_keep_nobody_out_where_descriptors_are_few() {
     assert_eq!(status.reached, held.len() as u64);
     drop(silent);
     gateway.await_status("they are gone", |status| status.connections == 20);
+}
+
+#[test]
+fn a_name_is_not_unknown_where_there_is_no_descriptor_to_ask_by() {
+    let gateway = Gateway::start(&["--workers", "1"]);
+    let page = http("the page");
+    let fetch = |client: &mut TcpStream, host: &str| {
+        let get = format!("GET http://{host}:{}/ HTTP/1.1\r\nHost: a\r\n\r\n", page.port());
+        client.write_all(get.as_bytes()).unwrap();
+        read_response(client).0
+    };
+    // Two for clients that are served; those who say nothing take the rest.
+    leave_descriptors(&gateway, 15);
+    let mut served = [gateway.connect(), gateway.connect()];
+    for client in &mut served {
+        assert!(fetch(client, "127.0.0.1").starts_with("HTTP/1.1 200 "));
+    }
+    let _silent: Vec<TcpStream> = (0..12).map(|_| gateway.connect()).collect();
+    gateway.await_status("all are in", |status| status.connections == 14);
+    // What the question took it gives to the last of them.
+    let _last = gateway.connect();
+    let [first, second] = &mut served;
+    let answer = fetch(first, "localhost");
+    assert!(["200", "503"].contains(&&answer[9..12]), "{answer}");
+    // Room was made, and what could not be asked for was not learned.
+    assert!(fetch(second, "localhost").starts_with("HTTP/1.1 200 "));
+    let status = gateway.status();
+    assert_eq!(status.failed["name_not_found"], 0, "{status:?}");
+    assert!(status.refused["made_room"] > 0, "{status:?}");
 }
 
 /// Opens connections from an address of its own until it is told to end.

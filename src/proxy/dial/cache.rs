@@ -24,6 +24,8 @@ fn lasts(answer: &Answer) -> Duration {
         Ok(_) => PROXY_NAME_LASTS,
         Err(LookupError::NotFound) => PROXY_NO_NAME_LASTS,
         Err(LookupError::Unavailable) => PROXY_NAME_TROUBLE_LASTS,
+        // It is no answer.
+        Err(LookupError::Exhausted) => Duration::ZERO,
     }
 }
 

@@ -76,6 +76,7 @@ impl Dial {
             Ok(addresses) => self.set_addresses(addresses, guard, own),
             Err(LookupError::NotFound) => Err(Failure::NameNotFound),
             Err(LookupError::Unavailable) => Err(Failure::NameUnavailable),
+            Err(LookupError::Exhausted) => Err(Failure::Exhausted),
         }
     }
 

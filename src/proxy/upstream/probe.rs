@@ -108,7 +108,7 @@ impl Link {
             Host::Address(address) => vec![*address],
             Host::Name(name) => names::look_up(name.as_str()).map_err(|error| match error {
                 LookupError::NotFound => ProbeError::NoName,
-                LookupError::Unavailable => ProbeError::NameUnavailable,
+                LookupError::Unavailable | LookupError::Exhausted => ProbeError::NameUnavailable,
             })?,
         };
         let source = group.settings.dial_from;

@@ -467,6 +467,8 @@ impl Connection {
 
     /// The origin cannot be reached: the client is told why.
     fn fail(&mut self, failure: Failure, cx: &mut Context) {
+        // Who asks next finds room.
+        cx.needs_descriptor |= failure == Failure::Exhausted;
         if let Phase::Dialling(dialling) = &mut self.phase
             && let Purpose::Forward(passing) = std::mem::take(&mut dialling.purpose)
         {

@@ -111,6 +111,7 @@ impl Connection {
             Ok(addresses) => self.listen_for(addresses, cx),
             Err(LookupError::NotFound) => Err(Failure::NameNotFound),
             Err(LookupError::Unavailable) => Err(Failure::NameUnavailable),
+            Err(LookupError::Exhausted) => Err(Failure::Exhausted),
         };
         let Phase::Binding(binding) = &mut self.phase else { return };
         match opened {
