@@ -35,8 +35,8 @@ pub fn look_up(name: &str) -> Result<Vec<IpAddr>, LookupError> {
         unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut list) };
     match code {
         0 => {}
-        // Where it can open neither a file nor a socket the resolver says anything, that there is no
-        // such name as well.
+        // Where it can open neither a file nor a socket the resolver says anything, that there is
+        // no such name as well.
         _ if File::open("/").is_err() => return Err(LookupError::Exhausted),
         libc::EAI_NONAME | libc::EAI_NODATA => return Err(LookupError::NotFound),
         _ => return Err(LookupError::Unavailable),
