@@ -51,7 +51,7 @@ fn ten_megabytes_arrive_where_a_fifth_of_all_datagrams_is_lost() {
         assert!(lost(host) > 1000, "little was lost on the way");
     }
     // Losses are no reason to give the session up. Where TCP is silent for a while and three probes
-    // in a row are lost or their answers are, which happens to one silence in twenty, it is renewed.
+    // in a row are lost, or their answers, as in one silence of twenty, it is renewed.
     for session in [tunnel.client_session(), tunnel.server_session()] {
         assert!(session.connected && session.rekeys <= 2, "{session:#?}");
     }
