@@ -66,11 +66,10 @@ pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<Prox
         let help = "the accounts of this file are those of a server: `corelane serve` has the \
                     gateway beside it, and without [server] it is a file for `corelane proxy`";
         proxy::miss_accounts(sections, help, problems);
-    }
-    let needs_accounts = proxy::needs_accounts(sections) && !is_for_a_server;
-    if !needs_accounts && !is_for_a_server {
+    } else if !proxy::needs_accounts(sections) {
         proxy::warn_of_idle_accounts(sections, problems);
     }
+    let opens_accounts = !is_for_a_server && proxy::needs_accounts(sections);
     if entrances.is_empty() && !sections.mentions_proxies {
         let help = "write a table `[[proxy]]` with `listen`, or say `--listen 127.0.0.1:1080`";
         problems.error_with_help(Origin::Default, "there is no proxy", help);
@@ -82,7 +81,7 @@ pub(crate) fn proxy(sections: &Sections, problems: &mut Problems) -> Option<Prox
         entrances,
         workers: workers(sections),
         status_socket,
-        accounts: needs_accounts.then(|| AccountsConfig::of(sections)).flatten(),
+        accounts: opens_accounts.then(|| AccountsConfig::of(sections)).flatten(),
         log: log(sections),
     })
 }

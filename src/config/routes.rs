@@ -204,16 +204,15 @@ fn warn_of_idle_upstreams(
     upstreams: &[UpstreamTable],
     problems: &mut Problems,
 ) {
-    for name in upstreams.iter().filter_map(|upstream| upstream.keys.name.value.as_ref()) {
-        let way = RuleWay::Upstream(name.clone());
-        let is_used = rules.iter().any(|rule| rule.keys.to.value.as_ref() == Some(&way));
-        let at = number_of(name, upstreams).and_then(|number| upstreams.get(number));
-        if let (false, Some(upstream)) = (is_used, at) {
+    for UpstreamTable { keys, .. } in upstreams {
+        let Some(name) = &keys.name.value else { continue };
+        let way = Some(RuleWay::Upstream(name.clone()));
+        if !rules.iter().any(|rule| rule.keys.to.value == way) {
             let what = format!(
                 "nothing goes through this: no `[[proxy.rule]]` says `to = \"{}\"`",
                 name.as_str()
             );
-            problems.warning(upstream.keys.name.origin.clone(), what);
+            problems.warning(keys.name.origin.clone(), what);
         }
     }
 }

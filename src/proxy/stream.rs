@@ -394,6 +394,15 @@ impl End {
 
 #[cfg(test)]
 impl End {
+    /// A connection: the far end, and this one as a worker has it.
+    pub(crate) fn connected() -> (std::net::TcpStream, Self) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (far, Self::perhaps_ready(TcpStream::from_std(near)))
+    }
+
     /// A stream that may be ready, as far as anybody knows.
     pub(crate) fn perhaps_ready(stream: TcpStream) -> Self {
         Self { readable: true, writable: true, ..Self::new(Stream::Tcp(stream)) }

@@ -1,7 +1,7 @@
 //! Exchanges between real sockets, turned by hand.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -30,15 +30,6 @@ const CHUNKED_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\
 /// was read, of which a kernel that takes only a part, or nothing, makes two.
 const CALLS_OF_A_HELPING: usize = 2 * (1 + 2 + 1);
 
-/// A connection: the far end, and this one as a worker has it.
-fn connection() -> (TcpStream, End) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (near, _) = listener.accept().unwrap();
-    near.set_nonblocking(true).unwrap();
-    (far, End::perhaps_ready(mio::net::TcpStream::from_std(near)))
-}
-
 fn errand(head: &str, behind: &[u8]) -> Result<Errand, NotForwarded> {
     let mut slots = Slots::new();
     let range = HeadScanner::default().scan(head.as_bytes()).unwrap().unwrap();
@@ -63,7 +54,7 @@ struct Stage {
 impl Stage {
     /// A request of which `behind` came with its head.
     fn new(head: &str, behind: &[u8]) -> Result<Self, NotForwarded> {
-        let ((client_far, client), (origin_far, origin)) = (connection(), connection());
+        let ((client_far, client), (origin_far, origin)) = (End::connected(), End::connected());
         let buffers = Buffers::default();
         let passing = Passing::new(errand(head, behind)?, behind.to_vec(), Vec::new());
         let (calls, most_calls) = (0, 0);
@@ -390,7 +381,7 @@ fn a_head_is_held_for_as_long_as_it_may_have_to_be_written_again() {
         let held = stage.passing.errand_head();
         assert_eq!(held, if is_reused { head.clone() } else { Vec::new() });
         if is_reused {
-            (stage.origin_far, stage.origin) = connection();
+            (stage.origin_far, stage.origin) = End::connected();
             stage.passing.begin_again();
             assert_eq!(stage.pass(true, b"", &[], head.len()), head);
             assert_eq!(stage.passing.errand_head(), b"", "it goes to a new connection once");

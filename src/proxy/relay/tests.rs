@@ -1,7 +1,7 @@
 //! Relays between real sockets, turned by hand.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,15 +12,6 @@ use crate::login::testing::Site;
 use crate::login::tls::{ServerTls, Service};
 use crate::proxy::stream::{Stream, TlsStream};
 use crate::sys::clock;
-
-/// A connection: the far end, and this one as a worker has it.
-fn connection() -> (TcpStream, End) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (near, _) = listener.accept().unwrap();
-    near.set_nonblocking(true).unwrap();
-    (far, End::perhaps_ready(mio::net::TcpStream::from_std(near)))
-}
 
 struct Stage {
     client_far: TcpStream,
@@ -33,7 +24,7 @@ struct Stage {
 
 impl Stage {
     fn new(pipelined: &[u8], reply: &[u8]) -> Self {
-        let ((client_far, client), (origin_far, origin)) = (connection(), connection());
+        let ((client_far, client), (origin_far, origin)) = (End::connected(), End::connected());
         let mut buffers = Buffers::default();
         let relay = Relay::new(pipelined, reply, &mut buffers);
         Self { client_far, client, origin_far, origin, buffers, relay }
@@ -151,7 +142,7 @@ fn both_directions_end_on_their_own() {
 fn a_reset_ends_a_relay_as_broken() {
     let mut stage = Stage::new(b"", b"");
     SockRef::from(&stage.origin_far).set_linger(Some(Duration::ZERO)).unwrap();
-    let gone = std::mem::replace(&mut stage.origin_far, connection().0);
+    let gone = std::mem::replace(&mut stage.origin_far, End::connected().0);
     drop(gone);
     stage.settle_until(|turn| matches!(turn, Turn::Broken(_)));
 }
@@ -229,7 +220,7 @@ fn a_reader_that_is_gone_in_the_midst_of_bulk_leaves_no_pipe_to_others() {
         assert!(clock::now() < until, "nothing is spliced");
     }
     SockRef::from(&stage.origin_far).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(std::mem::replace(&mut stage.origin_far, connection().0));
+    drop(std::mem::replace(&mut stage.origin_far, End::connected().0));
     // Only an event of the kernel tells a reset from an end here.
     stage.settle_until(|turn| matches!(turn, Turn::Broken(_) | Turn::Over));
     let Stage { relay, mut buffers, client_far, client, .. } = stage;
@@ -245,7 +236,7 @@ fn a_turn_is_bounded_however_short_the_records_of_tls_are() {
     let site = Site::new();
     let tls = ServerTls::load(&site.pki.tls_files(), Service::Login).unwrap();
     let mut stage = Stage::new(b"", b"");
-    let client = std::mem::replace(&mut stage.client, connection().1);
+    let client = std::mem::replace(&mut stage.client, End::connected().1);
     let secured = client.wrap(|stream| match stream {
         Stream::Tcp(tcp) => TlsStream::server(tcp, &tls).map(Stream::Tls),
         secured => Ok(secured),
